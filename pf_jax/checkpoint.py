@@ -1,0 +1,119 @@
+"""Checkpoints: the newest few, and the best by validation."""
+
+import math
+import pathlib
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+from pf_jax.errors import UserError
+from pf_jax.state import TrainState
+
+
+class Checkpoints:
+    """A folder of checkpoints, written in the background.
+
+    Args:
+        directory: The folder; made when the first checkpoint is saved.
+        keep: How many of the newest ones stay, beside the best.
+    """
+
+    def __init__(self, directory: pathlib.Path, keep: int = 3):
+        best = checkpoint_managers.BestN(
+            get_metric_fn=lambda metrics: metrics["nll"],
+            reverse=True,
+            n=1,
+        )
+        newest = checkpoint_managers.LatestN(n=keep)
+        self._manager = ocp.CheckpointManager(
+            directory.absolute(),
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=checkpoint_managers.AnyPreservationPolicy(
+                    [newest, best]
+                ),
+                best_fn=lambda metrics: metrics["nll"],
+                best_mode="min",
+            ),
+        )
+
+    def save(
+        self, state: TrainState, vocabulary: Any, valid_nll: float = math.inf
+    ) -> None:
+        """Starts to write a checkpoint; returns once the arrays are copied.
+
+        Args:
+            state: The training state.
+            vocabulary: What JSON can hold.
+            valid_nll: The validation figure that says which checkpoint is the best;
+                infinite where nothing was validated.
+        """
+        self._manager.save(
+            int(state.step),
+            args=ocp.args.Composite(
+                state=ocp.args.StandardSave(_arrays(state)),
+                vocabulary=ocp.args.JsonSave(vocabulary),
+            ),
+            metrics={"nll": valid_nll},
+            force=True,
+        )
+
+    def latest_step(self) -> int | None:
+        """The newest checkpoint's step."""
+        return self._manager.latest_step()
+
+    def best_step(self) -> int | None:
+        """The step of the best checkpoint by validation, else of the newest."""
+        best = self._manager.best_step()
+        if best is None or math.isinf(self._manager.metrics(best)["nll"]):
+            return self.latest_step()
+        return best
+
+    def restore(self, state: TrainState, step: int) -> TrainState:
+        """The state of a checkpoint.
+
+        Args:
+            state: One of the same shapes; its values do not count.
+            step: Which checkpoint.
+
+        Raises:
+            UserError: If the checkpoint's arrays have other shapes.
+        """
+        template = {
+            path: ocp.utils.to_shape_dtype_struct(leaf)
+            for path, leaf in _arrays(state).items()
+        }
+        try:
+            restored = self._manager.restore(
+                step,
+                args=ocp.args.Composite(state=ocp.args.StandardRestore(template)),
+            )
+        except Exception as error:  # Each version of orbax has its own for this.
+            raise UserError(
+                f"{self._manager.directory}: the checkpoint of step {step} does not fit "
+                "this model or is damaged: use another --workdir, or the settings it "
+                "was trained with"
+            ) from error
+        # A dict's leaves come sorted by name; `template` knows the state's own order.
+        leaves = [restored["state"][path] for path in template]
+        return jax.tree.unflatten(jax.tree.structure(state), leaves)
+
+    def restore_vocabulary(self, step: int) -> Any:
+        """The vocabulary that was saved with a checkpoint."""
+        args = ocp.args.Composite(vocabulary=ocp.args.JsonRestore())
+        return self._manager.restore(step, args=args)["vocabulary"]
+
+    def close(self) -> None:
+        """Waits until everything is written."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+
+def _arrays(state: TrainState) -> dict[str, Any]:
+    """The leaves by their paths: a format that does not depend on the classes' names."""
+    paths, _ = jax.tree.flatten_with_path(state)
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="."): leaf
+        for path, leaf in paths
+    }

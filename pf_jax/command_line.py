@@ -1,0 +1,238 @@
+"""What the command-line programs share: flags in, one line out when they are wrong.
+
+A tuple field takes any of these forms:
+
+    --config.behavior.fields=hidden
+    --config.behavior.fields=preactivation,hidden
+    --config.behavior.fields="('preactivation', 'hidden')"
+    --config.behavior.fields=preactivation --config.behavior.fields=hidden
+"""
+
+import difflib
+import pathlib
+import re
+import runpy
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from absl import app, flags
+from ml_collections import config_dict, config_flags
+from ml_collections.config_flags import tuple_parser
+
+from pf_jax.errors import UserError
+
+# Flags defined here belong to the program, whose --help then lists them.
+flags.disclaim_key_flags()
+
+USER_ERROR_STATUS = 2
+
+_ILLEGAL_VALUE = re.compile(r"flag (--[\w.]+)=(.*?): (.*)", re.DOTALL)
+_REASONS = (
+    ("invalid literal for int()", "must be an integer"),
+    ("could not convert string to float", "must be a number"),
+    ("('Non-boolean argument", "must be true or false"),
+)
+
+
+class _NamesParser(tuple_parser.TupleParser):
+    """Parses a tuple; its strings may be bare and separated by commas."""
+
+    def parse(self, argument: Any) -> tuple[Any, ...]:
+        values = []
+        for value in super().parse(argument):
+            if isinstance(value, str):
+                values += [part for part in re.split(r"[,\s()\[\]]+", value) if part]
+            else:
+                values.append(value)
+        return tuple(values)
+
+
+def run(
+    main: Callable[[], None],
+    argv: Sequence[str] | None = None,
+    *,
+    default_config: str | None = None,
+) -> None:
+    """Parses the flags and runs a program.
+
+    A mistake of the user's becomes one line, `error: ...`, on standard error.
+
+    Args:
+        main: the program; it reads `absl.flags.FLAGS`.
+        argv: the program's name and its arguments, `sys.argv` by default.
+        default_config: the file that `--config` names when it is not given. Without
+            one there is no such flag.
+
+    Raises:
+        SystemExit: with status 2, after a flag error or a `UserError`.
+    """
+    argv = list(sys.argv if argv is None else argv)
+    try:
+        _parse(argv, default_config)
+        main()
+    except (UserError, flags.Error) as error:
+        print(f"error: {_one_line(error)}", file=sys.stderr)
+        sys.exit(USER_ERROR_STATUS)
+
+
+def config_name() -> str:
+    """The name of the experiment: that of the file that `--config` names."""
+    flag: Any = flags.FLAGS["config"]
+    return pathlib.Path(flag.config_filename.split(":", 1)[0]).stem
+
+
+def load_config(path: str) -> config_dict.ConfigDict:
+    """The settings that a config file describes, locked against new fields.
+
+    Args:
+        path: a Python file with a function `get_config()`; what follows a colon is
+            passed to that function.
+
+    Raises:
+        UserError: there is no such file, or it does not yield a `ConfigDict`.
+    """
+    file, *argument = path.split(":", 1)
+    if not pathlib.Path(file).is_file():
+        raise UserError(
+            f"--config={path}: no such file; give a Python file with a get_config(), "
+            "such as configs/default.py"
+        )
+    try:
+        get_config = runpy.run_path(file).get("get_config")
+        config: Any = get_config(*argument) if get_config else None
+    except Exception as error:  # A config file is code: it can fail in any way.
+        frames = traceback.extract_tb(error.__traceback__)
+        lines = [frame.lineno for frame in frames if frame.filename == file]
+        where = f"line {lines[-1]}: " if lines else ""
+        raise UserError(
+            f"--config={path}: {where}{type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(config, config_dict.ConfigDict):
+        raise UserError(
+            f"--config={path}: no get_config() that returns a ConfigDict; "
+            "configs/default.py shows one"
+        )
+    config.lock()
+    return config
+
+
+def _parse(argv: list[str], default_config: str | None) -> None:
+    """Defines the flags that every program has and parses them all."""
+    app.define_help_flags()
+    argv = flags.FLAGS.read_flags_from_files(argv, force_gnu=False)
+    fields: list[str] = []
+    if default_config is not None:
+        # Checked before ml_collections reads them, whose errors range from a bare
+        # KeyError when the flag is defined to none at all until the config is used.
+        path, argv = _take_config(argv, default_config)
+        fields = _leaves(load_config(path))
+        for override in _overrides(argv):
+            _check_field(override, fields)
+        # First, since ml_collections wants the file before what changes its fields.
+        argv.insert(1, f"--config={path}")
+        config_flags.register_flag_parser_for_type(tuple, _NamesParser())
+        config_flags.DEFINE_config_file(
+            "config",
+            default_config,
+            "The experiment: a Python file with a function get_config(). "
+            "--config.FIELD=VALUE changes one of its fields.",
+            sys_argv=argv,
+        )
+    try:
+        rest = flags.FLAGS(argv)
+    except flags.UnrecognizedFlagError as error:
+        known = [*flags.FLAGS, *(f"config.{field}" for field in fields)]
+        hint = _did_you_mean(error.flagname, known) or "; --help lists the flags"
+        raise UserError(f"unknown flag --{error.flagname}{hint}") from error
+    except flags.Error as error:
+        raise UserError(_reworded(error)) from error
+    if len(rest) > 1:
+        raise UserError(
+            f"unexpected argument {rest[1]!r}: write flags as --NAME=VALUE, "
+            "without spaces around ="
+        )
+
+
+def _take_config(argv: Sequence[str], default: str) -> tuple[str, list[str]]:
+    """What `--config` names, the last time it is given, and the other arguments."""
+    path, rest = default, []
+    arguments = iter(argv)
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if name not in ("--config", "-config"):
+            rest.append(argument)
+        else:
+            path = value if equals else next(arguments, "")
+    return path, rest
+
+
+def _overrides(argv: Sequence[str]) -> list[str]:
+    """The fields that `--config.FIELD=VALUE` arguments name."""
+    matches = (re.match(r"--?(?:no)?config\.([^=]*)", argument) for argument in argv)
+    return [match[1] for match in matches if match]
+
+
+def _leaves(config: config_dict.ConfigDict, prefix: str = "") -> list[str]:
+    names = []
+    for name, value in config.items():
+        if isinstance(value, config_dict.ConfigDict):
+            names += _leaves(value, f"{prefix}{name}.")
+        else:
+            names.append(prefix + name)
+    return names
+
+
+def _check_field(field: str, known: Sequence[str]) -> None:
+    """Checks that a field exists and is a single value."""
+    if field in known:
+        return
+    inside = [name for name in known if name.startswith(f"{field}.")]
+    if inside:
+        raise UserError(
+            f"--config.{field} is a group: set its fields, such as --config.{inside[0]}"
+        )
+    hint = _did_you_mean(f"config.{field}", [f"config.{name}" for name in known])
+    if not hint:
+        group = field.rpartition(".")[0]
+        start = f"{group}." if any(n.startswith(f"{group}.") for n in known) else ""
+        names = {
+            n.removeprefix(start).split(".")[0] for n in known if n.startswith(start)
+        }
+        hint = f": known after --config.{start} are {', '.join(sorted(names))}"
+    raise UserError(f"unknown field --config.{field}{hint}")
+
+
+def _did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The known name whose last part is nearest, as the end of a sentence."""
+    by_last_part: dict[str, list[str]] = {}
+    for candidate in known:
+        by_last_part.setdefault(candidate.rpartition(".")[2], []).append(candidate)
+    close = difflib.get_close_matches(name.rpartition(".")[2], by_last_part, n=1)
+    if not close:
+        return ""
+    nearest = max(
+        by_last_part[close[0]],
+        key=lambda candidate: difflib.SequenceMatcher(None, name, candidate).ratio(),
+    )
+    return f": did you mean --{nearest}?"
+
+
+def _reworded(error: flags.Error) -> str:
+    """What absl says of a missing or illegal value, with the fix."""
+    match = _ILLEGAL_VALUE.fullmatch(str(error))
+    if match is None:
+        missing = str(error).startswith("Missing value for flag")
+        return f"{error}: write --NAME=VALUE" if missing else str(error)
+    flag, value, reason = match.groups()
+    if value == "None":
+        return f"{flag} is missing: give {flag}=VALUE"
+    for start, message in _REASONS:
+        if reason.startswith(start):
+            return f"{flag}={value}: {message}"
+    return f"{flag}={value}: {reason}"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(line.strip() for line in str(error).splitlines())

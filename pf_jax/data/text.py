@@ -1,0 +1,131 @@
+"""Texts, split into train, valid and test."""
+
+import pathlib
+import re
+from pydoc_data.topics import topics
+
+from pf_jax.errors import UserError
+
+VALID_PERCENT = 5
+TEST_PERCENT = 5
+
+Splits = dict[str, str]
+
+_SPLIT_NAMES = {
+    "train": "train",
+    "valid": "valid",
+    "validation": "valid",
+    "test": "test",
+}
+
+
+def split_text(text: str) -> Splits:
+    """The fixed rule: the first 90 % train, the next 5 % valid, the last 5 % test."""
+    test_start = len(text) - len(text) * TEST_PERCENT // 100
+    valid_start = test_start - len(text) * VALID_PERCENT // 100
+    return {
+        "train": text[:valid_start],
+        "valid": text[valid_start:test_start],
+        "test": text[test_start:],
+    }
+
+
+def python_reference(path: str) -> Splits:
+    """Python's language reference, a part of every CPython; it grows with the version.
+
+    The topics are sorted by name, so that the three splits are of mixed kinds.
+
+    Raises:
+        UserError: If a path is given: there is nothing to read from it.
+    """
+    if path:
+        raise UserError(
+            f"data.path={path}: data.name=python_reference reads no file: "
+            "add --config.data.name=text"
+        )
+    return split_text("\n".join(topics[name] for name in sorted(topics)))
+
+
+def text(path: str) -> Splits:
+    """A UTF-8 text file, or a folder of them.
+
+    A folder whose files are named by splits (`train.txt`, `my.valid.txt`, `x_test.txt`;
+    `validation` is `valid`) has its splits; all three must be there. In any other folder
+    the `*.txt` files, in the order of their names, are joined and split by the fixed rule,
+    as a single file is.
+
+    Raises:
+        UserError: If something is missing, empty, or not UTF-8.
+    """
+    source = _existing(path)
+    if source.is_file():
+        return split_text(read_utf8(source))
+    files = sorted(source.glob("*.txt"))
+    if not files:
+        raise UserError(f"data.path={path}: no *.txt files in this folder")
+    named = {split: file for file in files if (split := _split_of(file))}
+    if not named:
+        return split_text("\n".join(read_utf8(file) for file in files))
+    for split in ("train", "valid", "test"):
+        if split not in named:
+            raise UserError(
+                f"data.path={path}: has files named by splits, but none for {split}: "
+                f"add {split}.txt"
+            )
+    return {split: read_utf8(file) for split, file in named.items()}
+
+
+def ptb_char(path: str) -> Splits:
+    """Penn Treebank characters, from Mikolov's `ptb.{train,valid,test}.txt`.
+
+    Counting: a line stripped of its blanks, plus one end-of-line character; 5,017,482 /
+    393,042 / 442,423 characters of 50 types.
+
+    Raises:
+        UserError: If a file is missing, empty, or not UTF-8.
+    """
+    folder = _existing(path)
+    splits = {}
+    for split in ("train", "valid", "test"):
+        file = folder / f"ptb.{split}.txt"
+        if not file.is_file():
+            raise UserError(
+                f"data.path={path}: no ptb.{split}.txt there: give the folder with "
+                "Mikolov's ptb.train.txt, ptb.valid.txt and ptb.test.txt"
+            )
+        lines = read_utf8(file).splitlines()
+        splits[split] = "".join(f"{line.strip()}\n" for line in lines)
+    return splits
+
+
+def read_utf8(file: pathlib.Path) -> str:
+    """A file's text.
+
+    Raises:
+        UserError: If it cannot be read, is empty, or is not UTF-8.
+    """
+    try:
+        content = file.read_bytes().decode("utf-8")
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{file}: not UTF-8 (byte {error.start}): convert it to UTF-8"
+        ) from error
+    if not content:
+        raise UserError(f"{file}: empty: give a file with text")
+    return content
+
+
+def _existing(path: str) -> pathlib.Path:
+    if not path:
+        raise UserError("data.path is empty: give --config.data.path=FILE_OR_FOLDER")
+    source = pathlib.Path(path).expanduser()
+    if not source.exists():
+        raise UserError(f"data.path={path}: no such file or folder")
+    return source
+
+
+def _split_of(file: pathlib.Path) -> str | None:
+    """`train`, `valid` or `test`, where a file's name ends with it."""
+    return _SPLIT_NAMES.get(re.split(r"[._-]", file.stem.lower())[-1])

@@ -1,0 +1,296 @@
+"""What there is to say of a trained model: figures, samples and pictures."""
+
+import json
+import math
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from ml_collections import config_dict
+
+from pf_jax import experiment, validation
+from pf_jax.analysis import plots
+from pf_jax.analysis.gap import HiddenGap, hidden_gap
+from pf_jax.analysis.samples import sample_text
+from pf_jax.checkpoint import Checkpoints
+from pf_jax.data import Dataset, Vocabulary, load_dataset
+from pf_jax.errors import UserError
+from pf_jax.run_log import read_metrics, with_bits
+from pf_jax.settings import check_config
+from pf_jax.state import TrainState
+
+GAP_LENGTHS = 4
+"""The gap between the modes is followed over this many training lengths."""
+
+
+class Sampling(NamedTuple):
+    """Which samples to draw; see `sample_text`.
+
+    Attributes:
+        num_samples: How many texts.
+        sample_length: Characters in each, beside the prompt's.
+        temperature: 0 takes the most likely character.
+        prompt: What each starts with.
+    """
+
+    num_samples: int = 3
+    sample_length: int = 500
+    temperature: float = 1.0
+    prompt: str = ""
+
+
+class Run(NamedTuple):
+    """A trained model, and what it was trained with.
+
+    Attributes:
+        config: As in `configs/default.py`.
+        dataset: With the run's own vocabulary.
+        state: From the checkpoint.
+        lines: Of `metrics.jsonl`.
+    """
+
+    config: config_dict.ConfigDict
+    dataset: Dataset
+    state: TrainState
+    lines: Sequence[plots.Line]
+
+
+def evaluate(
+    workdir: pathlib.Path,
+    *,
+    split: str = "valid",
+    checkpoint: str = "best",
+    sampling: Sampling = Sampling(),
+) -> dict[str, Any]:
+    """Evaluates a run and writes what it finds to the workdir's folder `evaluation`.
+
+    Args:
+        workdir: Of `train_and_evaluate`.
+        split: "valid" or "test".
+        checkpoint: "best" by validation, or the "latest".
+        sampling: Which samples to draw.
+
+    Returns:
+        What `metrics.json` holds.
+
+    Raises:
+        UserError: Where the input is wrong; nothing is written then.
+    """
+    check_sampling(sampling)
+    run = load_run(workdir, checkpoint)
+    _warn_of_unknown(run.dataset.vocabulary, sampling.prompt)
+    folder = _make_folder(workdir)
+
+    metrics = _metrics(run, split)
+    gap = _hidden_gap(run, split)
+    metrics |= _gap_summary(gap, run.config.train.sequence_length)
+    metrics |= {**sampling._asdict(), "seed": run.config.seed}
+    texts = _samples(run, sampling)
+
+    _write(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+    _write(folder / "samples.txt", _as_page(texts))
+    _plot(run, gap, workdir, folder)
+    _report(metrics, texts[0], folder)
+    return metrics
+
+
+def check_sampling(sampling: Sampling) -> None:
+    """Raises a UserError where a number is out of its range."""
+    for name in ("num_samples", "sample_length"):
+        value = getattr(sampling, name)
+        if value < 1:
+            raise UserError(f"--{name}={value}: must be at least 1")
+    temperature = sampling.temperature
+    if not (math.isfinite(temperature) and temperature >= 0):
+        raise UserError(
+            f"--temperature={temperature}: must be a finite number, at least 0"
+        )
+
+
+def load_run(workdir: pathlib.Path, checkpoint: str = "best") -> Run:
+    """The model that a run left, its data and its log.
+
+    Args:
+        workdir: Of `train_and_evaluate`.
+        checkpoint: "best" by validation, or the "latest".
+
+    Raises:
+        UserError: Where the folder holds no checkpoint or something is damaged.
+    """
+    if not workdir.is_dir():
+        raise UserError(f"{workdir}: no such folder: give the --workdir of train.py")
+    config = experiment.read_config(workdir)
+    check_config(config)
+    folder = workdir / "checkpoints"
+    # Looked for by hand: orbax makes the folder that it is asked to read.
+    if not folder.is_dir() or not any(p.name.isdigit() for p in folder.iterdir()):
+        raise UserError(
+            f"{workdir}: no checkpoint here yet: run train.py --workdir {workdir} first"
+        )
+    checkpoints = Checkpoints(folder, config.train.keep_checkpoints)
+    try:
+        steps = {"best": checkpoints.best_step, "latest": checkpoints.latest_step}
+        step = steps[checkpoint]()
+        assert step is not None
+        vocabulary = Vocabulary.from_json(checkpoints.restore_vocabulary(step))
+        dataset = load_dataset(config.data.name, config.data.path, vocabulary)
+        state = checkpoints.restore(experiment.create_state(config, dataset), step)
+    finally:
+        checkpoints.close()
+    return Run(config, dataset, state, _lines(workdir))
+
+
+def _lines(workdir: pathlib.Path) -> Sequence[plots.Line]:
+    try:
+        return read_metrics(workdir)
+    except OSError as error:
+        raise UserError(
+            f"{workdir}: cannot read metrics.jsonl ({error.strerror}): copy the folder "
+            "that train.py wrote as a whole"
+        ) from error
+
+
+def _warn_of_unknown(vocabulary: Vocabulary, prompt: str) -> None:
+    unknown = vocabulary.unknown(prompt)
+    if unknown:
+        names = ", ".join(repr(character) for character in unknown)
+        print(
+            f"warning: --prompt: {unknown.total()} characters unseen in training are "
+            f"read as one unknown symbol: {names}",
+            file=sys.stderr,
+        )
+
+
+def _key(run: Run, number: int) -> jax.Array:
+    # 0 and 1 are training's; 2 and 3 are what the loop validates and samples with.
+    return jax.random.fold_in(jax.random.key(run.config.seed), number)
+
+
+def _metrics(run: Run, split: str) -> dict[str, Any]:
+    stream = run.dataset.streams[split]
+    values = validation.likelihood(
+        run.state,
+        stream,
+        num_streams=run.config.evaluation.num_streams,
+        context=run.config.evaluation.context,
+    )
+    if run.config.objective == "professor_forcing":
+        values |= validation.held_out_discriminator(
+            run.state, stream, _key(run, 2), length=run.config.train.sequence_length
+        )
+    return {
+        "split": split,
+        "step": int(run.state.step),
+        "num_characters": len(stream) - 1,
+        "num_unknown": run.dataset.unknown[split],
+        **with_bits(values),
+    }
+
+
+def _samples(run: Run, sampling: Sampling) -> list[str]:
+    texts = sample_text(
+        run.state,
+        run.dataset.vocabulary,
+        _key(run, 3),
+        num_steps=sampling.sample_length,
+        num_samples=sampling.num_samples,
+        temperature=sampling.temperature,
+        prompt=sampling.prompt,
+    )
+    # A prompt that is not UTF-8 comes with characters that cannot be written.
+    return [text.encode("utf-8", "backslashreplace").decode("utf-8") for text in texts]
+
+
+def _hidden_gap(run: Run, split: str) -> HiddenGap | None:
+    length = run.config.train.sequence_length
+    return hidden_gap(
+        run.state,
+        run.dataset.streams[split],
+        _key(run, 4),
+        length=GAP_LENGTHS * length,
+        spacing=length,
+    )
+
+
+def _gap_summary(gap: HiddenGap | None, training_length: int) -> dict[str, Any]:
+    """Means over the steps within the training length, and over those beyond it."""
+    if gap is None:
+        return {"hidden_gap": None}
+    parts = {"within": slice(training_length), "beyond": slice(training_length, None)}
+    summary: dict[str, Any] = {
+        "num_sequences": gap.num_sequences,
+        "num_steps": len(gap.gap),
+    }
+    for name, part in parts.items():
+        if len(gap.gap[part]):
+            summary[f"{name}_training_length"] = float(np.mean(gap.gap[part]))
+            summary[f"{name}_training_length_floor"] = float(np.mean(gap.floor[part]))
+    return {"hidden_gap": summary}
+
+
+def _plot(
+    run: Run, gap: HiddenGap | None, workdir: pathlib.Path, folder: pathlib.Path
+) -> None:
+    label = workdir.resolve().name
+    plots.plot_learning_curves({label: run.lines}, folder / "learning_curves.png")
+    has_gate = any("generator_gate_open" in line for line in run.lines)
+    if run.config.objective == "professor_forcing" and has_gate:
+        plots.plot_gate(run.lines, run.state.settings.gate, folder / "gate.png")
+    if gap is not None:
+        plots.plot_gap(
+            gap.gap,
+            gap.floor,
+            run.config.train.sequence_length,
+            folder / "hidden_gap.png",
+        )
+
+
+def _report(metrics: dict[str, Any], text: str, folder: pathlib.Path) -> None:
+    print(
+        f"step {metrics['step']}, {metrics['split']}: "
+        f"{metrics['bits_per_char']:.4f} bits per character "
+        f"({metrics['nll']:.4f} nats) over {metrics['num_characters']:,} characters, "
+        f"{metrics['num_unknown']} of them unseen in training"
+    )
+    if "discriminator_accuracy" in metrics:
+        print(f"discriminator accuracy: {metrics['discriminator_accuracy']:.3f}")
+    for name, value in (metrics["hidden_gap"] or {}).items():
+        if name.endswith("_floor") or not name.endswith("_training_length"):
+            continue
+        floor = metrics["hidden_gap"][f"{name}_floor"]
+        where = name.replace("_", " the ", 1).replace("_", " ")
+        print(f"hidden-state gap {where}: {value:.5f} (noise floor {floor:.5f})")
+    print(f"sample: {text!r}\nwritten to {folder}")
+
+
+def _as_page(texts: Sequence[str]) -> str:
+    pages = (
+        f"=== sample {number} of {len(texts)} ===\n{text}\n"
+        for number, text in enumerate(texts, start=1)
+    )
+    return "\n".join(pages)
+
+
+def _make_folder(workdir: pathlib.Path) -> pathlib.Path:
+    folder = workdir / "evaluation"
+    try:
+        folder.mkdir(exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"{folder}: cannot write there ({error.strerror}): make it writable, or "
+            "copy the workdir to where you can write"
+        ) from error
+    return folder
+
+
+def _write(path: pathlib.Path, text: str) -> None:
+    """Writes a file, whole or not at all."""
+    temporary = path.with_suffix(".partial")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)

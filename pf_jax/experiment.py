@@ -1,0 +1,126 @@
+"""From a config to the things that the loop and `evaluate.py` work with."""
+
+import json
+import pathlib
+from typing import Any
+
+import jax
+import optax
+from ml_collections import config_dict
+
+from pf_jax.data import Dataset
+from pf_jax.errors import UserError
+from pf_jax.gate import AccuracyGate
+from pf_jax.generator import Generator
+from pf_jax.state import (
+    DiscriminatorSizes,
+    GeneratorSizes,
+    Settings,
+    TrainState,
+    create_train_state,
+)
+from pf_jax.steps import joint_step, separate_step, teacher_forcing_step
+
+PROFESSOR_FORCING_STEPS = {"joint": joint_step, "separate": separate_step}
+
+MODEL_SECTIONS = ("generator", "behavior", "discriminator", "data", "dtype")
+"""What a checkpoint cannot be continued without: its shapes and its vocabulary."""
+
+
+def make_settings(config: config_dict.ConfigDict) -> Settings:
+    """The part of a config that the steps read."""
+    train = config.train
+    optimizer = optax.adam(train.learning_rate)
+    if train.max_gradient_norm:
+        clip = optax.clip_by_global_norm(train.max_gradient_norm)
+        optimizer = optax.chain(clip, optimizer)
+    return Settings(
+        generator=Generator(
+            dtype=None if config.dtype == "float32" else config.dtype,
+            recompute=config.generator.recompute,
+        ),
+        fields=tuple(config.behavior.fields),
+        gate=AccuracyGate(**config.gate.to_dict()),
+        weight=config.adversarial.weight,
+        teacher_forced_term=config.adversarial.teacher_forced_term,
+        optimizer=optimizer,
+    )
+
+
+def create_state(config: config_dict.ConfigDict, dataset: Dataset) -> TrainState:
+    """The state before the first update."""
+    generator, discriminator = config.generator, config.discriminator
+    return create_train_state(
+        jax.random.fold_in(jax.random.key(config.seed), 0),
+        generator=GeneratorSizes(
+            num_outputs=dataset.vocabulary.size,
+            hidden_size=generator.hidden_size,
+            embedding_size=generator.embedding_size,
+            num_layers=generator.num_layers,
+        ),
+        discriminator=DiscriminatorSizes(
+            discriminator.hidden_size, discriminator.mlp_size
+        ),
+        settings=make_settings(config),
+    )
+
+
+def samples_key(config: config_dict.ConfigDict) -> jax.Array:
+    """The key that the samples of training are drawn from."""
+    return jax.random.fold_in(jax.random.key(config.seed), 1)
+
+
+def step_function(config: config_dict.ConfigDict, step: int) -> Any:
+    """The update to run at this step."""
+    if config.objective == "teacher_forcing" or step < config.adversarial.start_step:
+        return teacher_forcing_step
+    # By its key: as an attribute it is ConfigDict's own method.
+    return PROFESSOR_FORCING_STEPS[config.train["update"]]
+
+
+def write_config(config: config_dict.ConfigDict, workdir: pathlib.Path) -> None:
+    """Writes `config.json`, whole or not at all."""
+    path = workdir / "config.json"
+    temporary = path.with_suffix(".partial")
+    temporary.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
+    temporary.replace(path)
+
+
+def read_config(workdir: pathlib.Path) -> config_dict.ConfigDict:
+    """The config of a run.
+
+    Raises:
+        UserError: If the folder holds none, or it is damaged.
+    """
+    path = workdir / "config.json"
+    try:
+        values = json.loads(path.read_text())
+        values["behavior"]["fields"] = tuple(values["behavior"]["fields"])
+        return config_dict.ConfigDict(values)
+    except OSError as error:
+        raise UserError(
+            f"{workdir}: no run here (no config.json): give the --workdir of train.py"
+        ) from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: damaged: copy it from a like run") from error
+
+
+def check_same_model(
+    saved: config_dict.ConfigDict, config: config_dict.ConfigDict, workdir: pathlib.Path
+) -> None:
+    """Raises a UserError where a checkpoint's model is not the one asked for."""
+    for section in MODEL_SECTIONS:
+        old, new = (_flat(section, c.get(section)) for c in (saved, config))
+        for field in sorted(old.keys() | new.keys()):
+            if old.get(field) != new.get(field):
+                raise UserError(
+                    f"{workdir}: holds a checkpoint of another model "
+                    f"({field} is {old.get(field)!r} there, {new.get(field)!r} here): "
+                    f"use another --workdir, or --config.{field}={old.get(field)}"
+                )
+
+
+def _flat(name: str, value: Any) -> dict[str, Any]:
+    if isinstance(value, config_dict.ConfigDict):
+        return {f"{name}.{key}": entry for key, entry in value.items()}
+    return {name: value}

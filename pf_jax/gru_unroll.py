@@ -1,0 +1,229 @@
+"""The fast unrolls, for generators made of GRUs; `unroll.py` has the plain form.
+
+All modes are one function, `_rollout`, over rows of two kinds: some read data, the others
+read what they drew a step ago. Samples are constants to differentiation, so once the loop
+has run, every row has simply read its inputs, and there is one backward pass for all of
+them: teacher forcing over `inputs`, layer by layer, from the trace that the loop left.
+"""
+
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import custom_vjp, lax, vjp
+
+from pf_jax.cells import GRUParams
+from pf_jax.generator import Generator, GeneratorParams, readout
+from pf_jax.recurrence import (
+    Recurrent,
+    Trace,
+    gru_gates,
+    gru_replay,
+    gru_trace,
+    matmul,
+    previous_hidden,
+)
+from pf_jax.types import Array, Unroll
+
+
+class _Rollout(NamedTuple):
+    inputs: Array
+    traces: tuple[Trace, ...]
+    samples: Array
+
+
+def unroll_gru(
+    params: GeneratorParams,
+    carry: tuple[Array, ...],
+    data: Array,
+    first_input: Array,
+    noise: Any,
+    temperature: Array | float,
+    generator: Generator,
+) -> Unroll:
+    """Rows that read `data`, and behind them rows that read their own samples.
+
+    Args:
+        params: The weights.
+        carry: `[B + S, H]` of every layer.
+        data: `[T, B, ...]`, read by the first `B` rows.
+        first_input: `[S, ...]`, what the other rows read first.
+        noise: Of every step of those rows, leaves `[T, S, ...]`.
+        temperature: Of their samples.
+        generator: How it computes.
+
+    Returns:
+        All rows; `samples` has the last `S` alone.
+    """
+    hidden, preactivation, samples = _rollout(
+        generator, params, carry, data, first_input, noise, temperature
+    )
+    inputs = _join_inputs(data, first_input, samples)
+    logits = readout(params, hidden[-1], generator=generator)
+    last = tuple(layer[-1] for layer in hidden)
+    return Unroll(inputs, logits, hidden, preactivation, last, samples)
+
+
+def _join_inputs(data: Array, first_input: Array, samples: Array) -> Array:
+    """`[T, B + S, ...]`: what every row read."""
+    own = jnp.concatenate([first_input[None], samples[:-1]])
+    return jnp.concatenate([data, own], axis=1)
+
+
+def _recurrent(layer: GRUParams) -> Recurrent:
+    return Recurrent(layer.recurrent_kernel, layer.candidate_bias)
+
+
+def _first_projection(params: GeneratorParams, generator: Generator) -> Any:
+    """The input layer and the first `W x + b` as one: for tokens a table `[V, 3H]`."""
+    first = params.layers[0]
+    return generator.emission.compose(
+        params.input, first.input_kernel, first.input_bias
+    )
+
+
+def _project(layer: GRUParams, x: Array, generator: Generator) -> Array:
+    return matmul(x, layer.input_kernel, generator.dtype) + layer.input_bias
+
+
+def _run_layers(
+    params: GeneratorParams,
+    carry: tuple[Array, ...],
+    inputs: Array,
+    generator: Generator,
+) -> tuple[Trace, ...]:
+    """All rows read data: layer by layer, input projections of all steps at once."""
+    x = generator.emission.embed(_first_projection(params, generator), inputs)
+    traces = []
+    for index, layer in enumerate(params.layers):
+        if index:
+            x = _project(layer, traces[-1].hidden, generator)
+        traces.append(gru_trace(_recurrent(layer), x, carry[index], generator.dtype))
+    return tuple(traces)
+
+
+def _run_steps(
+    params: GeneratorParams,
+    carry: tuple[Array, ...],
+    data: Array,
+    first_input: Array,
+    noise: Any,
+    temperature: Array | float,
+    generator: Generator,
+) -> tuple[tuple[Trace, ...], Array]:
+    """Some rows read samples: step by step, all layers in each."""
+    projection = _first_projection(params, generator)
+    num_reading = data.shape[1]
+
+    def step(
+        state: tuple[tuple[Array, ...], Array], now: tuple[Array, Any]
+    ) -> tuple[tuple[tuple[Array, ...], Array], tuple[tuple[Trace, ...], Array]]:
+        carry, own = state
+        data, noise = now
+        x = generator.emission.embed(projection, jnp.concatenate([data, own]))
+        traces = []
+        for index, layer in enumerate(params.layers):
+            if index:
+                x = _project(layer, traces[-1].hidden, generator)
+            traces.append(
+                gru_gates(_recurrent(layer), x, carry[index], generator.dtype)
+            )
+        logits = readout(params, traces[-1].hidden[num_reading:], generator=generator)
+        sample = generator.emission.sample(logits, noise, temperature)
+        carry = tuple(trace.hidden for trace in traces)
+        return (carry, sample), (tuple(traces), sample)
+
+    return lax.scan(step, (carry, first_input), (data, noise))[1]
+
+
+def _run(
+    generator: Generator,
+    params: GeneratorParams,
+    carry: tuple[Array, ...],
+    data: Array,
+    first_input: Array,
+    noise: Any,
+    temperature: Array | float,
+) -> _Rollout:
+    if first_input.shape[0]:
+        traces, samples = _run_steps(
+            params, carry, data, first_input, noise, temperature, generator
+        )
+    else:
+        traces = _run_layers(params, carry, data, generator)
+        samples = data[:, :0]
+    return _Rollout(_join_inputs(data, first_input, samples), traces, samples)
+
+
+def _replay(
+    params: GeneratorParams,
+    carry: tuple[Array, ...],
+    inputs: Array,
+    hidden: tuple[Array, ...],
+    traces: tuple[Trace, ...] | None,
+    generator: Generator,
+) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+    """Teacher forcing over inputs already read; without traces they are rebuilt."""
+    x = generator.emission.embed(_first_projection(params, generator), inputs)
+    outputs = []
+    for index, layer in enumerate(params.layers):
+        if index:
+            x = _project(layer, outputs[-1][0], generator)
+        if traces is None:
+            before = previous_hidden(carry[index], hidden[index])
+            trace = gru_gates(_recurrent(layer), x, before, generator.dtype)
+            trace = trace._replace(hidden=hidden[index])
+        else:
+            trace = traces[index]
+        outputs.append(
+            gru_replay(_recurrent(layer), x, carry[index], trace, generator.dtype)
+        )
+    hidden, preactivation = zip(*outputs, strict=True)
+    return hidden, preactivation
+
+
+def _rollout_fwd(
+    generator: Generator,
+    params: GeneratorParams,
+    carry: tuple[Array, ...],
+    data: Array,
+    first_input: Array,
+    noise: Any,
+    temperature: Array | float,
+) -> tuple[Any, Any]:
+    """`hidden` and `preactivation` of every layer, and the samples; and residuals."""
+    run = _run(generator, params, carry, data, first_input, noise, temperature)
+    hidden = tuple(trace.hidden for trace in run.traces)
+    preactivation = tuple(trace.preactivation for trace in run.traces)
+    traces = None if generator.recompute else run.traces
+    residuals = (params, carry, run.inputs, hidden, traces, data.shape[1])
+    return (hidden, preactivation, run.samples), residuals
+
+
+def _rollout_bwd(generator: Generator, residuals: Any, cotangents: Any) -> Any:
+    params, carry, inputs, hidden, traces, num_reading = residuals
+
+    def replay(params: Any, carry: Any, inputs: Any) -> Any:
+        return _replay(params, carry, inputs, hidden, traces, generator)
+
+    _, pullback = vjp(replay, params, carry, inputs)
+    d_params, d_carry, d_inputs = pullback(tuple(cotangents[:2]))
+    d_data, d_first_input = d_inputs[:, :num_reading], d_inputs[0, num_reading:]
+    return d_params, d_carry, d_data, d_first_input, None, None
+
+
+def _rollout_primal(
+    generator: Generator,
+    params: GeneratorParams,
+    carry: tuple[Array, ...],
+    data: Array,
+    first_input: Array,
+    noise: Any,
+    temperature: Array | float,
+) -> tuple[tuple[Array, ...], tuple[Array, ...], Array]:
+    return _rollout_fwd(
+        generator, params, carry, data, first_input, noise, temperature
+    )[0]
+
+
+_rollout = custom_vjp(_rollout_primal, nondiff_argnums=(0,))
+_rollout.defvjp(_rollout_fwd, _rollout_bwd)

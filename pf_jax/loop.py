@@ -1,0 +1,278 @@
+"""The training loop: all that knows about time, files and signals."""
+
+import contextlib
+import math
+import os
+import pathlib
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import config_dict
+
+from pf_jax import experiment, validation
+from pf_jax.analysis.samples import sample_text
+from pf_jax.checkpoint import Checkpoints
+from pf_jax.data import Dataset, Vocabulary, chunk_starts, gather_chunks, load_dataset
+from pf_jax.errors import UserError
+from pf_jax.metrics import add, compute
+from pf_jax.parallel import Update, make_update
+from pf_jax.run_log import RunLog
+from pf_jax.settings import check_config, check_devices
+from pf_jax.state import TrainState
+
+INTERRUPTED = 130
+"""Exit status of a run that was asked to stop."""
+
+
+def train_and_evaluate(
+    config: config_dict.ConfigDict, workdir: str | os.PathLike[str]
+) -> TrainState:
+    """Trains a model, or continues from the workdir's newest checkpoint.
+
+    Args:
+        config: As in `configs/default.py`.
+        workdir: Gets `config.json`, `vocabulary.json`, `metrics.jsonl`, TensorBoard event
+            files and `checkpoints/`.
+
+    Returns:
+        The state after the last step.
+
+    Raises:
+        UserError: Where the input is wrong or the loss is no longer finite.
+        SystemExit: With status 130 after a checkpoint, on SIGINT or SIGTERM.
+    """
+    check_config(config)
+    check_devices(config.train.batch_size, jax.device_count())
+    workdir = pathlib.Path(workdir)
+    saved = _saved_config(workdir)
+    if saved is not None:
+        experiment.check_same_model(saved, config, workdir)
+    dataset = _load_data(config, workdir if saved is not None else None)
+    _make_workdir(workdir)
+    state = experiment.create_state(config, dataset)
+    checkpoints = Checkpoints(workdir / "checkpoints", config.train.keep_checkpoints)
+    try:
+        latest = checkpoints.latest_step()
+        if latest is not None:
+            state = checkpoints.restore(state, latest)
+            print(f"{workdir}: continues from step {latest}")
+        experiment.write_config(config, workdir)
+        dataset.vocabulary.save(workdir / "vocabulary.json")
+        return _train(config, workdir, dataset, state, checkpoints)
+    finally:
+        checkpoints.close()
+
+
+def _train(
+    config: config_dict.ConfigDict,
+    workdir: pathlib.Path,
+    dataset: Dataset,
+    state: TrainState,
+    checkpoints: Checkpoints,
+) -> TrainState:
+    """From the state's step to the last."""
+    train = config.train
+    key = experiment.samples_key(config)
+    stream = jnp.asarray(dataset.streams["train"])
+    updates: dict[Any, Update] = {}
+    step, metrics = int(state.step), None
+    log = RunLog(workdir, step, train.num_steps)
+    with contextlib.closing(log), _stop_requests() as stop_requested:
+        while step < train.num_steps:
+            function = experiment.step_function(config, step)
+            compiles = function not in updates
+            if compiles:
+                # The two objectives' metrics differ: they are not averaged together.
+                updates[function], metrics = _make_update(config, function), None
+            last = min(step + train.updates_per_dispatch, _next_stop(config, step))
+            rows = _rows(config, dataset, step, last)
+            state, more = updates[function](state, stream, rows, key)
+            metrics = more if metrics is None else add(metrics, more)
+            step = last
+            log.advance(step)
+            if compiles:
+                log.restart_clock(jax.block_until_ready(state).step)
+            stopping = bool(stop_requested)
+            if stopping or step == _next_stop(config, step - 1):
+                values = _finite(compute(metrics), step, checkpoints)
+                log.write_train(step, values)
+                metrics = None
+                log.pause()
+                _validate_and_save(
+                    config, dataset, state, step, log, checkpoints, stopping
+                )
+                log.resume()
+            if stopping and step < train.num_steps:
+                print(f"stopped at step {step}: run the same command to continue")
+                raise SystemExit(INTERRUPTED)
+    return state
+
+
+def _validate_and_save(
+    config: config_dict.ConfigDict,
+    dataset: Dataset,
+    state: TrainState,
+    step: int,
+    log: RunLog,
+    checkpoints: Checkpoints,
+    stopping: bool,
+) -> None:
+    """What is due at this step: a validation, which may be the best yet, or a save."""
+    train = config.train
+    ends = step == train.num_steps
+    nll = math.inf
+    if ends or step % train.eval_every == 0:
+        values = _validate(config, dataset, state)
+        nll = values["nll"]
+        log.write_valid(step, values, _sample(config, dataset, state))
+    if ends or stopping or nll < math.inf or step % train.checkpoint_every == 0:
+        checkpoints.save(state, dataset.vocabulary.to_json(), nll)
+
+
+def _validate(
+    config: config_dict.ConfigDict, dataset: Dataset, state: TrainState
+) -> dict[str, float]:
+    stream = dataset.streams["valid"]
+    values = validation.likelihood(
+        state,
+        stream,
+        num_streams=config.evaluation.num_streams,
+        context=config.evaluation.context,
+    )
+    if config.objective == "teacher_forcing":
+        return values
+    key = jax.random.fold_in(jax.random.key(config.seed), 2)
+    return values | validation.held_out_discriminator(
+        state, stream, key, length=config.train.sequence_length
+    )
+
+
+def _sample(config: config_dict.ConfigDict, dataset: Dataset, state: TrainState) -> str:
+    key = jax.random.fold_in(jax.random.key(config.seed), 3)
+    texts = sample_text(
+        state, dataset.vocabulary, key, num_steps=config.evaluation.sample_length
+    )
+    return texts[0]
+
+
+def _make_update(config: config_dict.ConfigDict, function: Any) -> Update:
+    length = config.train.sequence_length
+    return make_update(
+        function, lambda stream, starts: gather_chunks(stream, starts, length)
+    )
+
+
+def _rows(
+    config: config_dict.ConfigDict, dataset: Dataset, first: int, last: int
+) -> np.ndarray:
+    """`[last - first, B]`: where the sequences of these updates start."""
+    train = config.train
+    return np.stack(
+        [
+            chunk_starts(
+                config.seed,
+                step,
+                batch_size=train.batch_size,
+                length=train.sequence_length,
+                num_tokens=len(dataset.streams["train"]) - 1,
+                chunks=train.chunks,
+            )
+            for step in range(first, last)
+        ]
+    )
+
+
+def _next_stop(config: config_dict.ConfigDict, step: int) -> int:
+    """The next step after which the host has something to do."""
+    train = config.train
+    stops = [
+        (step // every + 1) * every
+        for every in (train.log_every, train.eval_every, train.checkpoint_every)
+    ]
+    start = config.adversarial.start_step
+    return min([*stops, train.num_steps, *([start] if start > step else [])])
+
+
+def _finite(
+    values: dict[str, float], step: int, checkpoints: Checkpoints
+) -> dict[str, float]:
+    wrong = [name for name, value in values.items() if not math.isfinite(value)]
+    if wrong:
+        raise UserError(
+            f"step {step}: {', '.join(wrong)} no longer finite (the newest checkpoint is "
+            f"of step {checkpoints.latest_step()}): lower train.learning_rate or set "
+            "train.max_gradient_norm"
+        )
+    return values
+
+
+def _load_data(
+    config: config_dict.ConfigDict, saved_in: pathlib.Path | None
+) -> Dataset:
+    vocabulary = None
+    if saved_in is not None:
+        vocabulary = Vocabulary.load(saved_in / "vocabulary.json")
+    dataset = load_dataset(config.data.name, config.data.path, vocabulary)
+    train = config.train
+    chunk_starts(
+        config.seed,
+        0,
+        batch_size=train.batch_size,
+        length=train.sequence_length,
+        num_tokens=len(dataset.streams["train"]) - 1,
+        chunks=train.chunks,
+    )
+    sizes = ", ".join(f"{len(s) - 1:,} {name}" for name, s in dataset.streams.items())
+    print(f"{config.data.name}: {sizes} characters, {dataset.vocabulary.size} symbols")
+    for split, count in dataset.unknown.items():
+        if count:
+            print(f"{split}: {count} characters unseen in training are one symbol")
+    return dataset
+
+
+def _saved_config(workdir: pathlib.Path) -> config_dict.ConfigDict | None:
+    """The config of the run in this folder, if there is a checkpoint to continue from."""
+    checkpoints = workdir / "checkpoints"
+    if not checkpoints.is_dir() or not any(
+        p.name.isdigit() for p in checkpoints.iterdir()
+    ):
+        return None
+    return experiment.read_config(workdir)
+
+
+def _make_workdir(workdir: pathlib.Path) -> None:
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        probe = workdir / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(
+            f"{workdir}: cannot write there ({error.strerror}): give another --workdir"
+        ) from error
+
+
+@contextlib.contextmanager
+def _stop_requests() -> Iterator[list[int]]:
+    """Collects SIGINT and SIGTERM, for the loop to end at a whole step."""
+    requests: list[int] = []
+
+    def handle(number: int, frame: Any) -> None:
+        del frame
+        if requests:  # The second time at once.
+            raise KeyboardInterrupt
+        requests.append(number)
+
+    previous = {
+        number: signal.signal(number, handle)
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield requests
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

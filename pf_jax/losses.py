@@ -1,0 +1,61 @@
+"""The losses of both players (paper, section 2.2); logits are one a sequence, `[B]`."""
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from pf_jax.types import Array
+
+
+def nll(log_probs: Array, mask: Array | None = None) -> Array:
+    """`-log P(y)` of each sequence: `[T, B]` -> `[B]`, in nats, summed over time."""
+    chex.assert_rank(log_probs, 2)
+    return -jnp.sum(log_probs if mask is None else log_probs * mask, axis=0)
+
+
+def discriminator_loss(teacher_forced: Array, free_running: Array) -> Array:
+    """`C_d = softplus(-s_tf) + softplus(s_fr)`, mean over sequences."""
+    chex.assert_rank([teacher_forced, free_running], 1)
+    return jnp.mean(jax.nn.softplus(-teacher_forced) + jax.nn.softplus(free_running))
+
+
+def free_running_loss(free_running: Array) -> Array:
+    """`C_f = softplus(-s_fr)`, mean: free running is to look teacher-forced."""
+    chex.assert_rank(free_running, 1)
+    return jnp.mean(jax.nn.softplus(-free_running))
+
+
+def teacher_forced_loss(teacher_forced: Array) -> Array:
+    """`C_t = softplus(s_tf)`, mean: teacher forcing is to look free-running."""
+    chex.assert_rank(teacher_forced, 1)
+    return jnp.mean(jax.nn.softplus(teacher_forced))
+
+
+def discriminator_loss_gradient(teacher_forced: Array, free_running: Array) -> Array:
+    """`a = dC_d / ds`, `(sigmoid(s) - label) / B`, of both modes' logits joined: `[2B]`."""
+    chex.assert_rank([teacher_forced, free_running], 1)
+    # -sigmoid(-s) is sigmoid(s) - 1 without its cancellation.
+    both = [-jax.nn.sigmoid(-teacher_forced), jax.nn.sigmoid(free_running)]
+    return jnp.concatenate(both) / teacher_forced.shape[0]
+
+
+def adversarial_ratio(
+    teacher_forced: Array, free_running: Array, *, teacher_forced_term: bool
+) -> Array:
+    """The adversarial loss's gradient over the discriminator loss's, a row at a time.
+
+        dC_f/ds_fr = -exp(-s_fr) dC_d/ds_fr       dC_t/ds_tf = -exp(s_tf) dC_d/ds_tf
+
+    Since no operation of the discriminator crosses sequences, the behavior's gradient of
+    C_d, times this, is that of `C_f [+ C_t]`.
+
+    Returns:
+        `[2B]`, teacher-forced rows first; theirs are zero without the C_t term.
+    """
+    chex.assert_rank([teacher_forced, free_running], 1)
+    of_teacher_forced = (
+        -jnp.exp(teacher_forced)
+        if teacher_forced_term
+        else jnp.zeros_like(teacher_forced)
+    )
+    return jnp.concatenate([of_teacher_forced, -jnp.exp(-free_running)])

@@ -1,0 +1,51 @@
+"""Metrics as a sum and a weight, until they are printed."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from pf_jax.types import Array
+
+
+class Average(NamedTuple):
+    """A mean in the making: two float32 scalars."""
+
+    total: Array
+    weight: Array
+
+
+Metrics = dict[str, Average]
+
+
+def average(value: Array, weight: Array | float = 1.0) -> Average:
+    """An average of `weight` items that sum to `value`."""
+    return Average(jnp.asarray(value, jnp.float32), jnp.asarray(weight, jnp.float32))
+
+
+def sum_over_devices(metrics: Metrics, axis_name: str | None) -> Metrics:
+    """The metrics of all devices as one."""
+    return metrics if axis_name is None else lax.psum(metrics, axis_name)
+
+
+def sum_over_steps(metrics: Metrics) -> Metrics:
+    """The metrics of several steps, stacked along the first axis, as one."""
+    return jax.tree.map(lambda x: jnp.sum(x, axis=0), metrics)
+
+
+def add(metrics: Metrics, more: Metrics) -> Metrics:
+    """Both together."""
+    return jax.tree.map(jnp.add, metrics, more)
+
+
+def compute(metrics: Mapping[str, Average]) -> dict[str, float]:
+    """The means, on the host. Waits for the device."""
+    fetched = jax.device_get(dict(metrics))
+    return {
+        name: float(metric.total) / float(metric.weight)
+        if metric.weight
+        else float("nan")
+        for name, metric in fetched.items()
+    }

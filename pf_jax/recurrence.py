@@ -1,0 +1,256 @@
+"""A GRU over time, with a backward pass that defers the weight gradients.
+
+`jax.grad` of a `lax.scan` adds to `dU` at every step. Here the backward loop carries
+`dh` alone; the weight gradients are matrix products over all steps at once, after it.
+The plain form, `lax.scan` over `cells.gru_step`, is `unroll.py`'s, and the test of this.
+
+The functions take input projections `W x + b`, which are one product over all steps, and
+any number of GRUs side by side: with leading axes `S`, kernels are `[*S, H, 3H]` and
+arrays over time `[T, *S, N, ...]`.
+"""
+
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from pf_jax.types import Array
+
+DType = jax.typing.DTypeLike | None
+
+
+class Recurrent(NamedTuple):
+    """The weights inside the loop.
+
+    Attributes:
+        kernel: `[*S, H, 3H]`, `U`.
+        bias: `[*S, H]`, `c_n`.
+    """
+
+    kernel: Array
+    bias: Array
+
+
+class Trace(NamedTuple):
+    """What a forward pass leaves behind for the backward one, each `[T, *S, N, H]`.
+
+    Attributes:
+        hidden: `h'`.
+        preactivation: `a`.
+        reset: `r`.
+        update: `z`.
+        recurrent: `U_n h + c_n`.
+    """
+
+    hidden: Array
+    preactivation: Array
+    reset: Array
+    update: Array
+    recurrent: Array
+
+
+def matmul(x: Array, kernel: Array, dtype: DType = None) -> Array:
+    """`x @ kernel` with operands rounded to `dtype` and accumulation in `x`'s own type.
+
+    Without a `dtype` nothing is rounded.
+    """
+    if dtype is None:
+        return jnp.matmul(x, kernel)
+    return jnp.matmul(
+        x.astype(dtype), kernel.astype(dtype), preferred_element_type=x.dtype
+    )
+
+
+def gru_gates(
+    recurrent: Recurrent, projection: Array, hidden: Array, dtype: DType = None
+) -> Trace:
+    """One step, or all steps at once when their carries are known.
+
+    Args:
+        recurrent: The weights.
+        projection: `[..., N, 3H]`, `W x + b`.
+        hidden: `[..., N, H]`, the carries that the steps start from.
+        dtype: Of the matrix product's operands.
+
+    Returns:
+        The trace; its `hidden` is the carries that the steps end in.
+    """
+    x_r, x_z, x_n = jnp.split(projection, 3, axis=-1)
+    u_r, u_z, u_n = jnp.split(matmul(hidden, recurrent.kernel, dtype), 3, axis=-1)
+    reset = jax.nn.sigmoid(x_r + u_r)
+    update = jax.nn.sigmoid(x_z + u_z)
+    u_n = u_n + recurrent.bias[..., None, :]
+    preactivation = x_n + reset * u_n
+    new = (1 - update) * jnp.tanh(preactivation) + update * hidden
+    return Trace(new, preactivation, reset, update, u_n)
+
+
+def gru_trace(
+    recurrent: Recurrent, projections: Array, carry: Array, dtype: DType = None
+) -> Trace:
+    """The forward pass over time."""
+
+    def step(hidden: Array, projection: Array) -> tuple[Array, Trace]:
+        trace = gru_gates(recurrent, projection, hidden, dtype)
+        return trace.hidden, trace
+
+    return lax.scan(step, carry, projections)[1]
+
+
+def previous_hidden(carry: Array, hidden: Array) -> Array:
+    """`[T, ..., H]`: the carries that the steps started from."""
+    return jnp.concatenate([carry[None], hidden[:-1]])
+
+
+def _gru_pullback(
+    dtype: DType,
+    recurrent: Recurrent,
+    carry: Array,
+    trace: Trace,
+    d_hidden: Array,
+    d_preactivation: Array,
+) -> tuple[Recurrent, Array, Array]:
+    """Cotangents of the weights, the projections and the first carry.
+
+    With `h' = (1 - z) tanh(a) + z h`, all factors that do not depend on `dh'` are formed
+    for all steps at once; the loop is one matrix product and six multiplications.
+    """
+    before = previous_hidden(carry, trace.hidden)
+    reset, update = trace.reset, trace.update
+    candidate = jnp.tanh(trace.preactivation)
+    to_preactivation = (1 - update) * (1 - candidate * candidate)
+    to_reset = trace.recurrent * reset * (1 - reset)
+    to_update = (before - candidate) * update * (1 - update)
+    transposed = jnp.swapaxes(recurrent.kernel, -1, -2)
+
+    def step(dh: Array, now: tuple[Array, ...]) -> tuple[Array, tuple[Array, Array]]:
+        d_hidden, d_preactivation, to_a, to_r, to_z, reset, update = now
+        dh = dh + d_hidden
+        da = dh * to_a + d_preactivation
+        delta = jnp.concatenate([da * to_r, dh * to_z, da * reset], axis=-1)
+        return dh * update + matmul(delta, transposed, dtype), (delta, da)
+
+    d_carry, (delta, da) = lax.scan(
+        step,
+        jnp.zeros_like(carry),
+        (
+            d_hidden,
+            d_preactivation,
+            to_preactivation,
+            to_reset,
+            to_update,
+            reset,
+            update,
+        ),
+        reverse=True,
+    )
+    d_recurrent = Recurrent(
+        _sum_of_products(before, delta, dtype),
+        jnp.sum(da * reset, axis=(0, -2)),
+    )
+    size = carry.shape[-1]
+    d_projections = jnp.concatenate([delta[..., : 2 * size], da], axis=-1)
+    return d_recurrent, d_projections, d_carry
+
+
+def _sum_of_products(x: Array, y: Array, dtype: DType) -> Array:
+    """`sum_t x[t]^T y[t]`: `[T, *S, N, H]`, `[T, *S, N, G]` -> `[*S, H, G]`."""
+    out = x.dtype
+    if dtype is not None:
+        x, y = x.astype(dtype), y.astype(dtype)
+    return jnp.einsum("t...nh,t...ng->...hg", x, y, preferred_element_type=out)
+
+
+def gru_scan(
+    recurrent: Recurrent, projections: Array, carry: Array, dtype: DType = None
+) -> tuple[Array, Array]:
+    """A GRU over time.
+
+    Args:
+        recurrent: The weights inside the loop.
+        projections: `[T, *S, N, 3H]`, `W x + b`, float32.
+        carry: `[*S, N, H]`, the first carry.
+        dtype: Of the matrix products' operands; None keeps the arguments' own.
+
+    Returns:
+        `hidden` and `preactivation`, each `[T, *S, N, H]`; both carry gradients.
+    """
+    chex.assert_equal_rank([projections, carry[None]])
+    return _gru_scan(recurrent, projections, carry, dtype)
+
+
+def _gru_scan_fwd(
+    recurrent: Recurrent, projections: Array, carry: Array, dtype: DType
+) -> tuple[tuple[Array, Array], tuple[Recurrent, Array, Trace]]:
+    trace = gru_trace(recurrent, projections, carry, dtype)
+    return (trace.hidden, trace.preactivation), (recurrent, carry, trace)
+
+
+def _gru_scan_primal(
+    recurrent: Recurrent, projections: Array, carry: Array, dtype: DType
+) -> tuple[Array, Array]:
+    return _gru_scan_fwd(recurrent, projections, carry, dtype)[0]
+
+
+def _gru_scan_bwd(
+    dtype: DType,
+    residuals: tuple[Recurrent, Array, Trace],
+    cotangents: tuple[Array, Array],
+) -> tuple[Recurrent, Array, Array]:
+    return _gru_pullback(dtype, *residuals, *cotangents)
+
+
+_gru_scan = jax.custom_vjp(_gru_scan_primal, nondiff_argnums=(3,))
+_gru_scan.defvjp(_gru_scan_fwd, _gru_scan_bwd)
+
+
+def gru_replay(
+    recurrent: Recurrent,
+    projections: Array,
+    carry: Array,
+    trace: Trace,
+    dtype: DType = None,
+) -> tuple[Array, Array]:
+    """`gru_scan` for a pass that already ran: values from its trace, same gradients.
+
+    A loop that must produce its inputs as it goes (free running) leaves a trace; this
+    attaches the derivative to it without running the loop again.
+
+    Args:
+        recurrent: The weights that it ran with.
+        projections: `[T, *S, N, 3H]`, that it read.
+        carry: `[*S, N, H]`, the first carry.
+        trace: What it left; constant.
+        dtype: Of the matrix products' operands; None keeps the arguments' own.
+
+    Returns:
+        `hidden` and `preactivation`, each `[T, *S, N, H]`; both carry gradients.
+    """
+    return _gru_replay(recurrent, projections, carry, trace, dtype)
+
+
+def _gru_replay_fwd(
+    recurrent: Recurrent, projections: Array, carry: Array, trace: Trace, dtype: DType
+) -> tuple[tuple[Array, Array], tuple[Recurrent, Array, Trace]]:
+    del projections
+    return (trace.hidden, trace.preactivation), (recurrent, carry, trace)
+
+
+def _gru_replay_primal(
+    recurrent: Recurrent, projections: Array, carry: Array, trace: Trace, dtype: DType
+) -> tuple[Array, Array]:
+    return _gru_replay_fwd(recurrent, projections, carry, trace, dtype)[0]
+
+
+def _gru_replay_bwd(
+    dtype: DType,
+    residuals: tuple[Recurrent, Array, Trace],
+    cotangents: tuple[Array, Array],
+) -> tuple[Recurrent, Array, Array, None]:
+    return *_gru_pullback(dtype, *residuals, *cotangents), None
+
+
+_gru_replay = jax.custom_vjp(_gru_replay_primal, nondiff_argnums=(4,))
+_gru_replay.defvjp(_gru_replay_fwd, _gru_replay_bwd)

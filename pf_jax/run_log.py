@@ -1,0 +1,113 @@
+"""What a run writes about itself: `metrics.jsonl`, TensorBoard, a progress bar."""
+
+import json
+import math
+import pathlib
+import time
+from collections.abc import Mapping
+
+import tensorboardX
+import tqdm
+
+NATS_PER_BIT = math.log(2)
+
+
+def with_bits(values: Mapping[str, float]) -> dict[str, float]:
+    """`bits_per_char` beside `nll`, which is in nats a character."""
+    return {**values, "bits_per_char": values["nll"] / NATS_PER_BIT}
+
+
+class RunLog:
+    """The log of a run.
+
+    Args:
+        workdir: Where it goes.
+        first_step: Where the run starts or goes on; later lines of an earlier attempt are
+            dropped, since this run writes them anew.
+        num_steps: Where it is to end.
+    """
+
+    def __init__(self, workdir: pathlib.Path, first_step: int, num_steps: int):
+        self._path = workdir / "metrics.jsonl"
+        _drop_lines_after(self._path, first_step)
+        self._tensorboard = tensorboardX.SummaryWriter(
+            str(workdir), purge_step=first_step + 1 if first_step else None
+        )
+        # None: no bar where the output is not a terminal.
+        self._bar = tqdm.tqdm(
+            initial=first_step, total=num_steps, unit="step", disable=None
+        )
+        self._step, self._seconds, self._since = first_step, 0.0, time.perf_counter()
+
+    def advance(self, step: int) -> None:
+        """Moves the progress bar."""
+        self._bar.update(step - self._bar.n if not self._bar.disable else 0)
+
+    def pause(self) -> None:
+        """What follows does not count as training time."""
+        self._seconds += time.perf_counter() - self._since
+
+    def resume(self) -> None:
+        """Training goes on."""
+        self._since = time.perf_counter()
+
+    def restart_clock(self, step: int) -> None:
+        """The speed is measured from this step on: what came before was compilation."""
+        self._step, self._seconds, self._since = int(step), 0.0, time.perf_counter()
+
+    def write_train(self, step: int, values: Mapping[str, float]) -> None:
+        """Writes the averages since the last call, with the speed."""
+        self.pause()
+        # An interval that is all compilation has no speed.
+        speed = (step - self._step) / self._seconds if step > self._step else None
+        self._step, self._seconds = step, 0.0
+        self.resume()
+        values = with_bits(values)
+        if speed is not None:
+            values["steps_per_second"] = speed
+        self._write(step, "train", values)
+        shown = {"bits": f"{values['bits_per_char']:.3f}"}
+        if "discriminator_accuracy" in values:
+            shown["accuracy"] = f"{values['discriminator_accuracy']:.2f}"
+        self._bar.set_postfix(shown, refresh=False)
+
+    def write_valid(self, step: int, values: Mapping[str, float], sample: str) -> None:
+        """Writes and prints a validation, with a sample."""
+        values = with_bits(values)
+        self._write(step, "valid", values)
+        self._tensorboard.add_text("valid/sample", sample, step)
+        line = f"step {step}: valid {values['bits_per_char']:.4f} bits per character"
+        if "discriminator_accuracy" in values:
+            line += f", discriminator accuracy {values['discriminator_accuracy']:.3f}"
+        tqdm.tqdm.write(f"{line}\n  sample: {sample!r}")
+
+    def _write(self, step: int, split: str, values: Mapping[str, float]) -> None:
+        with self._path.open("a") as file:
+            file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
+        for name, value in values.items():
+            self._tensorboard.add_scalar(f"{split}/{name}", value, step)
+
+    def close(self) -> None:
+        """Writes what is left."""
+        self._bar.close()
+        self._tensorboard.close()
+
+
+def read_metrics(workdir: pathlib.Path) -> list[dict[str, float | str]]:
+    """The lines of `metrics.jsonl`; one that a crash cut off does not count."""
+    lines = []
+    for line in (workdir / "metrics.jsonl").read_text().splitlines():
+        try:
+            lines.append(json.loads(line))
+        except ValueError:
+            continue
+    return lines
+
+
+def _drop_lines_after(path: pathlib.Path, step: int) -> None:
+    if not path.exists():
+        return
+    kept = [line for line in read_metrics(path.parent) if int(line["step"]) <= step]
+    temporary = path.with_suffix(".partial")
+    temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
+    temporary.replace(path)

@@ -1,0 +1,160 @@
+"""Which settings make sense, checked before anything is built or written."""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from ml_collections import config_dict
+
+from pf_jax.errors import UserError
+
+OBJECTIVES = ("professor_forcing", "teacher_forcing")
+DTYPES = ("float32", "bfloat16")
+BEHAVIOR_FIELDS = ("preactivation", "outputs", "hidden")
+CHUNKS = ("consecutive", "random")
+UPDATES = ("joint", "separate")
+
+MAX_SEED = 2**32 - 1
+
+
+class _Rule(NamedTuple):
+    """What the value of one field must satisfy.
+
+    Attributes:
+        field: the field, as typed after `--config.`.
+        holds: whether a value is legal.
+        message: what a legal value is, to follow "must be".
+    """
+
+    field: str
+    holds: Callable[[Any], bool]
+    message: str
+
+
+def _at_least(field: str, lowest: int) -> _Rule:
+    return _Rule(field, lambda value: value >= lowest, f"at least {lowest}")
+
+
+def _one_of(field: str, known: tuple[str, ...]) -> _Rule:
+    return _Rule(field, lambda value: value in known, f"one of {', '.join(known)}")
+
+
+def _fraction(field: str) -> _Rule:
+    return _Rule(field, lambda value: 0 <= value <= 1, "from 0 to 1")
+
+
+def _finite_and_not_negative(field: str) -> _Rule:
+    return _Rule(
+        field,
+        lambda value: math.isfinite(value) and value >= 0,
+        "a finite number, at least 0",
+    )
+
+
+_RULES = (
+    _Rule("seed", lambda value: 0 <= value <= MAX_SEED, f"from 0 to {MAX_SEED}"),
+    _one_of("objective", OBJECTIVES),
+    _one_of("dtype", DTYPES),
+    _at_least("generator.num_layers", 1),
+    _at_least("generator.hidden_size", 1),
+    _at_least("generator.embedding_size", 1),
+    _Rule(
+        "behavior.fields",
+        lambda fields: (
+            len(fields) > 0
+            and len(fields) == len(set(fields))
+            and set(fields) <= set(BEHAVIOR_FIELDS)
+        ),
+        f"one or more of {', '.join(BEHAVIOR_FIELDS)}, each once",
+    ),
+    _at_least("discriminator.hidden_size", 1),
+    _at_least("discriminator.mlp_size", 1),
+    _finite_and_not_negative("adversarial.weight"),
+    _at_least("adversarial.start_step", 0),
+    _fraction("gate.generator_lower"),
+    _fraction("gate.generator_upper"),
+    _fraction("gate.discriminator_upper"),
+    _Rule(
+        "gate.average_decay",
+        lambda value: 0 <= value < 1,
+        "at least 0 and below 1",
+    ),
+    _at_least("train.num_steps", 1),
+    _at_least("train.batch_size", 1),
+    _at_least("train.sequence_length", 1),
+    _one_of("train.chunks", CHUNKS),
+    _Rule(
+        "train.learning_rate",
+        lambda value: math.isfinite(value) and value > 0,
+        "a finite number above 0",
+    ),
+    _finite_and_not_negative("train.max_gradient_norm"),
+    _one_of("train.update", UPDATES),
+    _at_least("train.updates_per_dispatch", 1),
+    _at_least("train.log_every", 1),
+    _at_least("train.eval_every", 1),
+    _at_least("train.checkpoint_every", 1),
+    _at_least("train.keep_checkpoints", 1),
+    _at_least("evaluation.num_streams", 1),
+    _at_least("evaluation.context", 0),
+    _at_least("evaluation.sample_length", 1),
+)
+
+
+def _value_of(config: config_dict.ConfigDict, field: str) -> Any:
+    value: Any = config
+    for name in field.split("."):
+        if name not in value:
+            raise UserError(
+                f"{field} is missing from the config: "
+                "start from get_config() of configs/default.py"
+            )
+        value = value[name]
+    return value
+
+
+def _as_typed(value: Any) -> str:
+    """A value the way the command line takes it."""
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def check_config(config: config_dict.ConfigDict) -> None:
+    """Checks every value whose legal range does not depend on the data.
+
+    Args:
+        config: the settings of an experiment, all fields of `configs/default.py`.
+
+    Raises:
+        UserError: a field is missing, or a value is not legal. The message is the field
+            and its value as typed on the command line, then what is legal.
+    """
+    for field, holds, message in _RULES:
+        value = _value_of(config, field)
+        if not holds(value):
+            raise UserError(f"{field}={_as_typed(value)}: must be {message}")
+
+    gate = config.gate
+    if gate.generator_lower >= gate.generator_upper:
+        raise UserError(
+            f"gate.generator_lower={gate.generator_lower}: must be below "
+            f"gate.generator_upper={gate.generator_upper}, or the gate never opens"
+        )
+
+
+def check_devices(batch_size: int, num_devices: int) -> None:
+    """Checks that the devices can share a batch equally.
+
+    Args:
+        batch_size: sequences in an update, over all devices.
+        num_devices: devices of all processes.
+
+    Raises:
+        UserError: `batch_size` is not a multiple of `num_devices`.
+    """
+    if batch_size % num_devices:
+        below = batch_size - batch_size % num_devices
+        legal = f"{below} or {below + num_devices}" if below else f"{num_devices}"
+        raise UserError(
+            f"train.batch_size={batch_size}: must be a multiple of the {num_devices} "
+            f"devices, such as {legal}"
+        )

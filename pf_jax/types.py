@@ -1,0 +1,53 @@
+"""Arrays that travel together.
+
+Dimension letters, here and everywhere: `T` time, `B` batch, `E` embedding, `H` hidden
+units, `L` layers, `V` vocabulary, `F` behavior features, `D` units of the discriminator.
+Everything is time-major, `[T, B, ...]`.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+
+Array = jax.Array
+Params = Any
+"""A pytree of arrays."""
+Carry = Any
+"""The recurrent state of every layer, a pytree of arrays with a leading batch axis."""
+
+
+class Batch(NamedTuple):
+    """What both modes start from.
+
+    Attributes:
+        inputs: `[T, B, ...]`, `y[t - 1]`: what the teacher-forced mode reads. Its first
+            step is also the first input of the free-running mode.
+        targets: `[T, B, ...]`, `y[t]`.
+        mask: `[T, B]` float32, one where a step counts and zero where it is padding; None
+            where all count.
+    """
+
+    inputs: Array
+    targets: Array
+    mask: Array | None = None
+
+
+class Unroll(NamedTuple):
+    """A generator over time, in either mode.
+
+    Attributes:
+        inputs: `[T, B, ...]`, what each step read.
+        logits: `[T, B, P]`, the parameters of each step's output distribution.
+        hidden: `[T, B, H]` for every layer, bottom to top.
+        preactivation: `[T, B, H]` for every layer, before the last tanh.
+        carry: Of every layer, after the last step.
+        samples: `[T, B, ...]`, what each step drew from its output distribution and the
+            next one read; None where nothing is drawn.
+    """
+
+    inputs: Array
+    logits: Array
+    hidden: tuple[Array, ...]
+    preactivation: tuple[Array, ...]
+    carry: tuple[Carry, ...]
+    samples: Array | None = None

@@ -1,0 +1,107 @@
+"""How good a model is on data it has not seen."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from pf_jax.data import evaluation_segments, gather_chunks
+from pf_jax.errors import UserError
+from pf_jax.generator import initial_carry
+from pf_jax.metrics import Metrics, add, compute
+from pf_jax.state import TrainState
+from pf_jax.steps import discriminator_eval_step, eval_step
+from pf_jax.types import Batch, Carry
+
+SEGMENT_LENGTH = 256
+"""Steps of a segment: bounds the memory, not the context."""
+
+
+@functools.partial(jax.jit, donate_argnums=2)
+def _eval_segment(
+    state: TrainState, batch: Batch, carry: tuple[Carry, ...], metrics: Metrics | None
+) -> tuple[tuple[Carry, ...], Metrics]:
+    carry, more = eval_step(state, batch, carry)
+    return carry, more if metrics is None else add(metrics, more)
+
+
+def likelihood(
+    state: TrainState, stream: np.ndarray, *, num_streams: int, context: int
+) -> dict[str, float]:
+    """The mean NLL over a whole split, every token counted once, none without context.
+
+    Args:
+        state: The training state.
+        stream: `[N + 1]`, the first input and the split's tokens.
+        num_streams: Pieces of the split that are read side by side. With 1 the whole
+            split is one sequence.
+        context: Tokens that each piece reads before those it scores.
+
+    Returns:
+        `nll`, in nats a token.
+    """
+    metrics, carry = None, None
+    for batch in evaluation_segments(
+        stream,
+        num_streams=num_streams,
+        context=context,
+        segment_length=SEGMENT_LENGTH,
+    ):
+        if carry is None:
+            carry = initial_carry(
+                state.generator,
+                batch.inputs.shape[1],
+                generator=state.settings.generator,
+            )
+        carry, metrics = _eval_segment(state, batch, carry, metrics)
+    if metrics is None:
+        raise UserError("the split is empty: give a longer text")
+    return compute(metrics)
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def _eval_discriminator(
+    state: TrainState, stream: jax.Array, starts: jax.Array, length: int, key: jax.Array
+) -> Metrics:
+    batch = gather_chunks(stream, starts, length)
+    return discriminator_eval_step(state, batch, key)
+
+
+def held_out_discriminator(
+    state: TrainState,
+    stream: np.ndarray,
+    key: jax.Array,
+    *,
+    length: int,
+    max_sequences: int = 256,
+    batch_size: int = 64,
+) -> dict[str, float]:
+    """How well the discriminator tells the modes apart on sequences it has not seen.
+
+    Args:
+        state: The training state.
+        stream: `[N + 1]`, the first input and the split's tokens.
+        key: A typed key, for the free running.
+        length: Steps of a sequence, as in training.
+        max_sequences: How many of the split's consecutive chunks to use, at equal
+            distances.
+        batch_size: How many at a time.
+
+    Returns:
+        `discriminator_accuracy`, `discriminator_loss` and `free_running_loss`; empty
+        where the split is shorter than a sequence.
+    """
+    num_chunks = (len(stream) - 1) // length
+    if num_chunks == 0:
+        return {}
+    count = min(num_chunks, max_sequences)
+    starts = np.linspace(0, num_chunks - 1, count).astype(np.int32) * length
+    metrics, data = None, jnp.asarray(stream)
+    for index, first in enumerate(range(0, count, batch_size)):
+        batch_key = jax.random.fold_in(key, index)
+        rows = jnp.asarray(starts[first : first + batch_size])
+        more = _eval_discriminator(state, data, rows, length, batch_key)
+        metrics = more if metrics is None else add(metrics, more)
+    assert metrics is not None
+    return compute(metrics)

@@ -1,0 +1,268 @@
+import pathlib
+import subprocess
+import sys
+
+import pytest
+from absl import app, flags
+from absl.testing import flagsaver
+
+from pf_jax import command_line
+from pf_jax.errors import UserError
+
+ROOT = pathlib.Path(__file__).parent.parent
+DEFAULT = str(ROOT / "configs" / "default.py")
+
+
+@pytest.fixture(autouse=True)
+def flags_as_before():
+    app.define_help_flags()
+    with flagsaver.flagsaver():
+        yield
+
+
+def _parsed(*arguments: str):
+    """The config that a program sees."""
+    seen = []
+    command_line.run(
+        lambda: seen.append((flags.FLAGS.config, command_line.config_name())),
+        ["program", *arguments],
+        default_config=DEFAULT,
+    )
+    return seen[0]
+
+
+def _error(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The one line that a program ends with, when it may not reach its main."""
+    with pytest.raises(SystemExit) as exit_:
+        _parsed(*arguments)
+    assert exit_.value.code == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert output.err.count("\n") == 1
+    start, _, message = output.err.rstrip("\n").partition("error: ")
+    assert start == ""
+    return message
+
+
+def test_run_without_flags_takes_the_default_config():
+    config, name = _parsed()
+    assert config.train.num_steps == 1000
+    assert config.is_locked
+    assert name == "default"
+
+
+def test_run_applies_overrides():
+    config, _ = _parsed(
+        "--config.train.num_steps=7",
+        "--config.train.learning_rate",
+        "1",
+        "--config.adversarial.teacher_forced_term",
+        "--config.data.path=12",
+    )
+    assert config.train.num_steps == 7
+    assert config.train.learning_rate == 1.0
+    assert config.adversarial.teacher_forced_term is True
+    assert config.data.path == "12"
+
+
+def test_run_takes_overrides_on_either_side_of_the_config(tmp_path):
+    small = tmp_path / "small.py"
+    small.write_text(
+        "from configs import default\n"
+        "def get_config():\n"
+        "    config = default.get_config()\n"
+        "    config.generator.hidden_size = 16\n"
+        "    return config\n"
+    )
+    config, name = _parsed(
+        "--config.seed=1", f"--config={small}", "--config.train.num_steps=2"
+    )
+    assert (config.seed, config.train.num_steps) == (1, 2)
+    assert config.generator.hidden_size == 16
+    assert name == "small"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fields"),
+    [
+        (["hidden"], ("hidden",)),
+        (["preactivation,hidden"], ("preactivation", "hidden")),
+        (["preactivation, hidden"], ("preactivation", "hidden")),
+        (["(preactivation,hidden)"], ("preactivation", "hidden")),
+        (["('preactivation', 'hidden')"], ("preactivation", "hidden")),
+        (["('hidden',)"], ("hidden",)),
+        (["preactivation", "hidden"], ("preactivation", "hidden")),
+        ([""], ()),
+    ],
+)
+def test_run_takes_tuples_in_every_form(arguments, fields):
+    config, _ = _parsed(*(f"--config.behavior.fields={value}" for value in arguments))
+    assert config.behavior.fields == fields
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--config.train.num_stps=1"],
+            "unknown field --config.train.num_stps: "
+            "did you mean --config.train.num_steps?",
+        ),
+        (
+            ["--config.hidden_size=1"],
+            "unknown field --config.hidden_size: "
+            "did you mean --config.generator.hidden_size?",
+        ),
+        (
+            ["--config.discriminater.hidden_size=1"],
+            "unknown field --config.discriminater.hidden_size: "
+            "did you mean --config.discriminator.hidden_size?",
+        ),
+        (
+            ["--config.behavior.nope=1"],
+            "unknown field --config.behavior.nope: "
+            "known after --config.behavior. are fields",
+        ),
+        (
+            ["--config.train=1"],
+            "--config.train is a group: set its fields, "
+            "such as --config.train.batch_size",
+        ),
+        (
+            ["--config.train.num_steps=abc"],
+            "--config.train.num_steps=abc: must be an integer",
+        ),
+        (
+            ["--config.train.num_steps=1.5"],
+            "--config.train.num_steps=1.5: must be an integer",
+        ),
+        (
+            ["--config.train.learning_rate=fast"],
+            "--config.train.learning_rate=fast: must be a number",
+        ),
+        (
+            ["--config.adversarial.teacher_forced_term=maybe"],
+            "--config.adversarial.teacher_forced_term=maybe: must be true or false",
+        ),
+        (
+            ["--config.train.num_steps"],
+            "Missing value for flag --config.train.num_steps: write --NAME=VALUE",
+        ),
+        (
+            ["--train.num_steps=1"],
+            "unknown flag --train.num_steps: did you mean --config.train.num_steps?",
+        ),
+        (["--zzz=1"], "unknown flag --zzz; --help lists the flags"),
+        (
+            ["train.num_steps=1"],
+            "unexpected argument 'train.num_steps=1': write flags as --NAME=VALUE, "
+            "without spaces around =",
+        ),
+        (
+            ["--config=nowhere.py"],
+            "--config=nowhere.py: no such file; give a Python file with a "
+            "get_config(), such as configs/default.py",
+        ),
+    ],
+)
+def test_run_reports_a_flag_error_in_one_line(capsys, arguments, message):
+    assert _error(capsys, *arguments) == message
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("def get_config(:\n", "SyntaxError: invalid syntax (broken.py, line 1)"),
+        (
+            "def get_config():\n    return nope\n",
+            "line 2: NameError: name 'nope' is not defined",
+        ),
+        (
+            "\nimport nowhere\n",
+            "line 2: ModuleNotFoundError: No module named 'nowhere'",
+        ),
+        (
+            "from configs import default\n"
+            "def get_config():\n"
+            "    config = default.get_config()\n"
+            "    config.train.num_steps = 'many'\n"
+            "    return config\n",
+            "line 4: TypeError: ",
+        ),
+        (
+            "settings = {}\n",
+            "no get_config() that returns a ConfigDict; configs/default.py shows one",
+        ),
+        (
+            "def get_config():\n    pass\n",
+            "no get_config() that returns a ConfigDict; configs/default.py shows one",
+        ),
+    ],
+)
+def test_run_reports_a_broken_config_in_one_line(capsys, tmp_path, code, message):
+    broken = tmp_path / "broken.py"
+    broken.write_text(code)
+    line = _error(capsys, f"--config={broken}")
+    assert line.startswith(f"--config={broken}: {message}")
+
+
+def test_run_reports_a_missing_required_flag(capsys):
+    flags.DEFINE_string("required_folder", None, "A folder.", required=True)
+    assert (
+        _error(capsys) == "--required_folder is missing: give --required_folder=VALUE"
+    )
+
+
+def test_run_reports_a_user_error_of_the_program_in_one_line(capsys):
+    def fail() -> None:
+        raise UserError("the folder is empty:\n    give another")
+
+    with pytest.raises(SystemExit) as exit_:
+        command_line.run(fail, ["program"])
+    assert exit_.value.code == 2
+    assert capsys.readouterr().err == "error: the folder is empty: give another\n"
+
+
+def test_run_lets_other_errors_through():
+    def fail() -> None:
+        raise ValueError("a bug, not a mistake of the user")
+
+    with pytest.raises(ValueError, match="a bug"):
+        command_line.run(fail, ["program"])
+
+
+def test_run_without_a_default_config_has_no_config_flag(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        command_line.run(lambda: None, ["program", "--config=x.py"])
+    assert exit_.value.code == 2
+    assert capsys.readouterr().err.startswith("error: unknown flag --config")
+
+
+def test_train_refuses_bad_settings_and_writes_nothing(tmp_path):
+    result = subprocess.run(
+        [
+            sys.executable,
+            str(ROOT / "train.py"),
+            "--workdir=run",
+            "--config.train.batch_size=0",
+        ],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 2
+    assert result.stderr == "error: train.batch_size=0: must be at least 1\n"
+    assert result.stdout == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_train_help_lists_its_flags(tmp_path):
+    result = subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), "--help"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert "--workdir:" in result.stdout
+    assert "--config:" in result.stdout
+    assert result.stderr == ""

@@ -1,0 +1,137 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from trees import assert_close, random_like
+
+from pf_jax.cells import GRUParams, gru_step
+from pf_jax.recurrence import Recurrent, gru_scan
+
+T, N, H = 6, 3, 4
+
+
+def random_arguments(*stack, seed=0):
+    return random_like(
+        (
+            Recurrent(jnp.zeros((*stack, H, 3 * H)), jnp.zeros((*stack, H))),
+            jnp.zeros((T, *stack, N, 3 * H)),
+            jnp.zeros((*stack, N, H)),
+        ),
+        seed,
+        scale=1.0,
+    )
+
+
+def random_cotangents(*stack):
+    return random_like((jnp.zeros((T, *stack, N, H)),) * 2, seed=1, scale=1.0)
+
+
+def plain_scan(recurrent, projections, carry):
+    """`lax.scan` over the cell, whose input projection is the identity."""
+    params = GRUParams(jnp.eye(3 * H), jnp.zeros(3 * H), *recurrent)
+    _, output = lax.scan(lambda h, x: gru_step(params, h, x), carry, projections)
+    return output.hidden, output.preactivation
+
+
+def value_and_pullback(scan):
+    @jax.jit
+    def both(arguments, cotangents):
+        value, pullback = jax.vjp(scan, *arguments)
+        return value, pullback(cotangents)
+
+    return both
+
+
+plain = value_and_pullback(plain_scan)
+fast = value_and_pullback(gru_scan)
+
+
+def test_gru_scan_equals_plain_scan():
+    arguments, cotangents = random_arguments(), random_cotangents()
+    assert_close(fast(arguments, cotangents), plain(arguments, cotangents))
+
+
+def test_gru_scan_equals_plain_scan_in_float64():
+    with jax.enable_x64(True):
+        arguments, cotangents = random_arguments(), random_cotangents()
+        assert arguments[1].dtype == jnp.float64
+        actual, expected = fast(arguments, cotangents), plain(arguments, cotangents)
+    assert_close(actual, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("output", [0, 1])
+def test_gru_scan_passes_on_the_cotangent_of_either_output(output):
+    arguments, cotangents = random_arguments(), list(random_cotangents())
+    cotangents[output] = jnp.zeros_like(cotangents[output])
+    cotangents = tuple(cotangents)
+    assert_close(fast(arguments, cotangents), plain(arguments, cotangents))
+
+
+def test_gru_scan_of_one_step_equals_plain_scan():
+    recurrent, projections, carry = random_arguments()
+    arguments = (recurrent, projections[:1], carry)
+    cotangents = jax.tree.map(lambda x: x[:1], random_cotangents())
+    assert_close(fast(arguments, cotangents), plain(arguments, cotangents))
+
+
+def test_gru_scan_stacked_equals_separate_scans():
+    arguments, cotangents = random_arguments(2), random_cotangents(2)
+    (hidden, preactivation), (recurrent, projections, carry) = fast(
+        arguments, cotangents
+    )
+    for index in range(2):
+        expected = plain(
+            (
+                Recurrent(*(x[index] for x in arguments[0])),
+                arguments[1][:, index],
+                arguments[2][index],
+            ),
+            tuple(x[:, index] for x in cotangents),
+        )
+        actual = (
+            (hidden[:, index], preactivation[:, index]),
+            (
+                Recurrent(*(x[index] for x in recurrent)),
+                projections[:, index],
+                carry[index],
+            ),
+        )
+        assert_close(actual, expected)
+
+
+def test_gru_scan_gradient_equals_finite_difference():
+    with jax.enable_x64(True):
+        arguments, cotangents = random_arguments(), random_cotangents()
+        direction = random_arguments(seed=2)
+
+        def weighted_sum(arguments):
+            value = gru_scan(*arguments)
+            return sum(jnp.vdot(x, y) for x, y in zip(value, cotangents, strict=True))
+
+        def along(distance):
+            moved = jax.tree.map(lambda x, d: x + distance * d, arguments, direction)
+            return float(weighted_sum(moved))
+
+        gradient = fast(arguments, cotangents)[1]
+        slope = sum(
+            float(jnp.vdot(x, y))
+            for x, y in zip(
+                jax.tree.leaves(gradient), jax.tree.leaves(direction), strict=True
+            )
+        )
+        difference = (along(1e-5) - along(-1e-5)) / 2e-5
+    # The central difference's own error: 1e-10 of curvature, 1e-11 of cancellation.
+    np.testing.assert_allclose(slope, difference, rtol=1e-8)
+
+
+def test_gru_scan_in_bfloat16_is_close_to_float32():
+    arguments, cotangents = random_arguments(), random_cotangents()
+    rounded = value_and_pullback(lambda *args: gru_scan(*args, jnp.bfloat16))
+    actual, expected = rounded(arguments, cotangents), plain(arguments, cotangents)
+    # Operands of 8 bits: each product is off by up to 2^-8, and the gradients sum
+    # 18 of them; what they sum to is up to 10.
+    assert_close(actual, expected, rtol=0.03, atol=0.1)
+    with pytest.raises(AssertionError):
+        assert_close(actual, expected)
+    assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(actual))

@@ -1,0 +1,193 @@
+import pytest
+
+from configs import default
+from pf_jax import behavior, settings
+from pf_jax.errors import UserError
+
+
+def _config(**overrides):
+    config = default.get_config()
+    config.update_from_flattened_dict(
+        {name.replace("__", "."): value for name, value in overrides.items()}
+    )
+    return config
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"seed": -1}, "seed=-1: must be from 0 to 4294967295"),
+        ({"seed": 2**32}, "seed=4294967296: must be from 0 to 4294967295"),
+        (
+            {"objective": "professor"},
+            "objective=professor: must be one of professor_forcing, teacher_forcing",
+        ),
+        ({"dtype": "float16"}, "dtype=float16: must be one of float32, bfloat16"),
+        (
+            {"train__chunks": "shuffled"},
+            "train.chunks=shuffled: must be one of consecutive, random",
+        ),
+        (
+            {"train__update": "both"},
+            "train.update=both: must be one of joint, separate",
+        ),
+        (
+            {"train__learning_rate": 0.0},
+            "train.learning_rate=0.0: must be a finite number above 0",
+        ),
+        (
+            {"train__learning_rate": float("nan")},
+            "train.learning_rate=nan: must be a finite number above 0",
+        ),
+        (
+            {"train__max_gradient_norm": -1.0},
+            "train.max_gradient_norm=-1.0: must be a finite number, at least 0",
+        ),
+        (
+            {"adversarial__weight": -0.5},
+            "adversarial.weight=-0.5: must be a finite number, at least 0",
+        ),
+        (
+            {"adversarial__weight": float("inf")},
+            "adversarial.weight=inf: must be a finite number, at least 0",
+        ),
+        (
+            {"adversarial__start_step": -1},
+            "adversarial.start_step=-1: must be at least 0",
+        ),
+        ({"evaluation__context": -1}, "evaluation.context=-1: must be at least 0"),
+        (
+            {"gate__generator_lower": -0.1},
+            "gate.generator_lower=-0.1: must be from 0 to 1",
+        ),
+        (
+            {"gate__generator_upper": 1.1},
+            "gate.generator_upper=1.1: must be from 0 to 1",
+        ),
+        (
+            {"gate__discriminator_upper": float("nan")},
+            "gate.discriminator_upper=nan: must be from 0 to 1",
+        ),
+        (
+            {"gate__generator_lower": 0.8, "gate__generator_upper": 0.8},
+            "gate.generator_lower=0.8: must be below gate.generator_upper=0.8, "
+            "or the gate never opens",
+        ),
+        (
+            {"gate__average_decay": 1.0},
+            "gate.average_decay=1.0: must be at least 0 and below 1",
+        ),
+        (
+            {"behavior__fields": ()},
+            "behavior.fields=: must be one or more of preactivation, outputs, hidden, "
+            "each once",
+        ),
+        (
+            {"behavior__fields": ("hidden", "hidden")},
+            "behavior.fields=hidden,hidden: must be one or more of preactivation, "
+            "outputs, hidden, each once",
+        ),
+        (
+            {"behavior__fields": ("hidden", "gates")},
+            "behavior.fields=hidden,gates: must be one or more of preactivation, "
+            "outputs, hidden, each once",
+        ),
+    ],
+)
+def test_check_config_names_the_field_and_the_fix(overrides, message):
+    with pytest.raises(UserError) as raised:
+        settings.check_config(_config(**overrides))
+    assert str(raised.value) == message
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        "generator.num_layers",
+        "generator.hidden_size",
+        "generator.embedding_size",
+        "discriminator.hidden_size",
+        "discriminator.mlp_size",
+        "train.num_steps",
+        "train.batch_size",
+        "train.sequence_length",
+        "train.updates_per_dispatch",
+        "train.log_every",
+        "train.eval_every",
+        "train.checkpoint_every",
+        "train.keep_checkpoints",
+        "evaluation.num_streams",
+        "evaluation.sample_length",
+    ],
+)
+def test_check_config_refuses_sizes_below_one(field):
+    settings.check_config(_config(**{field: 1}))
+    with pytest.raises(UserError) as raised:
+        settings.check_config(_config(**{field: 0}))
+    assert str(raised.value) == f"{field}=0: must be at least 1"
+
+
+def test_check_config_takes_the_edges_of_every_range():
+    settings.check_config(default.get_config())
+    settings.check_config(
+        _config(
+            seed=2**32 - 1,
+            objective="teacher_forcing",
+            dtype="bfloat16",
+            behavior__fields=("hidden", "outputs", "preactivation"),
+            adversarial__weight=0.0,
+            adversarial__start_step=0,
+            gate__generator_lower=0.0,
+            gate__generator_upper=1.0,
+            gate__discriminator_upper=0.0,
+            gate__average_decay=0.999,
+            train__chunks="random",
+            train__update="separate",
+            train__max_gradient_norm=0.0,
+            evaluation__context=0,
+        )
+    )
+
+
+def test_check_config_names_a_missing_field():
+    config = default.get_config()
+    del config.train.log_every
+    with pytest.raises(UserError) as raised:
+        settings.check_config(config)
+    assert str(raised.value) == (
+        "train.log_every is missing from the config: "
+        "start from get_config() of configs/default.py"
+    )
+
+
+def test_check_config_looks_at_every_numeric_field():
+    groups = default.get_config().to_dict()
+    for group, fields in groups.items():
+        for name, value in fields.items() if isinstance(fields, dict) else ():
+            if isinstance(value, bool | str | tuple):
+                continue
+            field = f"{group}.{name}"
+            with pytest.raises(UserError, match=f"^{field}=-1"):
+                settings.check_config(_config(**{field: type(value)(-1)}))
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "num_devices", "legal"),
+    [(12, 8, "8 or 16"), (3, 8, "8"), (31, 2, "30 or 32")],
+)
+def test_check_devices_offers_the_nearest_multiples(batch_size, num_devices, legal):
+    with pytest.raises(UserError) as raised:
+        settings.check_devices(batch_size, num_devices)
+    assert str(raised.value) == (
+        f"train.batch_size={batch_size}: must be a multiple of the {num_devices} "
+        f"devices, such as {legal}"
+    )
+
+
+def test_check_devices_takes_multiples():
+    settings.check_devices(32, 8)
+    settings.check_devices(3, 1)
+
+
+def test_behavior_fields_are_those_that_behavior_builds():
+    assert set(settings.BEHAVIOR_FIELDS) == set(behavior.FIELDS)

@@ -1,0 +1,531 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import reference
+import scipy.stats
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.sharding import PartitionSpec
+from trees import assert_close, assert_same_bits, random_like, to_numpy
+
+from pf_jax.cells import Cell, CellOutput, gru, gru_step
+from pf_jax.emissions import Affine, Emission, categorical, init_affine
+from pf_jax.generator import Generator, init_generator, initial_carry
+from pf_jax.unroll import (
+    row_keys,
+    split_modes,
+    unroll_free_running,
+    unroll_paired,
+    unroll_teacher_forced,
+)
+
+T, B, V, E, H = 5, 3, 6, 4, 3
+KEY = jax.random.key(7)
+FAST = Generator()
+RECOMPUTED = Generator(recompute=True)
+
+
+def _step_of_another_cell(params, carry, x):
+    return gru_step(params, carry, x)
+
+
+# The fast path is for `cells.gru` itself; a cell that is not equal to it, even with the
+# same mathematics, takes the plain one (and another entry in a jit cache).
+PLAIN = Generator(cell=gru._replace(step=_step_of_another_cell))
+
+
+def init_lstm(key, input_size, hidden_size):
+    return init_affine(key, input_size + hidden_size, 4 * hidden_size)
+
+
+def lstm_initial_carry(params, batch_size):
+    size = params.bias.shape[0] // 4
+    return {"cell": jnp.zeros((batch_size, size)), "h": jnp.zeros((batch_size, size))}
+
+
+def lstm_step(params, carry, x):
+    gates = jnp.concatenate([x, carry["h"]], axis=-1) @ params.kernel + params.bias
+    i, f, o, g = jnp.split(gates, 4, axis=-1)
+    cell = jax.nn.sigmoid(f) * carry["cell"] + jax.nn.sigmoid(i) * jnp.tanh(g)
+    h = jax.nn.sigmoid(o) * jnp.tanh(cell)
+    return {"cell": cell, "h": h}, CellOutput(h, cell)
+
+
+LSTM = Generator(cell=Cell(init_lstm, lstm_initial_carry, lstm_step))
+
+
+# Real numbers with a sampler that forgets to stop the gradient.
+GAUSSIAN = Emission(
+    init_input=init_affine,
+    embed=lambda params, values: values @ params.kernel + params.bias,
+    compose=lambda params, kernel, bias: Affine(
+        params.kernel @ kernel, params.bias @ kernel + bias
+    ),
+    noise=lambda key, num_outputs, dtype: jax.random.normal(key, (num_outputs,), dtype),
+    sample=lambda mean, noise, temperature: mean + temperature * noise,
+    log_prob=lambda mean, values: -jnp.sum((values - mean) ** 2, axis=-1) / 2,
+    statistics=lambda mean: mean,
+)
+
+
+@functools.cache
+def make_params(num_layers=1, generator=FAST, dtype=jnp.float32, seed=0):
+    def init():
+        return init_generator(
+            KEY,
+            num_outputs=V,
+            hidden_size=H,
+            embedding_size=E,
+            num_layers=num_layers,
+            generator=generator,
+        )
+
+    shapes = jax.eval_shape(init)
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), shapes)
+    return random_like(shapes, seed, scale=0.8)
+
+
+def make_carry(params, num_rows=B, generator=FAST):
+    return random_like(initial_carry(params, num_rows, generator=generator), seed=1)
+
+
+def make_inputs(num_steps=T, num_rows=B):
+    return jnp.asarray(np.random.default_rng(2).integers(V, size=(num_steps, num_rows)))
+
+
+def teacher_forced(generator, params, carry, inputs):
+    return unroll_teacher_forced(params, inputs, carry, generator=generator)
+
+
+def free_running(generator, params, carry, inputs):
+    return unroll_free_running(
+        params, KEY, inputs[0], carry, num_steps=len(inputs), generator=generator
+    )
+
+
+def paired(generator, params, carry, inputs):
+    return unroll_paired(params, KEY, inputs, carry, generator=generator)
+
+
+MODES = [teacher_forced, free_running, paired]
+jitted = {mode: jax.jit(mode, static_argnums=0) for mode in MODES}
+
+
+def differentiable(unroll):
+    return unroll.hidden, unroll.preactivation, unroll.logits, unroll.carry
+
+
+def cotangents_of(unroll):
+    return random_like(differentiable(unroll), seed=3, scale=1.0)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def values_and_gradients(mode, generator, params, carry, inputs):
+    """All of an unroll, and the pullback of random cotangents of what has gradients."""
+
+    def forward(params, carry):
+        unroll = mode(generator, params, carry, inputs)
+        return differentiable(unroll), unroll
+
+    _, pullback, unroll = jax.vjp(forward, params, carry, has_aux=True)
+    return unroll, pullback(cotangents_of(unroll))
+
+
+def weighted_sum(mode, generator, params, carry, inputs):
+    """A loss with curvature in everything that has gradients."""
+    outputs = differentiable(mode(generator, params, carry, inputs))
+    weights = random_like(jax.eval_shape(lambda: outputs), seed=3, scale=1.0)
+    products = jax.tree.map(lambda x, w: jnp.sum(w * x + x**2), outputs, weights)
+    return sum(jax.tree.leaves(products))
+
+
+# Values
+
+
+@pytest.mark.parametrize("generator", [FAST, PLAIN], ids=["fast", "plain"])
+def test_unroll_teacher_forced_equals_reference(generator):
+    params, inputs = make_params(num_layers=2), make_inputs()
+    carry = make_carry(params)
+    unroll = jitted[teacher_forced](generator, params, carry, inputs)
+    hidden, preactivation, logits = reference.unroll_teacher_forced(
+        to_numpy(params), np.asarray(inputs), to_numpy(carry)
+    )
+    assert_close(unroll.hidden, tuple(hidden))
+    assert_close(unroll.preactivation, tuple(preactivation))
+    assert_close(unroll.logits, logits)
+    assert_close(unroll.carry, tuple(hidden[:, -1]))
+    assert_same_bits(unroll.inputs, inputs)
+    assert unroll.samples is None
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_unroll_starts_from_zeros_by_default(mode):
+    params, inputs = make_params(num_layers=2), make_inputs()
+    zeros = (jnp.zeros((B, H)),) * 2
+    assert_close(
+        jitted[mode](FAST, params, None, inputs),
+        jitted[mode](FAST, params, zeros, inputs),
+    )
+
+
+@pytest.mark.parametrize("generator", [FAST, PLAIN], ids=["fast", "plain"])
+def test_unroll_free_running_reads_its_own_samples(generator):
+    params, inputs = make_params(), make_inputs()
+    unroll = jitted[free_running](generator, params, make_carry(params), inputs)
+    np.testing.assert_array_equal(unroll.inputs[0], inputs[0])
+    np.testing.assert_array_equal(unroll.inputs[1:], unroll.samples[:-1])
+    assert len(np.unique(unroll.samples)) > 2
+
+
+# The fast path against the plain one
+
+
+@pytest.mark.parametrize("num_layers", [1, 2])
+@pytest.mark.parametrize("mode", MODES)
+def test_unroll_fast_equals_plain(mode, num_layers):
+    with jax.enable_x64(True):
+        params, inputs = make_params(num_layers, dtype=jnp.float64), make_inputs()
+        arguments = params, make_carry(params), inputs
+        actual = values_and_gradients(mode, FAST, *arguments)
+        expected = values_and_gradients(mode, PLAIN, *arguments)
+    assert actual[0].logits.dtype == jnp.float64
+    assert_close(actual, expected, rtol=1e-11, atol=1e-11)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_unroll_recomputed_equals_saved(mode):
+    with jax.enable_x64(True):
+        params, inputs = make_params(2, dtype=jnp.float64), make_inputs()
+        arguments = params, make_carry(params), inputs
+        actual = values_and_gradients(mode, RECOMPUTED, *arguments)
+        expected = values_and_gradients(mode, FAST, *arguments)
+    assert_close(actual, expected, rtol=1e-11, atol=1e-11)
+
+
+def test_unroll_fast_equals_plain_in_float32():
+    params, inputs = make_params(num_layers=2), make_inputs()
+    arguments = params, make_carry(params), inputs
+    actual = values_and_gradients(paired, FAST, *arguments)
+    expected = values_and_gradients(paired, PLAIN, *arguments)
+    assert_close(actual, expected)
+
+
+@pytest.mark.parametrize("generator", [FAST, RECOMPUTED], ids=["saved", "recomputed"])
+def test_unroll_fast_second_derivative_equals_plain(generator):
+    def along_gradient(generator, params, carry, inputs, direction):
+        """`d/dp (dL/dp . direction)`, reverse over reverse."""
+
+        def slope(*primals):
+            gradient = jax.grad(weighted_sum, (2, 3))(
+                paired, generator, *primals, inputs
+            )
+            products = jax.tree.map(jnp.vdot, gradient, direction)
+            return sum(jax.tree.leaves(products))
+
+        return jax.grad(slope, (0, 1))(params, carry)
+
+    with jax.enable_x64(True):
+        params, inputs = make_params(2, dtype=jnp.float64), make_inputs()
+        carry = make_carry(params)
+        direction = random_like((params, carry), seed=4)
+        both = jax.jit(along_gradient, static_argnums=0)
+        actual = both(generator, params, carry, inputs, direction)
+        expected = both(PLAIN, params, carry, inputs, direction)
+    assert_close(actual, expected, rtol=1e-10, atol=1e-10)
+
+
+# Relations
+
+
+@pytest.mark.parametrize(
+    "generator", [FAST, PLAIN, LSTM], ids=["fast", "plain", "lstm"]
+)
+def test_unroll_teacher_forced_over_a_free_run_equals_it(generator):
+    params, inputs = make_params(num_layers=2, generator=generator), make_inputs()
+    carry = make_carry(params, generator=generator)
+    free, expected = values_and_gradients(
+        free_running, generator, params, carry, inputs
+    )
+    forced, actual = values_and_gradients(
+        teacher_forced, generator, params, carry, free.inputs
+    )
+    assert_close(forced, free._replace(samples=None))
+    assert_close(actual, expected)
+
+
+@pytest.mark.parametrize("generator", [FAST, PLAIN], ids=["fast", "plain"])
+def test_unroll_free_running_is_the_prefix_of_a_longer_one(generator):
+    params = make_params()
+    carry = make_carry(params)
+    long = jitted[free_running](generator, params, carry, make_inputs(9))
+    short = jitted[free_running](generator, params, carry, make_inputs(9)[:5])
+    assert_same_bits(short.samples, long.samples[:5])
+    assert_close(short[:4], jax.tree.map(lambda x: x[:5], long[:4]))
+    assert_close(short.carry, tuple(x[4] for x in long.hidden))
+
+
+@pytest.mark.parametrize("generator", [FAST, PLAIN], ids=["fast", "plain"])
+def test_unroll_free_running_goes_on_from_carry_and_last_sample(generator):
+    params, first_input = make_params(num_layers=2), make_inputs()[0]
+
+    @functools.partial(jax.jit, static_argnames="num_steps")
+    def run(first_input, carry, start, num_steps):
+        return unroll_free_running(
+            params,
+            KEY,
+            first_input,
+            carry,
+            num_steps=num_steps,
+            start=start,
+            generator=generator,
+        )
+
+    carry = make_carry(params)
+    whole = run(first_input, carry, 0, num_steps=9)
+    first = run(first_input, carry, 0, num_steps=4)
+    second = run(first.samples[-1], first.carry, 4, num_steps=5)
+    joined = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), first[:4], second[:4])
+    assert_close(joined, whole[:4])
+    assert_same_bits(second.samples, whole.samples[4:])
+    assert_close(second.carry, whole.carry)
+
+
+def test_unroll_teacher_forced_goes_on_from_carry():
+    params, inputs = make_params(num_layers=2), make_inputs()
+    carry = make_carry(params)
+    whole = jitted[teacher_forced](FAST, params, carry, inputs)
+    first = jitted[teacher_forced](FAST, params, carry, inputs[:2])
+    second = jitted[teacher_forced](FAST, params, first.carry, inputs[2:])
+    joined = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), first[:4], second[:4])
+    assert_close(joined, whole[:4])
+    assert_close(second.carry, whole.carry)
+
+
+@pytest.mark.parametrize(
+    "generator", [FAST, PLAIN, LSTM], ids=["fast", "plain", "lstm"]
+)
+def test_unroll_paired_equals_separate_modes(generator):
+    params, inputs = make_params(num_layers=2, generator=generator), make_inputs()
+    carry = make_carry(params, generator=generator)
+    halves = split_modes(jitted[paired](generator, params, carry, inputs))
+    assert_close(halves[0], jitted[teacher_forced](generator, params, carry, inputs))
+    assert_close(halves[1], jitted[free_running](generator, params, carry, inputs))
+
+
+def test_unroll_with_row_keys_equals_rows_of_a_bigger_batch():
+    params, inputs = make_params(), make_inputs()
+    carry = make_carry(params)
+    whole = jitted[paired](FAST, params, carry, inputs)
+    part = unroll_paired(
+        params, row_keys(KEY, 2, first_row=1), inputs[:, 1:], (carry[0][1:],)
+    )
+    assert_same_bits(part.samples, whole.samples[:, 1:])
+    rows = np.array([1, 2, 4, 5])
+    assert_close(part.hidden[0], whole.hidden[0][:, rows])
+
+
+# Samples
+
+
+def test_unroll_at_temperature_zero_takes_the_most_likely():
+    params, inputs = make_params(), make_inputs()
+    unroll = unroll_free_running(params, KEY, inputs[0], num_steps=T, temperature=0.0)
+    np.testing.assert_array_equal(unroll.samples, np.argmax(unroll.logits, axis=-1))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_unroll_samples_follow_the_softmax(temperature):
+    num_steps, num_rows = 8, 512
+    params = make_params()
+    kernel = jnp.zeros_like(params.readout.kernel)
+    params = params._replace(readout=params.readout._replace(kernel=kernel))
+    unroll = unroll_free_running(
+        params,
+        KEY,
+        jnp.zeros(num_rows, jnp.int32),
+        num_steps=num_steps,
+        temperature=temperature,
+    )
+    probability = jax.nn.softmax(params.readout.bias / temperature)
+    samples = np.asarray(unroll.samples)
+    counts = np.bincount(samples.ravel(), minlength=V)
+    expected = np.float64(probability) / np.sum(np.float64(probability))
+    assert scipy.stats.chisquare(counts, expected * samples.size).pvalue > 0.01
+    # Neighbors in time and in the batch are independent.
+    for first, second in [
+        (samples[::2], samples[1::2]),
+        (samples[:, ::2], samples[:, 1::2]),
+    ]:
+        pairs = np.bincount((V * first + second).ravel(), minlength=V * V)
+        outer = np.outer(expected, expected).ravel()
+        assert scipy.stats.chisquare(pairs, outer * pairs.sum()).pvalue > 0.01
+
+
+@pytest.mark.parametrize("cell", [FAST.cell, PLAIN.cell], ids=["fast", "plain"])
+def test_unroll_samples_carry_no_gradient(cell):
+    generator = Generator(cell=cell, emission=GAUSSIAN)
+    params = make_params(generator=generator)
+    first_input = random_like(jnp.zeros((B, V)))
+
+    def sum_of_samples(params):
+        unroll = unroll_free_running(
+            params, KEY, first_input, num_steps=3, generator=generator
+        )
+        return jnp.sum(unroll.samples) + jnp.sum(unroll.inputs)
+
+    gradient = jax.jit(jax.grad(sum_of_samples))(params)
+    assert_same_bits(gradient, jax.tree.map(jnp.zeros_like, params))
+
+
+@pytest.mark.parametrize("cell", [FAST.cell, PLAIN.cell], ids=["fast", "plain"])
+def test_unroll_gradient_does_not_pass_through_samples(cell):
+    generator = Generator(cell=cell, emission=GAUSSIAN)
+    params = make_params(generator=generator)
+    inputs = random_like(jnp.zeros((T, B, V)), seed=5)
+    free, actual = values_and_gradients(free_running, generator, params, None, inputs)
+    _, expected = values_and_gradients(
+        teacher_forced, generator, params, None, free.inputs
+    )
+    assert_close(actual, expected)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_unroll_gradient_of_real_inputs_equals_plain(mode):
+    def gradient(generator, inputs):
+        loss = functools.partial(weighted_sum, mode, generator, params, None)
+        return jax.grad(loss)(inputs)
+
+    fast = Generator(emission=GAUSSIAN)
+    plain = PLAIN._replace(emission=GAUSSIAN)
+    params = make_params(generator=fast)
+    inputs = random_like(jnp.zeros((T, B, V)), seed=5)
+    gradient = jax.jit(gradient, static_argnums=0)
+    assert_close(gradient(fast, inputs), gradient(plain, inputs))
+
+
+# Under a caller's transformations
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_unroll_under_jit_equals_eager(mode):
+    params, inputs = make_params(), make_inputs()
+    arguments = FAST, params, make_carry(params), inputs
+    assert_close(jitted[mode](*arguments), mode(*arguments))
+
+
+@pytest.mark.parametrize("generator", [FAST, PLAIN], ids=["fast", "plain"])
+def test_unroll_under_vmap_equals_each_member(generator):
+    members = [make_params(seed=seed) for seed in range(3)]
+    ensemble = jax.tree.map(lambda *leaves: jnp.stack(leaves), *members)
+    inputs = make_inputs()
+
+    def run(params):
+        return values_and_gradients(paired, generator, params, None, inputs)
+
+    together = jax.jit(jax.vmap(run))(ensemble)
+    for index, params in enumerate(members):
+        assert_close(jax.tree.map(lambda x, i=index: x[i], together), run(params))
+
+
+@pytest.mark.parametrize("generator", [FAST, PLAIN], ids=["fast", "plain"])
+def test_unroll_under_shard_map_equals_one_device(generator):
+    num_rows = 8
+    params, inputs = make_params(), make_inputs(num_rows=num_rows)
+    keys = row_keys(KEY, num_rows)
+    mesh = jax.make_mesh((8,), ("rows",), axis_types=(jax.sharding.AxisType.Auto,))
+    rows = PartitionSpec(None, "rows")
+
+    def run(params, keys, inputs):
+        unrolls = [
+            unroll_teacher_forced(params, inputs, generator=generator),
+            unroll_free_running(
+                params, keys, inputs[0], num_steps=len(inputs), generator=generator
+            ),
+            split_modes(unroll_paired(params, keys, inputs, generator=generator))[1],
+        ]
+        return [(x.hidden, x.preactivation, x.logits) for x in unrolls]
+
+    sharded = jax.shard_map(
+        run,
+        mesh=mesh,
+        in_specs=(PartitionSpec(), PartitionSpec("rows"), rows),
+        out_specs=rows,
+    )
+
+    def value_and_gradient(run):
+        @jax.jit
+        def both(params):
+            value, pullback = jax.vjp(lambda params: run(params, keys, inputs), params)
+            return value, pullback(random_like(value, seed=3))
+
+        return both
+
+    actual = value_and_gradient(sharded)(params)
+    assert_close(actual, value_and_gradient(run)(params))
+
+
+# A caller's own cell
+
+
+def test_unroll_teacher_forced_with_own_cell_equals_a_loop():
+    params, inputs = make_params(num_layers=2, generator=LSTM), make_inputs()
+    carry = list(make_carry(params, generator=LSTM))
+    unroll = jitted[teacher_forced](LSTM, params, tuple(carry), inputs)
+    for t in range(T):
+        x = params.input[inputs[t]]
+        for index, layer in enumerate(params.layers):
+            carry[index], output = lstm_step(layer, carry[index], x)
+            x = output.hidden
+            assert_close(unroll.hidden[index][t], output.hidden)
+            assert_close(unroll.preactivation[index][t], output.preactivation)
+        expected = x @ params.readout.kernel + params.readout.bias
+        assert_close(unroll.logits[t], expected)
+    assert_close(unroll.carry, tuple(carry))
+
+
+# Shapes
+
+
+@settings(max_examples=6, deadline=None, derandomize=True, database=None)
+@given(
+    num_steps=st.integers(1, 4),
+    num_rows=st.integers(1, 3),
+    num_layers=st.integers(1, 3),
+    vocab_size=st.integers(1, 4),
+    embedding_size=st.integers(1, 3),
+    hidden_size=st.integers(1, 3),
+)
+def test_unroll_paired_of_any_shape_equals_reference(
+    num_steps, num_rows, num_layers, vocab_size, embedding_size, hidden_size
+):
+    shapes = jax.eval_shape(
+        lambda: init_generator(
+            KEY,
+            num_outputs=vocab_size,
+            hidden_size=hidden_size,
+            embedding_size=embedding_size,
+            num_layers=num_layers,
+        )
+    )
+    params = random_like(shapes)
+    inputs = np.random.default_rng(0).integers(vocab_size, size=(num_steps, num_rows))
+    unroll = jax.jit(unroll_paired)(params, KEY, jnp.asarray(inputs))
+    own = np.concatenate([inputs[:1], unroll.samples[:-1]])
+    both = np.concatenate([inputs, own], axis=1)
+    np.testing.assert_array_equal(unroll.inputs, both)
+    hidden, preactivation, logits = reference.unroll_teacher_forced(
+        to_numpy(params), both, np.zeros((num_layers, 2 * num_rows, hidden_size))
+    )
+    assert_close(unroll.hidden, tuple(hidden))
+    assert_close(unroll.preactivation, tuple(preactivation))
+    assert_close(unroll.logits, logits)
+
+
+def test_categorical_log_prob_equals_reference():
+    logits, targets = random_like(jnp.zeros((T, B, V)), scale=3.0), make_inputs()
+    log_probs = categorical.log_prob(logits, targets)
+    expected = reference.nll(to_numpy(logits), np.asarray(targets), np.ones((T, B)))
+    assert_close(-jnp.sum(log_probs, axis=0), expected)

@@ -1,0 +1,38 @@
+"""Pytrees of random numbers, and comparisons of pytrees."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def random_like(tree, seed=0, scale=0.5):
+    """Normal numbers in the shapes and types of `tree`, biases included."""
+    source = np.random.default_rng(seed)
+    return jax.tree.map(
+        lambda x: jnp.asarray(source.normal(size=x.shape) * scale, x.dtype), tree
+    )
+
+
+def to_numpy(tree):
+    """Leaves as float64, for the reference."""
+    return jax.tree.map(lambda x: np.asarray(x, np.float64), tree)
+
+
+def assert_close(actual, expected, rtol=1e-5, atol=1e-5):
+    """Every leaf; the default leaves room for float32 rounding of numbers around one."""
+
+    def compare(path, x, y):
+        np.testing.assert_allclose(
+            x, y, rtol=rtol, atol=atol, err_msg=jax.tree_util.keystr(path)
+        )
+
+    jax.tree_util.tree_map_with_path(compare, actual, expected)
+
+
+def assert_same_bits(actual, expected):
+    def compare(path, x, y):
+        x, y = np.asarray(x), np.asarray(y)
+        assert x.dtype == y.dtype, jax.tree_util.keystr(path)
+        assert x.tobytes() == y.tobytes(), jax.tree_util.keystr(path)
+
+    jax.tree_util.tree_map_with_path(compare, actual, expected)

@@ -1,0 +1,34 @@
+"""Trains a model: `python train.py --config configs/NAME.py --workdir DIR`.
+
+`--config.FIELD=VALUE` changes a field of the config. A workdir that holds a checkpoint
+is continued from it.
+"""
+
+import pathlib
+
+from absl import flags
+
+from pf_jax import command_line, settings
+
+DEFAULT_CONFIG = str(pathlib.Path(__file__).parent / "configs" / "default.py")
+WORKDIR = flags.DEFINE_string(
+    "workdir",
+    None,
+    "Folder of the run. By default runs/NAME, where NAME is that of the config file.",
+)
+
+
+def main() -> None:
+    """Checks the config and trains."""
+    config = flags.FLAGS.config
+    settings.check_config(config)
+    # Here, so that a mistake in the flags shows at once, before JAX is loaded.
+    from pf_jax import loop
+
+    loop.train_and_evaluate(
+        config, WORKDIR.value or f"runs/{command_line.config_name()}"
+    )
+
+
+if __name__ == "__main__":
+    command_line.run(main, default_config=DEFAULT_CONFIG)
