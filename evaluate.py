@@ -32,11 +32,11 @@ def main() -> None:
 
     evaluation.evaluate(
         pathlib.Path(WORKDIR.value),
-        split=SPLIT.value,
-        checkpoint=CHECKPOINT.value,
-        sampling=evaluation.Sampling(
+        evaluation.Sampling(
             NUM_SAMPLES.value, SAMPLE_LENGTH.value, TEMPERATURE.value, PROMPT.value
         ),
+        split=SPLIT.value,
+        checkpoint=CHECKPOINT.value,
     )
 
 

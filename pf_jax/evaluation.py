@@ -60,18 +60,18 @@ class Run(NamedTuple):
 
 def evaluate(
     workdir: pathlib.Path,
+    sampling: Sampling,
     *,
     split: str = "valid",
     checkpoint: str = "best",
-    sampling: Sampling = Sampling(),
 ) -> dict[str, Any]:
     """Evaluates a run and writes what it finds to the workdir's folder `evaluation`.
 
     Args:
         workdir: Of `train_and_evaluate`.
+        sampling: Which samples to draw.
         split: "valid" or "test".
         checkpoint: "best" by validation, or the "latest".
-        sampling: Which samples to draw.
 
     Returns:
         What `metrics.json` holds.
@@ -137,10 +137,19 @@ def load_run(workdir: pathlib.Path, checkpoint: str = "best") -> Run:
         assert step is not None
         vocabulary = Vocabulary.from_json(checkpoints.restore_vocabulary(step))
         dataset = load_dataset(config.data.name, config.data.path, vocabulary)
-        state = checkpoints.restore(experiment.create_state(config, dataset), step)
+        state = checkpoints.restore(_state_shapes(config, dataset), step)
     finally:
         checkpoints.close()
     return Run(config, dataset, state, _lines(workdir))
+
+
+def _state_shapes(config: config_dict.ConfigDict, dataset: Dataset) -> TrainState:
+    """The state's shapes, on one device of this machine, whatever it was trained on."""
+    shapes = jax.eval_shape(lambda: experiment.create_state(config, dataset))
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), shapes
+    )
 
 
 def _lines(workdir: pathlib.Path) -> Sequence[plots.Line]:

@@ -312,7 +312,7 @@ def _update_generator(
         generator=optax.apply_updates(state.generator, updates),
         generator_optimizer=optimizer,
     )
-    return state, average(optax.global_norm(gradient))
+    return state, average(optax.tree.norm(gradient))
 
 
 def _update_discriminator(
@@ -336,5 +336,5 @@ def _update_discriminator(
     )
     return state, {
         "discriminator_gate_open": average(is_open),
-        "discriminator_gradient_norm": average(optax.global_norm(gradient)),
+        "discriminator_gradient_norm": average(optax.tree.norm(gradient)),
     }

@@ -71,6 +71,14 @@ GAUSSIAN = Emission(
 )
 
 
+@pytest.fixture(autouse=True, scope="module")
+def quick_compilation():
+    """Most of the time here is XLA's; what these tests compare needs no fast code."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 @functools.cache
 def make_params(num_layers=1, generator=FAST, dtype=jnp.float32, seed=0):
     def init():
@@ -93,7 +101,8 @@ def make_carry(params, num_rows=B, generator=FAST):
 
 
 def make_inputs(num_steps=T, num_rows=B):
-    return jnp.asarray(np.random.default_rng(2).integers(V, size=(num_steps, num_rows)))
+    tokens = np.random.default_rng(2).integers(V, size=(num_steps, num_rows))
+    return jnp.asarray(tokens, jnp.int32)
 
 
 def teacher_forced(generator, params, carry, inputs):
@@ -161,20 +170,20 @@ def test_unroll_teacher_forced_equals_reference(generator):
     assert unroll.samples is None
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_unroll_starts_from_zeros_by_default(mode):
+def test_unroll_starts_from_zeros_by_default():
     params, inputs = make_params(num_layers=2), make_inputs()
     zeros = (jnp.zeros((B, H)),) * 2
     assert_close(
-        jitted[mode](FAST, params, None, inputs),
-        jitted[mode](FAST, params, zeros, inputs),
+        jitted[paired](FAST, params, None, inputs),
+        jitted[paired](FAST, params, zeros, inputs),
     )
 
 
-@pytest.mark.parametrize("generator", [FAST, PLAIN], ids=["fast", "plain"])
+@pytest.mark.parametrize("generator", [FAST, LSTM], ids=["gru", "lstm"])
 def test_unroll_free_running_reads_its_own_samples(generator):
-    params, inputs = make_params(), make_inputs()
-    unroll = jitted[free_running](generator, params, make_carry(params), inputs)
+    params, inputs = make_params(num_layers=2, generator=generator), make_inputs()
+    carry = make_carry(params, generator=generator)
+    unroll = jitted[free_running](generator, params, carry, inputs)
     np.testing.assert_array_equal(unroll.inputs[0], inputs[0])
     np.testing.assert_array_equal(unroll.inputs[1:], unroll.samples[:-1])
     assert len(np.unique(unroll.samples)) > 2
@@ -183,8 +192,10 @@ def test_unroll_free_running_reads_its_own_samples(generator):
 # The fast path against the plain one
 
 
-@pytest.mark.parametrize("num_layers", [1, 2])
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    "mode, num_layers",
+    [(teacher_forced, 2), (free_running, 2), (paired, 1), (paired, 2)],
+)
 def test_unroll_fast_equals_plain(mode, num_layers):
     with jax.enable_x64(True):
         params, inputs = make_params(num_layers, dtype=jnp.float64), make_inputs()
@@ -195,7 +206,7 @@ def test_unroll_fast_equals_plain(mode, num_layers):
     assert_close(actual, expected, rtol=1e-11, atol=1e-11)
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", [teacher_forced, paired])
 def test_unroll_recomputed_equals_saved(mode):
     with jax.enable_x64(True):
         params, inputs = make_params(2, dtype=jnp.float64), make_inputs()
@@ -203,14 +214,6 @@ def test_unroll_recomputed_equals_saved(mode):
         actual = values_and_gradients(mode, RECOMPUTED, *arguments)
         expected = values_and_gradients(mode, FAST, *arguments)
     assert_close(actual, expected, rtol=1e-11, atol=1e-11)
-
-
-def test_unroll_fast_equals_plain_in_float32():
-    params, inputs = make_params(num_layers=2), make_inputs()
-    arguments = params, make_carry(params), inputs
-    actual = values_and_gradients(paired, FAST, *arguments)
-    expected = values_and_gradients(paired, PLAIN, *arguments)
-    assert_close(actual, expected)
 
 
 @pytest.mark.parametrize("generator", [FAST, RECOMPUTED], ids=["saved", "recomputed"])
@@ -241,7 +244,7 @@ def test_unroll_fast_second_derivative_equals_plain(generator):
 
 
 @pytest.mark.parametrize(
-    "generator", [FAST, PLAIN, LSTM], ids=["fast", "plain", "lstm"]
+    "generator", [FAST, LSTM], ids=["gru", "lstm"]
 )
 def test_unroll_teacher_forced_over_a_free_run_equals_it(generator):
     params, inputs = make_params(num_layers=2, generator=generator), make_inputs()
@@ -256,40 +259,41 @@ def test_unroll_teacher_forced_over_a_free_run_equals_it(generator):
     assert_close(actual, expected)
 
 
-@pytest.mark.parametrize("generator", [FAST, PLAIN], ids=["fast", "plain"])
+@pytest.mark.parametrize("generator", [FAST, LSTM], ids=["gru", "lstm"])
 def test_unroll_free_running_is_the_prefix_of_a_longer_one(generator):
-    params = make_params()
-    carry = make_carry(params)
+    params = make_params(num_layers=2, generator=generator)
+    carry = make_carry(params, generator=generator)
     long = jitted[free_running](generator, params, carry, make_inputs(9))
     short = jitted[free_running](generator, params, carry, make_inputs(9)[:5])
     assert_same_bits(short.samples, long.samples[:5])
     assert_close(short[:4], jax.tree.map(lambda x: x[:5], long[:4]))
-    assert_close(short.carry, tuple(x[4] for x in long.hidden))
+    if generator is FAST:
+        assert_close(short.carry, tuple(x[4] for x in long.hidden))
 
 
-@pytest.mark.parametrize("generator", [FAST, PLAIN], ids=["fast", "plain"])
+@pytest.mark.parametrize("generator", [FAST, LSTM], ids=["gru", "lstm"])
 def test_unroll_free_running_goes_on_from_carry_and_last_sample(generator):
-    params, first_input = make_params(num_layers=2), make_inputs()[0]
+    params = make_params(num_layers=2, generator=generator)
+    carry = make_carry(params, generator=generator)
+    whole = jitted[free_running](generator, params, carry, make_inputs(9))
+    first = jitted[free_running](generator, params, carry, make_inputs(9)[:5])
 
-    @functools.partial(jax.jit, static_argnames="num_steps")
-    def run(first_input, carry, start, num_steps):
+    @jax.jit
+    def go_on(first_input, carry, start):
         return unroll_free_running(
             params,
             KEY,
             first_input,
             carry,
-            num_steps=num_steps,
+            num_steps=4,
             start=start,
             generator=generator,
         )
 
-    carry = make_carry(params)
-    whole = run(first_input, carry, 0, num_steps=9)
-    first = run(first_input, carry, 0, num_steps=4)
-    second = run(first.samples[-1], first.carry, 4, num_steps=5)
+    second = go_on(first.samples[-1], first.carry, 5)
     joined = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), first[:4], second[:4])
     assert_close(joined, whole[:4])
-    assert_same_bits(second.samples, whole.samples[4:])
+    assert_same_bits(second.samples, whole.samples[5:])
     assert_close(second.carry, whole.carry)
 
 
@@ -305,7 +309,7 @@ def test_unroll_teacher_forced_goes_on_from_carry():
 
 
 @pytest.mark.parametrize(
-    "generator", [FAST, PLAIN, LSTM], ids=["fast", "plain", "lstm"]
+    "generator", [FAST, LSTM], ids=["gru", "lstm"]
 )
 def test_unroll_paired_equals_separate_modes(generator):
     params, inputs = make_params(num_layers=2, generator=generator), make_inputs()
@@ -316,15 +320,17 @@ def test_unroll_paired_equals_separate_modes(generator):
 
 
 def test_unroll_with_row_keys_equals_rows_of_a_bigger_batch():
-    params, inputs = make_params(), make_inputs()
+    params, inputs = make_params(num_layers=2), make_inputs()
     carry = make_carry(params)
     whole = jitted[paired](FAST, params, carry, inputs)
-    part = unroll_paired(
-        params, row_keys(KEY, 2, first_row=1), inputs[:, 1:], (carry[0][1:],)
+    part = jax.jit(unroll_paired)(
+        params,
+        row_keys(KEY, 2, first_row=1),
+        inputs[:, 1:],
+        jax.tree.map(lambda x: x[1:], carry),
     )
     assert_same_bits(part.samples, whole.samples[:, 1:])
-    rows = np.array([1, 2, 4, 5])
-    assert_close(part.hidden[0], whole.hidden[0][:, rows])
+    assert_close(part[:4], jax.tree.map(lambda x: x[:, np.array([1, 2, 4, 5])], whole[:4]))
 
 
 # Samples
@@ -392,16 +398,16 @@ def test_unroll_gradient_does_not_pass_through_samples(cell):
     assert_close(actual, expected)
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_unroll_gradient_of_real_inputs_equals_plain(mode):
-    def gradient(generator, inputs):
-        loss = functools.partial(weighted_sum, mode, generator, params, None)
-        return jax.grad(loss)(inputs)
-
+def test_unroll_gradient_of_real_inputs_equals_plain():
     fast = Generator(emission=GAUSSIAN)
     plain = PLAIN._replace(emission=GAUSSIAN)
     params = make_params(generator=fast)
     inputs = random_like(jnp.zeros((T, B, V)), seed=5)
+
+    def gradient(generator, inputs):
+        loss = functools.partial(weighted_sum, paired, generator, params, None)
+        return jax.grad(loss)(inputs)
+
     gradient = jax.jit(gradient, static_argnums=0)
     assert_close(gradient(fast, inputs), gradient(plain, inputs))
 
@@ -409,25 +415,24 @@ def test_unroll_gradient_of_real_inputs_equals_plain(mode):
 # Under a caller's transformations
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_unroll_under_jit_equals_eager(mode):
-    params, inputs = make_params(), make_inputs()
+def test_unroll_under_jit_equals_eager():
+    params, inputs = make_params(num_layers=2), make_inputs()
     arguments = FAST, params, make_carry(params), inputs
-    assert_close(jitted[mode](*arguments), mode(*arguments))
+    assert_close(jitted[paired](*arguments), paired(*arguments))
 
 
-@pytest.mark.parametrize("generator", [FAST, PLAIN], ids=["fast", "plain"])
-def test_unroll_under_vmap_equals_each_member(generator):
-    members = [make_params(seed=seed) for seed in range(3)]
+def test_unroll_under_vmap_equals_each_member():
+    members = [make_params(num_layers=2, seed=seed) for seed in range(3)]
     ensemble = jax.tree.map(lambda *leaves: jnp.stack(leaves), *members)
-    inputs = make_inputs()
+    inputs, carry = make_inputs(), make_carry(members[0])
 
     def run(params):
-        return values_and_gradients(paired, generator, params, None, inputs)
+        return values_and_gradients(paired, FAST, params, carry, inputs)
 
     together = jax.jit(jax.vmap(run))(ensemble)
     for index, params in enumerate(members):
-        assert_close(jax.tree.map(lambda x, i=index: x[i], together), run(params))
+        member = jax.tree.map(lambda x, index=index: x[index], together)
+        assert_close(member, run(params))
 
 
 @pytest.mark.parametrize("generator", [FAST, PLAIN], ids=["fast", "plain"])
@@ -489,7 +494,7 @@ def test_unroll_teacher_forced_with_own_cell_equals_a_loop():
 # Shapes
 
 
-@settings(max_examples=6, deadline=None, derandomize=True, database=None)
+@settings(max_examples=5, deadline=None, derandomize=True, database=None)
 @given(
     num_steps=st.integers(1, 4),
     num_rows=st.integers(1, 3),
@@ -511,7 +516,8 @@ def test_unroll_paired_of_any_shape_equals_reference(
         )
     )
     params = random_like(shapes)
-    inputs = np.random.default_rng(0).integers(vocab_size, size=(num_steps, num_rows))
+    tokens = np.random.default_rng(0).integers(vocab_size, size=(num_steps, num_rows))
+    inputs = tokens.astype(np.int32)
     unroll = jax.jit(unroll_paired)(params, KEY, jnp.asarray(inputs))
     own = np.concatenate([inputs[:1], unroll.samples[:-1]])
     both = np.concatenate([inputs, own], axis=1)

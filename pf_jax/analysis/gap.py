@@ -118,7 +118,7 @@ def _segment(
     )
     assert free_running.samples is not None
     statistics = lax.map(
-        lambda hidden: energy_gap(*hidden, labels),
+        lambda hidden: energy_gap(hidden[0], hidden[1], labels),
         (_all_layers(teacher_forced), _all_layers(free_running)),
     )
     carries = (teacher_forced.carry, free_running.carry)
@@ -175,9 +175,11 @@ def energy_gap(x: Array, y: Array, labels: Array) -> tuple[Array, Array]:
 
 def _distances(points: Array) -> Array:
     """Between all pairs: `[N, H]` -> `[N, N]`."""
+    # What is left of points that differ by rounding alone would look like a distance.
+    rounding = 1e-10 * jnp.mean(jnp.sum(points**2, axis=1))
     # Centered first: the squares then cancel less.
     points = points - jnp.mean(points, axis=0)
     products = jnp.matmul(points, points.T, precision=lax.Precision.HIGHEST)
     squares = jnp.diagonal(products)
     squared = squares[:, None] + squares[None, :] - 2 * products
-    return jnp.sqrt(jnp.maximum(squared, 0))
+    return jnp.sqrt(jnp.where(squared > rounding, squared, 0))

@@ -40,8 +40,8 @@ def load_dataset(name: str, path: str, vocabulary: Vocabulary | None = None) -> 
     Args:
         name: A key of `LOADERS`.
         path: A file or folder, where the data set is read from one.
-        vocabulary: Of an earlier run, to be used again; built from the training split by
-            default.
+        vocabulary: Of an earlier run, to be used again; built from the training split
+            by default.
 
     Raises:
         UserError: If the name is not known, or the data is missing or not usable.

@@ -1,7 +1,8 @@
 """Streams of tokens, and how batches are cut from them.
 
-A stream is the split's `N` tokens behind one first input, `[N + 1]` int32: `stream[i]` is
-the input of the step whose target is `stream[i + 1]`, and every token is a target once.
+A stream is the split's `N` tokens behind one first input, `[N + 1]` int32: `stream[i]`
+is the input of the step whose target is `stream[i + 1]`, and every token is a target
+once.
 """
 
 import functools
@@ -104,8 +105,8 @@ def evaluation_segments(
 
     Of `S` pieces, piece `i` scores the targets from `i P` to `(i + 1) P`, with
     `P = ceil(N / S)`, and reads up to `context` tokens before them (all there are, if
-    fewer), so that none is scored without its context. With one piece, the split is read
-    as one sequence.
+    fewer), so that none is scored without its context. With one piece, the split is
+    read as one sequence.
 
     Args:
         stream: `[N + 1]`.
@@ -114,8 +115,8 @@ def evaluation_segments(
         segment_length: `T`, of the batches that are yielded.
 
     Yields:
-        Batches `[T, S]`, to be read in order, the carry passed on; the mask is one where
-        a target counts.
+        Batches `[T, S]`, to be read in order, the carry passed on; the mask is one
+        where a target counts.
     """
     num_tokens = len(stream) - 1
     if num_tokens < 1:
@@ -124,7 +125,8 @@ def evaluation_segments(
     piece = -(-num_tokens // num_streams)
     first_scored = np.arange(num_streams) * piece
     first_read = np.maximum(first_scored - context, 0)
-    num_steps = int(np.max(first_scored + piece - first_read))
+    end = np.minimum(first_scored + piece, num_tokens)
+    num_steps = int(np.max(end - first_read))
     for segment in range(0, num_steps, segment_length):
         times = np.arange(segment, segment + segment_length)[:, None]
         position = first_read + times

@@ -51,7 +51,8 @@ class Vocabulary:
 
     def decode(self, tokens: np.ndarray) -> str:
         """The text of tokens `[N]`."""
-        return "".join(np.array(self.symbols)[np.asarray(tokens)])
+        # As objects, because numpy's strings lose a trailing "\0".
+        return "".join(np.array(self.symbols, object)[np.asarray(tokens)])
 
     def unknown(self, text: str) -> collections.Counter[str]:
         """The characters of a text that are not known, with their counts."""

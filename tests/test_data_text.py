@@ -1,0 +1,284 @@
+import json
+import os
+import pathlib
+from pydoc_data.topics import topics
+
+import numpy as np
+import pytest
+import tensorflow_datasets
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from pf_jax.data import Vocabulary, text, tfds
+from pf_jax.errors import UserError
+
+ASTRAL = "a\u00e9\u4e2d\U0001f600\U0010ffff"
+
+
+def _error(function, *arguments) -> str:
+    """The one line of the error that a call ends with."""
+    with pytest.raises(UserError) as error:
+        function(*arguments)
+    message = str(error.value)
+    assert message and len(message.splitlines()) == 1
+    return message
+
+
+def _write(folder: pathlib.Path, **files: str) -> str:
+    """Writes `NAME.txt` files, a double underscore standing for a dot."""
+    for name, content in files.items():
+        (folder / f"{name.replace('__', '.')}.txt").write_bytes(content.encode())
+    return str(folder)
+
+
+def test_vocabulary_is_the_unknown_symbol_and_the_sorted_characters():
+    vocabulary = Vocabulary.from_text("banana\n")
+    assert vocabulary.symbols == ("\ufffd", "\n", "a", "b", "n")
+    assert vocabulary.size == 5
+    np.testing.assert_array_equal(vocabulary.encode("ban\na"), [3, 2, 4, 1, 2])
+    assert vocabulary.encode("ban").dtype == np.int32
+    assert vocabulary.decode(np.array([3, 2, 4])) == "ban"
+
+
+@settings(deadline=None)
+@given(st.text())
+@example(ASTRAL)
+@example("a\0b")
+@example("")
+def test_decode_inverts_encode(content: str):
+    vocabulary = Vocabulary.from_text(content)
+    tokens = vocabulary.encode(content)
+    assert tokens.shape == (len(content),)
+    assert vocabulary.size == len(set(content) | {"\ufffd"})
+    assert vocabulary.decode(tokens) == content
+
+
+@settings(deadline=None)
+@given(st.text("abc\U0001f600"), st.text("bcd\u4e2d\U0001f600\U0010ffff\ufffd"))
+def test_encode_maps_unseen_characters_to_zero_and_counts_them(train: str, other: str):
+    vocabulary = Vocabulary.from_text(train)
+    unseen = [character not in train for character in other]
+    np.testing.assert_array_equal(vocabulary.encode(other) == 0, unseen)
+    assert vocabulary.count_unknown(other) == sum(unseen)
+    replaced = [
+        "\ufffd" if is_unseen else character
+        for character, is_unseen in zip(other, unseen, strict=True)
+    ]
+    assert vocabulary.decode(vocabulary.encode(other)) == "".join(replaced)
+
+
+def test_unknown_counts_each_character():
+    vocabulary = Vocabulary.from_text("abc")
+    assert vocabulary.unknown("axbyxb") == {"x": 2, "y": 1}
+    assert vocabulary.count_unknown("axbyxb") == 3
+    assert vocabulary.count_unknown("") == 0
+
+
+def test_load_inverts_save(tmp_path: pathlib.Path):
+    vocabulary = Vocabulary.from_text(f"{ASTRAL}\n\0")
+    path = tmp_path / "vocabulary.json"
+    vocabulary.save(path)
+    assert Vocabulary.load(path) == vocabulary
+    assert [file.name for file in tmp_path.iterdir()] == ["vocabulary.json"]
+    as_json = json.loads(json.dumps(vocabulary.to_json()))
+    assert Vocabulary.from_json(as_json) == vocabulary
+
+
+@pytest.mark.parametrize("content", [None, "", '["a", '])
+def test_load_names_a_missing_or_damaged_file(
+    tmp_path: pathlib.Path, content: str | None
+):
+    path = tmp_path / "vocabulary.json"
+    if content is not None:
+        path.write_text(content)
+    message = _error(Vocabulary.load, path)
+    assert str(path) in message and "--workdir" in message
+
+
+@pytest.mark.parametrize(
+    "length, sizes",
+    [
+        (0, (0, 0, 0)),
+        (19, (19, 0, 0)),
+        (20, (18, 1, 1)),
+        (39, (37, 1, 1)),
+        (1000, (900, 50, 50)),
+        (1019, (919, 50, 50)),
+    ],
+)
+def test_split_text_gives_5_percent_each_to_valid_and_test(
+    length: int, sizes: tuple[int, int, int]
+):
+    content = "".join(chr(0x4E00 + index) for index in range(length))
+    splits = text.split_text(content)
+    assert list(splits) == ["train", "valid", "test"]
+    assert tuple(map(len, splits.values())) == sizes
+    assert "".join(splits.values()) == content
+
+
+def test_text_splits_a_single_file_by_the_rule(tmp_path: pathlib.Path):
+    content = "\u00e9\U0001f600ab" * 10
+    _write(tmp_path, book=content)
+    assert text.text(str(tmp_path / "book.txt")) == {
+        "train": content[:36],
+        "valid": content[36:38],
+        "test": content[38:],
+    }
+
+
+def test_text_joins_the_files_of_a_folder_in_the_order_of_their_names(
+    tmp_path: pathlib.Path,
+):
+    path = _write(tmp_path, b="second" * 5, a="first" * 5, c10="last")
+    (tmp_path / "notes.md").write_text("not a part of it")
+    assert text.text(path) == text.split_text(
+        "\n".join(["first" * 5, "second" * 5, "last"])
+    )
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train", "valid", "test"),
+        ("my__train", "my__validation", "my__test"),
+        ("x_train", "y-valid", "z_TEST"),
+    ],
+)
+def test_text_takes_the_splits_from_the_names(
+    tmp_path: pathlib.Path, names: tuple[str, str, str]
+):
+    path = _write(tmp_path, **dict(zip(names, ("one", "two", "three"), strict=True)))
+    _write(tmp_path, contest="the last part of a name counts, not its last letters")
+    assert text.text(path) == {"train": "one", "valid": "two", "test": "three"}
+
+
+def test_text_error_without_a_path():
+    message = _error(text.text, "")
+    assert "data.path is empty" in message and "--config.data.path=" in message
+    assert _error(text.ptb_char, "") == message
+
+
+@pytest.mark.parametrize("loader", [text.text, text.ptb_char])
+def test_text_error_for_a_missing_path(tmp_path: pathlib.Path, loader):
+    path = str(tmp_path / "nowhere")
+    message = _error(loader, path)
+    assert path in message and "no such file or folder" in message
+
+
+def test_text_error_for_a_folder_without_texts(tmp_path: pathlib.Path):
+    (tmp_path / "data.csv").write_text("1,2")
+    message = _error(text.text, str(tmp_path))
+    assert str(tmp_path) in message and "no *.txt files" in message
+
+
+@pytest.mark.parametrize("missing", ["train", "valid", "test"])
+def test_text_error_for_a_missing_split(tmp_path: pathlib.Path, missing: str):
+    names = {"train", "valid", "test"} - {missing}
+    message = _error(text.text, _write(tmp_path, **dict.fromkeys(names, "text")))
+    assert str(tmp_path) in message and f"add {missing}.txt" in message
+
+
+def test_text_error_for_an_empty_file(tmp_path: pathlib.Path):
+    path = _write(tmp_path, train="text", valid="", test="text")
+    message = _error(text.text, path)
+    assert str(tmp_path / "valid.txt") in message and "empty" in message
+
+
+def test_text_error_for_latin_1_gives_the_offset(tmp_path: pathlib.Path):
+    file = tmp_path / "latin.txt"
+    file.write_bytes("na\u00efve \u4e2d".encode() + "caf\u00e9".encode("latin-1"))
+    message = _error(text.text, str(file))
+    # n, a, two bytes, v, e, blank, three bytes, c, a, f: the 14th is wrong.
+    assert str(file) in message and "not UTF-8 (byte 13)" in message
+
+
+def test_text_error_for_a_file_that_cannot_be_read(tmp_path: pathlib.Path):
+    (tmp_path / "folder.txt").mkdir()
+    message = _error(text.text, str(tmp_path))
+    assert str(tmp_path / "folder.txt") in message and "cannot be read" in message
+
+
+def test_ptb_char_strips_lines_and_ends_them(tmp_path: pathlib.Path):
+    path = _write(
+        tmp_path,
+        ptb__train=" no it was n't \n <unk> N\n",
+        ptb__valid=" last line without an end",
+        ptb__test=" \n a\n",
+    )
+    splits = text.ptb_char(path)
+    assert splits == {
+        "train": "no it was n't\n<unk> N\n",
+        "valid": "last line without an end\n",
+        "test": "\na\n",
+    }
+    assert [len(content) for content in splits.values()] == [22, 25, 3]
+
+
+@pytest.mark.parametrize("missing", ["train", "valid", "test"])
+def test_ptb_char_error_for_a_missing_file(tmp_path: pathlib.Path, missing: str):
+    names = {"train", "valid", "test"} - {missing}
+    _write(tmp_path, **{f"ptb__{name}": "text" for name in names})
+    message = _error(text.ptb_char, str(tmp_path))
+    assert str(tmp_path) in message and f"no ptb.{missing}.txt" in message
+
+
+def test_ptb_char_counts_of_the_real_files():
+    if not (folder := os.environ.get("PF_JAX_DATA")):
+        pytest.skip("PF_JAX_DATA does not name a folder with ptb/ptb.train.txt")
+    splits = text.ptb_char(str(pathlib.Path(folder) / "ptb"))
+    assert {name: len(content) for name, content in splits.items()} == {
+        "train": 5_017_482,
+        "valid": 393_042,
+        "test": 442_423,
+    }
+    assert len(set("".join(splits.values()))) == 50
+    assert Vocabulary.from_text(splits["train"]).size == 51
+
+
+def test_python_reference_is_the_topics_sorted_by_name():
+    splits = text.python_reference("")
+    joined = "".join(splits.values())
+    assert joined == "\n".join(content for _, content in sorted(topics.items()))
+    assert len(joined) > 400_000
+    assert len(splits["valid"]) == len(splits["test"]) == len(joined) // 20
+
+
+def test_python_reference_error_for_a_path():
+    message = _error(text.python_reference, "book.txt")
+    assert "data.path=book.txt" in message and "--config.data.name=text" in message
+
+
+def test_tiny_shakespeare_error_without_tensorflow(monkeypatch: pytest.MonkeyPatch):
+    def builder(*arguments, **keywords):
+        del arguments, keywords
+        raise ModuleNotFoundError("No module named 'tensorflow'\nand more lines")
+
+    monkeypatch.setattr(tensorflow_datasets, "builder", builder)
+    message = _error(tfds.tiny_shakespeare, "")
+    assert "No module named 'tensorflow'" in message
+    assert "pf_jax[tfds]" in message
+    assert "--config.data.name=text --config.data.path=FILE" in message
+
+
+def test_tiny_shakespeare_reads_the_splits_of_tfds(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+):
+    class Builder:
+        def __init__(self, name, *, data_dir, file_format):
+            assert (name, data_dir) == ("tiny_shakespeare", str(tmp_path))
+            # The one format that is read without TensorFlow.
+            assert file_format == "array_record"
+
+        def download_and_prepare(self):
+            pass
+
+        def as_data_source(self):
+            texts = {"train": "one", "validation": "tw\u00f6", "test": "three"}
+            return {name: [{"text": texts[name].encode()}] for name in texts}
+
+    monkeypatch.setattr(tensorflow_datasets, "builder", Builder)
+    assert tfds.tiny_shakespeare(str(tmp_path)) == {
+        "train": "one",
+        "valid": "tw\u00f6",
+        "test": "three",
+    }

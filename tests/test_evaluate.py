@@ -1,0 +1,263 @@
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from configs import default
+from pf_jax import evaluation, validation
+from pf_jax.data import make_stream
+from pf_jax.errors import UserError
+from pf_jax.evaluation import Sampling
+from pf_jax.loop import train_and_evaluate
+from pf_jax.run_log import read_metrics
+from pf_jax.unroll import unroll_teacher_forced
+
+ROOT = pathlib.Path(__file__).parent.parent
+PICTURES = {"learning_curves.png", "gate.png", "hidden_gap.png"}
+FEW = Sampling(num_samples=2, sample_length=30)
+
+
+def make_config(data):
+    config = default.get_config()
+    config.data.name, config.data.path = "text", str(data)
+    config.generator.hidden_size, config.generator.embedding_size = 8, 4
+    config.discriminator.hidden_size, config.discriminator.mlp_size = 4, 4
+    config.train.num_steps, config.train.eval_every = 4, 2
+    config.train.batch_size, config.train.sequence_length = 8, 10
+    config.train.learning_rate = 0.01
+    config.train.log_every, config.train.updates_per_dispatch = 1, 1
+    config.evaluation.num_streams, config.evaluation.sample_length = 1, 30
+    return config
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A workdir, never written to by a test."""
+    folder = tmp_path_factory.mktemp("trained")
+    words = np.random.default_rng(0).choice(["ab", "cab", "a", "dad", "bee"], 1800)
+    text = " ".join(words)
+    # In the validation split alone, hence unknown.
+    position = len(text) * 92 // 100
+    (folder / "text.txt").write_text(text[:position] + "zz" + text[position:])
+    train_and_evaluate(make_config(folder / "text.txt"), folder / "run")
+    return folder / "run"
+
+
+@pytest.fixture
+def workdir(trained, tmp_path):
+    return pathlib.Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+@pytest.fixture(scope="module")
+def evaluated(trained, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("evaluated") / "run"
+    shutil.copytree(trained, workdir)
+    return workdir, evaluation.evaluate(workdir, FEW)
+
+
+def edit_config(workdir, **fields):
+    path = workdir / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+
+
+def test_evaluate_writes_everything_it_should(evaluated):
+    workdir, metrics = evaluated
+    files = {file.name for file in (workdir / "evaluation").iterdir()}
+    assert files == {"metrics.json", "samples.txt"} | PICTURES
+    assert json.loads((workdir / "evaluation" / "metrics.json").read_text()) == metrics
+
+
+def test_evaluate_likelihood_equals_one_unroll_over_the_split(evaluated):
+    workdir, metrics = evaluated
+    run = evaluation.load_run(workdir)
+    content = pathlib.Path(run.config.data.path).read_text()
+    num_test = len(content) * 5 // 100
+    valid = content[:-num_test][-num_test:]
+    stream = make_stream(run.dataset.vocabulary.encode(valid))
+    logits = jax.jit(unroll_teacher_forced)(
+        run.state.generator, jnp.asarray(stream[:-1, None])
+    ).logits[:, 0]
+    log_probs = jax.nn.log_softmax(logits)[np.arange(num_test), stream[1:]]
+    nll = -float(np.mean(log_probs))
+    assert metrics["num_characters"] == num_test
+    assert metrics["num_unknown"] == 2
+    assert metrics["nll"] == pytest.approx(nll, rel=1e-5)
+    assert metrics["bits_per_char"] == pytest.approx(nll / np.log(2), rel=1e-5)
+
+
+def test_evaluate_repeats_the_validation_of_training(evaluated):
+    workdir, metrics = evaluated
+    valid = [line for line in read_metrics(workdir) if line["split"] == "valid"]
+    best = min(valid, key=lambda line: line["nll"])
+    assert [line["step"] for line in valid] == [2, 4]
+    for name in ("step", "nll", "discriminator_accuracy", "discriminator_loss"):
+        assert metrics[name] == pytest.approx(best[name], rel=1e-5)
+
+
+def test_evaluate_sums_up_the_gap(evaluated):
+    workdir, metrics = evaluated
+    run = evaluation.load_run(workdir)
+    gap = evaluation._hidden_gap(run, "valid")
+    summary = metrics["hidden_gap"]
+    assert summary["num_steps"] == len(gap.gap) == 40
+    assert summary["within_training_length"] == pytest.approx(np.mean(gap.gap[:10]))
+    assert summary["beyond_training_length"] == pytest.approx(np.mean(gap.gap[10:]))
+    assert summary["beyond_training_length_floor"] == pytest.approx(
+        np.mean(gap.floor[10:])
+    )
+
+
+def test_evaluate_writes_the_samples(evaluated):
+    workdir, _ = evaluated
+    run = evaluation.load_run(workdir)
+    texts = evaluation._samples(run, FEW)
+    page = (workdir / "evaluation" / "samples.txt").read_text()
+    assert [len(text) for text in texts] == [30, 30]
+    assert page == (
+        f"=== sample 1 of 2 ===\n{texts[0]}\n\n=== sample 2 of 2 ===\n{texts[1]}\n"
+    )
+
+
+def test_load_run_takes_the_checkpoint_asked_for(trained):
+    valid = {
+        line["step"]: line["nll"]
+        for line in read_metrics(trained)
+        if line["split"] == "valid"
+    }
+    best = evaluation.load_run(trained, "best")
+    latest = evaluation.load_run(trained, "latest")
+    assert int(best.state.step) == min(valid, key=valid.get)
+    assert int(latest.state.step) == 4
+    values = validation.likelihood(
+        latest.state, latest.dataset.streams["valid"], num_streams=1, context=512
+    )
+    assert values["nll"] == pytest.approx(valid[4], rel=1e-5)
+
+
+def test_evaluate_without_a_discriminator_leaves_its_figures_out(workdir):
+    edit_config(workdir, objective="teacher_forcing")
+    metrics = evaluation.evaluate(workdir, FEW, split="test")
+    assert not any("discriminator" in name for name in metrics)
+    assert (metrics["split"], metrics["num_unknown"]) == ("test", 0)
+    files = {file.name for file in (workdir / "evaluation").iterdir()}
+    assert files == {"metrics.json", "samples.txt"} | PICTURES - {"gate.png"}
+
+
+def program(*arguments):
+    # One device, where training had eight.
+    environment = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    return subprocess.run(
+        [sys.executable, ROOT / "evaluate.py", *arguments],
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
+
+
+def test_program_prints_figures_and_a_sample_and_warns_of_the_prompt(
+    workdir, evaluated
+):
+    done = program(
+        f"--workdir={workdir}",
+        "--num_samples=1",
+        "--sample_length=30",
+        "--temperature=0",
+        "--prompt=aQbQ",
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == (
+        "warning: --prompt: 2 characters unseen in training are read as one unknown "
+        "symbol: 'Q'\n"
+    )
+    metrics = json.loads((workdir / "evaluation" / "metrics.json").read_text())
+    assert metrics["nll"] == pytest.approx(evaluated[1]["nll"], rel=1e-5)
+    assert metrics["prompt"] == "aQbQ"
+    assert f"{metrics['bits_per_char']:.4f} bits per character" in done.stdout
+    assert "sample: 'aQbQ" in done.stdout
+    assert (workdir / "evaluation" / "samples.txt").read_text().count("aQbQ") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "error: --workdir is missing: give --workdir=VALUE\n"),
+        (
+            ["--workdir=x", "--split=train"],
+            "error: --split=train: value should be one of <valid|test>\n",
+        ),
+        (
+            ["--workdir=nowhere"],
+            "error: nowhere: no such folder: give the --workdir of train.py\n",
+        ),
+    ],
+)
+def test_program_ends_with_one_line(arguments, message):
+    done = program(*arguments)
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", message)
+
+
+def error_of(workdir, sampling=FEW):
+    before = sorted(workdir.rglob("*"))
+    with pytest.raises(UserError) as caught:
+        evaluation.evaluate(workdir, sampling)
+    assert sorted(workdir.rglob("*")) == before
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize(
+    ("sampling", "message"),
+    [
+        (Sampling(num_samples=0), "--num_samples=0: must be at least 1"),
+        (Sampling(sample_length=-2), "--sample_length=-2: must be at least 1"),
+        *(
+            (
+                Sampling(temperature=value),
+                f"--temperature={value}: must be a finite number, at least 0",
+            )
+            for value in (-0.5, float("inf"), float("nan"))
+        ),
+    ],
+)
+def test_evaluate_refuses_sampling_out_of_range(trained, sampling, message):
+    assert error_of(trained, sampling) == message
+
+
+def test_evaluate_refuses_a_folder_without_a_run(tmp_path):
+    assert "no run here (no config.json)" in error_of(tmp_path)
+
+
+def test_evaluate_refuses_a_run_without_a_checkpoint(workdir):
+    shutil.rmtree(workdir / "checkpoints")
+    assert "no checkpoint here yet: run train.py" in error_of(workdir)
+    (workdir / "checkpoints").mkdir()
+    assert "no checkpoint here yet: run train.py" in error_of(workdir)
+
+
+def test_evaluate_refuses_a_run_without_metrics(workdir):
+    (workdir / "metrics.jsonl").unlink()
+    assert "cannot read metrics.jsonl" in error_of(workdir)
+
+
+def test_evaluate_refuses_a_config_of_another_model(workdir):
+    config = json.loads((workdir / "config.json").read_text())
+    edit_config(workdir, generator=config["generator"] | {"hidden_size": 9})
+    assert "does not fit this model" in error_of(workdir)
+
+
+def test_evaluate_refuses_data_that_is_gone(workdir):
+    edit_config(workdir, data={"name": "text", "path": "gone.txt"})
+    assert "gone.txt: no such file or folder" in error_of(workdir)
+
+
+def test_evaluate_refuses_a_folder_it_cannot_write_to(workdir):
+    (workdir / "evaluation").touch()
+    assert "cannot write there" in error_of(workdir)
