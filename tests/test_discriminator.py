@@ -36,8 +36,8 @@ def params():
         )
     )
     params = random_like(init, seed=0, scale=0.8)
-    # Biases that keep most of the ReLUs alive.
-    mlp = tuple(x._replace(bias=jnp.abs(x.bias) + 0.5) for x in params.mlp)
+    # Biases that keep the ReLUs alive.
+    mlp = tuple(x._replace(bias=jnp.abs(x.bias) + 1.0) for x in params.mlp)
     return params._replace(mlp=mlp)
 
 

@@ -1,5 +1,6 @@
 """How far free-running hidden states are from teacher-forced ones, over time."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from pf_jax.generator import initial_carry
+from pf_jax.generator import Generator, GeneratorParams, initial_carry
 from pf_jax.state import TrainState
 from pf_jax.types import Array, Unroll
 from pf_jax.unroll import row_keys, unroll_free_running, unroll_teacher_forced
@@ -75,9 +76,8 @@ def hidden_gap(
     keys = row_keys(jax.random.fold_in(key, 0), num_sequences)
     labels = _swapped_labels(jax.random.fold_in(key, 1), num_sequences)
 
-    carry = initial_carry(
-        state.generator, num_sequences, generator=state.settings.generator
-    )
+    generator = state.settings.generator
+    carry = initial_carry(state.generator, num_sequences, generator=generator)
     carries, last = (carry, carry), jnp.asarray(inputs[0])
     parts = []
     # The last segment reads padding, since a shorter one would have to be compiled.
@@ -85,16 +85,17 @@ def hidden_gap(
     for start in range(0, length, SEGMENT_LENGTH):
         segment = jnp.asarray(inputs[start : start + SEGMENT_LENGTH])
         carries, last, part = _segment(
-            state, keys, labels, segment, carries, last, start
+            generator, state.generator, keys, labels, segment, carries, last, start
         )
         parts.append(jax.device_get(part))
     gap, floor = (np.concatenate(values) for values in zip(*parts, strict=True))
     return HiddenGap(gap[:length], floor[:length], num_sequences)
 
 
-@jax.jit
+@functools.partial(jax.jit, static_argnums=0)
 def _segment(
-    state: TrainState,
+    generator: Generator,
+    params: GeneratorParams,
     keys: Array,
     labels: Array,
     inputs: Array,
@@ -103,12 +104,11 @@ def _segment(
     start: Array | int,
 ) -> tuple[tuple[Any, Any], Array, tuple[Array, Array]]:
     """Both modes go on from their own carries: `unroll_paired`, a segment at a time."""
-    generator = state.settings.generator
     teacher_forced = unroll_teacher_forced(
-        state.generator, inputs, carries[0], generator=generator
+        params, inputs, carries[0], generator=generator
     )
     free_running = unroll_free_running(
-        state.generator,
+        params,
         keys,
         first_input,
         carries[1],

@@ -1,0 +1,1 @@
+"""Timing, and the peers it is compared with."""

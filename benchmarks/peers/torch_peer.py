@@ -1,0 +1,148 @@
+"""PyTorch: a loop of cells for the generator, `nn.GRU` for the discriminator.
+
+The generator's loop is written out, since `nn.GRU` keeps its pre-tanh activations to
+itself.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pf_jax.discriminator import DiscriminatorParams
+from pf_jax.generator import GeneratorParams
+
+
+class Generator(nn.Module):
+    """An embedding, one GRU, a readout."""
+
+    def __init__(self, params: GeneratorParams):
+        super().__init__()
+        (layer,) = params.layers
+        self.embedding = _parameter(params.input)
+        self.w_ih = _parameter(layer.input_kernel.T)
+        self.b_ih = _parameter(layer.input_bias)
+        self.w_hh = _parameter(layer.recurrent_kernel.T)
+        self.b_hn = _parameter(layer.candidate_bias)
+        self.w_out = _parameter(params.readout.kernel.T)
+        self.b_out = _parameter(params.readout.bias)
+
+    def cell(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
+        """One step from the projected input: the new state and the pre-tanh."""
+        x_rz, x_n = x.split([2 * h.shape[1], h.shape[1]], dim=1)
+        u_rz, u_n = F.linear(h, self.w_hh).split([2 * h.shape[1], h.shape[1]], dim=1)
+        r, z = torch.sigmoid(x_rz + u_rz).chunk(2, dim=1)
+        a = x_n + r * (u_n + self.b_hn)
+        return torch.lerp(torch.tanh(a), h, z), a
+
+    def teacher_forced(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits and pre-tanh activations, `[T, B, .]`."""
+        x = F.linear(self.embedding[inputs], self.w_ih, self.b_ih)
+        h = x.new_zeros(inputs.shape[1], self.b_hn.shape[0])
+        hidden, activations = [], []
+        for x_t in x.unbind():
+            h, a = self.cell(x_t, h)
+            hidden.append(h)
+            activations.append(a)
+        logits = F.linear(torch.stack(hidden), self.w_out, self.b_out)
+        return logits, torch.stack(activations)
+
+    def free_running(
+        self, first_input: Tensor, noise: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits, pre-tanh activations and samples, `[T, B, .]`."""
+        h = noise.new_zeros(first_input.shape[0], self.b_hn.shape[0])
+        token, steps = first_input, []
+        for noise_t in noise.unbind():
+            x = F.linear(self.embedding[token], self.w_ih, self.b_ih)
+            h, a = self.cell(x, h)
+            logits = F.linear(h, self.w_out, self.b_out)
+            token = torch.argmax(logits.detach() + noise_t, dim=1)
+            steps.append((logits, a, token))
+        logits, activations, tokens = (
+            torch.stack(column) for column in zip(*steps, strict=True)
+        )
+        return logits, activations, tokens
+
+
+class Discriminator(nn.Module):
+    """A bidirectional GRU, three ReLU layers, the mean over time."""
+
+    def __init__(self, params: DiscriminatorParams):
+        super().__init__()
+        size = params.recurrent.bias.shape[-1]
+        self.rnn = nn.GRU(params.input.kernel.shape[0], size, bidirectional=True)
+        kernels, biases = (np.split(np.asarray(x), 2, axis=-1) for x in params.input)
+        with torch.no_grad():
+            for i, suffix in enumerate(("", "_reverse")):
+                parts = {
+                    "weight_ih": kernels[i].T,
+                    "bias_ih": biases[i],
+                    "weight_hh": params.recurrent.kernel[i].T,
+                    "bias_hh": np.pad(params.recurrent.bias[i], (2 * size, 0)),
+                }
+                for name, value in parts.items():
+                    getattr(self.rnn, f"{name}_l0{suffix}").copy_(_tensor(value))
+        self.weights = nn.ParameterList(
+            _parameter(layer.kernel.T) for layer in (*params.mlp, params.output)
+        )
+        self.biases = nn.ParameterList(
+            _parameter(layer.bias) for layer in (*params.mlp, params.output)
+        )
+
+    def forward(self, behavior: Tensor) -> Tensor:
+        """One logit a sequence, `[B]`."""
+        x, _ = self.rnn(behavior)
+        for w, b in zip(self.weights[:-1], self.biases[:-1], strict=True):
+            x = F.relu(F.linear(x, w, b))
+        x = F.linear(x, self.weights[-1], self.biases[-1])
+        return x[..., 0].mean(0).clip(-10, 10)
+
+
+def _tensor(array: object) -> Tensor:
+    return torch.from_numpy(np.array(array, np.float32))
+
+
+def _parameter(array: object) -> nn.Parameter:
+    return nn.Parameter(_tensor(array))
+
+
+def losses_and_gradients(
+    generator: Generator,
+    discriminator: Discriminator,
+    inputs: Tensor,
+    targets: Tensor,
+    noise: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """Both players' losses, the gates open; their gradients go to `.grad`."""
+    logits, activations = generator.teacher_forced(inputs)
+    nll = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
+    of_data = torch.cat([activations, logits.softmax(-1)], dim=-1)
+    logits, activations, _ = generator.free_running(inputs[0], noise)
+    of_samples = torch.cat([activations, logits.softmax(-1)], dim=-1)
+    discriminator.requires_grad_(False)
+    adversarial = F.softplus(-discriminator(of_samples)).mean()
+    of_generator = nll / inputs.shape[1] + adversarial
+    of_generator.backward()
+    discriminator.requires_grad_(True)
+    of_discriminator = (
+        F.softplus(-discriminator(of_data.detach()))
+        + F.softplus(discriminator(of_samples.detach()))
+    ).mean()
+    of_discriminator.backward()
+    return of_generator.detach(), of_discriminator.detach()
+
+
+def update(
+    generator: Generator,
+    discriminator: Discriminator,
+    optimizers: tuple[torch.optim.Optimizer, torch.optim.Optimizer],
+    batch: tuple[Tensor, Tensor, Tensor],
+) -> tuple[Tensor, Tensor]:
+    """Both players' Adam steps; `batch` is inputs, targets and noise."""
+    for optimizer in optimizers:
+        optimizer.zero_grad()
+    losses = losses_and_gradients(generator, discriminator, *batch)
+    for optimizer in optimizers:
+        optimizer.step()
+    return losses

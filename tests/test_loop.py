@@ -1,0 +1,529 @@
+import json
+import math
+import os
+import pathlib
+import random
+import shutil
+import signal
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+from trees import assert_close, assert_same_bits
+
+from configs import default
+from pf_jax import experiment, validation
+from pf_jax.checkpoint import Checkpoints
+from pf_jax.data import chunk_starts, gather_chunks, load_dataset
+from pf_jax.errors import UserError
+from pf_jax.loop import train_and_evaluate
+from pf_jax.run_log import RunLog, read_metrics
+from pf_jax.state import DiscriminatorSizes, GeneratorSizes, create_train_state
+from pf_jax.steps import joint_step
+from pf_jax.unroll import unroll_teacher_forced
+
+ROOT = pathlib.Path(__file__).parent.parent
+ADVERSARIAL_METRICS = {
+    "discriminator_accuracy",
+    "discriminator_gate_open",
+    "discriminator_gradient_norm",
+    "discriminator_loss",
+    "free_running_loss",
+    "generator_gate_open",
+}
+SMALL = {
+    "data.name": "text",
+    "generator.hidden_size": 8,
+    "generator.embedding_size": 4,
+    "discriminator.hidden_size": 4,
+    "discriminator.mlp_size": 4,
+    "gate.generator_lower": 0.1,  # open from the start
+    "train.num_steps": 12,
+    "train.batch_size": 8,
+    "train.sequence_length": 8,
+    "train.learning_rate": 1e-2,
+    "train.updates_per_dispatch": 2,
+    "train.log_every": 4,
+    "train.eval_every": 6,
+    "train.checkpoint_every": 4,
+    "train.keep_checkpoints": 2,
+    "evaluation.num_streams": 4,
+    "evaluation.context": 16,
+    "evaluation.sample_length": 10,
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_programs_are_kept(tmp_path_factory: pytest.TempPathFactory):
+    """Each run traces its programs anew; compiling equal ones again takes most time."""
+    values = {
+        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("programs")),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
+    }
+    before = {name: getattr(jax.config, name) for name in values}
+    for name, value in values.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope="module")
+def text_file(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    source = random.Random(0)
+    words = ["".join(source.choices("abcdefgh", k=4)) for _ in range(30)]
+    path = tmp_path_factory.mktemp("text") / "words.txt"
+    path.write_text(" ".join(source.choices(words, k=1600)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def config_with(text_file: pathlib.Path):
+    """The small config, with other values for some fields."""
+
+    def make(overrides: dict | None = None):
+        config = default.get_config()
+        config.update_from_flattened_dict(
+            {**SMALL, "data.path": str(text_file), **(overrides or {})}
+        )
+        return config
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def base(config_with, tmp_path_factory: pytest.TempPathFactory):
+    """The last state and the workdir of an uninterrupted run."""
+    workdir = tmp_path_factory.mktemp("runs") / "made" / "base"
+    return train_and_evaluate(config_with(), workdir), workdir
+
+
+def _copy(workdir: pathlib.Path, to: pathlib.Path) -> pathlib.Path:
+    return pathlib.Path(shutil.copytree(workdir, to))
+
+
+def _checkpoint_steps(workdir: pathlib.Path) -> set[int]:
+    return {int(path.name) for path in (workdir / "checkpoints").iterdir()}
+
+
+def _timeless(workdir: pathlib.Path) -> list[dict]:
+    """The metrics but for the speed, which no two runs share."""
+    lines = [
+        json.loads(s) for s in (workdir / "metrics.jsonl").read_text().splitlines()
+    ]
+    return [
+        {name: value for name, value in line.items() if name != "steps_per_second"}
+        for line in lines
+    ]
+
+
+def _contents(folder: pathlib.Path) -> dict[str, bytes]:
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def _error(config, workdir) -> str:
+    """The one line of the error that a run ends with."""
+    with pytest.raises(UserError) as error:
+        train_and_evaluate(config, workdir)
+    message = str(error.value)
+    assert message and len(message.splitlines()) == 1
+    return message
+
+
+def _tiny_state(hidden_size: int = 3, step: int = 0):
+    state = create_train_state(
+        jax.random.key(step),
+        generator=GeneratorSizes(4, hidden_size, 2),
+        discriminator=DiscriminatorSizes(2, 2),
+    )
+    return state.replace(step=jnp.int32(step))
+
+
+def test_train_and_evaluate_equals_a_plain_loop_on_one_device(base, config_with):
+    config = config_with()
+    dataset = load_dataset(config.data.name, config.data.path)
+    stream = jnp.asarray(dataset.streams["train"])
+    state = experiment.create_state(config, dataset)
+    key = experiment.samples_key(config)
+    update = jax.jit(joint_step)
+    for step in range(12):
+        starts = chunk_starts(
+            config.seed,
+            step,
+            batch_size=8,
+            length=8,
+            num_tokens=len(stream) - 1,
+            chunks="consecutive",
+        )
+        batch = gather_chunks(stream, jnp.asarray(starts), 8)
+        state, metrics = update(state, batch, jax.random.fold_in(key, step))
+    assert float(metrics["generator_gate_open"].total) == 1.0
+    assert_close(base[0], state, rtol=1e-4, atol=1e-5)
+
+
+def test_metrics_lines_come_once_and_have_their_fields(base):
+    state, workdir = base
+    lines = read_metrics(workdir)
+    assert int(state.step) == 12
+    assert [(line["step"], line["split"]) for line in lines] == [
+        (4, "train"),
+        (6, "train"),
+        (6, "valid"),
+        (8, "train"),
+        (12, "train"),
+        (12, "valid"),
+    ]
+    for line in lines:
+        is_train = line["split"] == "train"
+        assert line.keys() >= {"nll", "bits_per_char", "discriminator_accuracy"}
+        assert line["bits_per_char"] == pytest.approx(line["nll"] / math.log(2))
+        assert (line.keys() >= ADVERSARIAL_METRICS) == is_train
+        assert all(math.isfinite(line[name]) for name in line.keys() - {"split"})
+    train = [line for line in lines if line["split"] == "train"]
+    assert all(line["generator_gate_open"] == 1.0 for line in train)
+    assert all(line["steps_per_second"] > 0 for line in train)
+    assert train[-1]["nll"] < train[0]["nll"] < math.log(10)
+
+
+def test_workdir_holds_what_the_run_says_about_itself(base, config_with):
+    _, workdir = base
+    files = {path.name for path in workdir.iterdir()}
+    events = {name for name in files if name.startswith("events.out.tfevents")}
+    assert len(events) == 1
+    assert files - events == {
+        "checkpoints",
+        "config.json",
+        "metrics.jsonl",
+        "vocabulary.json",
+    }
+    written = json.loads((workdir / "config.json").read_text())
+    assert written == json.loads(json.dumps(config_with().to_dict()))
+    assert experiment.read_config(workdir).to_dict() == config_with().to_dict()
+    assert (workdir / next(iter(events))).stat().st_size > 500
+    assert _checkpoint_steps(workdir) == {8, 12}
+
+
+def test_run_that_stops_and_is_extended_equals_one_run(base, config_with, tmp_path):
+    # At 5 neither a dispatch nor a log interval of the one run ends.
+    train_and_evaluate(config_with({"train.num_steps": 5}), tmp_path / "run")
+    first = _timeless(tmp_path / "run")
+    assert [line["step"] for line in first] == [4, 5, 5]
+    state = train_and_evaluate(config_with(), tmp_path / "run")
+    assert_same_bits(state, base[0])
+    assert _timeless(tmp_path / "run")[-3:] == _timeless(base[1])[-3:]
+
+
+def test_run_after_a_crash_repeats_what_was_lost(base, config_with, tmp_path, capsys):
+    workdir = _copy(base[1], tmp_path / "run")
+    shutil.rmtree(workdir / "checkpoints" / "12")
+    with (workdir / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 13, "split": "tr')
+    state = train_and_evaluate(config_with(), workdir)
+    assert f"{workdir}: continues from step 8" in capsys.readouterr().out
+    assert_same_bits(state, base[0])
+    assert _timeless(workdir) == _timeless(base[1])
+    assert _checkpoint_steps(workdir) == {8, 12}
+
+
+def test_finished_run_is_left_as_it_is(base, config_with, tmp_path):
+    workdir = _copy(base[1], tmp_path / "run")
+    state = train_and_evaluate(config_with(), workdir)
+    assert_same_bits(state, base[0])
+    before, after = _contents(base[1]), _contents(workdir)
+    new = after.keys() - before.keys()
+    assert all(name.startswith("events.out.tfevents") for name in new)
+    assert _timeless(workdir) == _timeless(base[1])
+    assert {name: after[name] for name in before} == before
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_signal_saves_and_the_next_run_goes_on(
+    base, config_with, tmp_path, monkeypatch, name
+):
+    number = getattr(signal, name)
+    handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    advance = RunLog.advance
+
+    def advance_and_ask_to_stop(self, step):
+        advance(self, step)
+        if step == 2:
+            os.kill(os.getpid(), number)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunLog, "advance", advance_and_ask_to_stop)
+        with pytest.raises(SystemExit) as stop:
+            train_and_evaluate(config_with(), tmp_path / "run")
+    assert stop.value.code == 130
+    assert _checkpoint_steps(tmp_path / "run") == {2}
+    assert [line["step"] for line in _timeless(tmp_path / "run")] == [2]
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
+
+    state = train_and_evaluate(config_with(), tmp_path / "run")
+    assert_same_bits(state, base[0])
+
+
+def test_updates_per_dispatch_does_not_change_the_run(base, config_with, tmp_path):
+    config = config_with({"train.updates_per_dispatch": 4})
+    assert_same_bits(train_and_evaluate(config, tmp_path / "run"), base[0])
+
+
+def test_separate_update_equals_the_joint_one(base, config_with, tmp_path):
+    config = config_with({"train.update": "separate"})
+    state = train_and_evaluate(config, tmp_path / "run")
+    assert_close(state, base[0], rtol=1e-4, atol=1e-5)
+
+
+def test_seed_changes_the_run(base, config_with, tmp_path):
+    config = config_with({"seed": 1, "train.num_steps": 2})
+    train_and_evaluate(config, tmp_path / "run")
+    nll = read_metrics(tmp_path / "run")[0]["nll"]
+    assert nll != pytest.approx(read_metrics(base[1])[0]["nll"], rel=1e-6)
+
+
+def test_objectives_share_the_likelihood_until_start_step(config_with, tmp_path):
+    shared = {"train.num_steps": 8, "train.eval_every": 4}
+    plain = train_and_evaluate(
+        config_with(shared | {"objective": "teacher_forcing"}), tmp_path / "plain"
+    )
+    late = train_and_evaluate(
+        config_with(shared | {"adversarial.start_step": 5}), tmp_path / "late"
+    )
+    plain_lines, late_lines = (_timeless(tmp_path / run) for run in ("plain", "late"))
+    for line in plain_lines:
+        assert not line.keys() & ADVERSARIAL_METRICS
+    train = {line["step"]: line for line in late_lines if line["split"] == "train"}
+    # At 5 an interval ends, so that none has updates of both kinds.
+    assert sorted(train) == [4, 5, 8]
+    for step, line in train.items():
+        assert line.keys() & ADVERSARIAL_METRICS == (
+            ADVERSARIAL_METRICS if step > 5 else set()
+        )
+    assert train[4] == plain_lines[0]
+
+    assert plain.generator_optimizer[0].count == late.generator_optimizer[0].count == 8
+    assert plain.discriminator_optimizer[0].count == 0
+    assert late.discriminator_optimizer[0].count == 3
+    start = experiment.create_state(
+        config_with(), load_dataset("text", config_with().data.path)
+    )
+    assert_same_bits(plain.discriminator, start.discriminator)
+    assert plain_lines[-1]["nll"] < plain_lines[1]["nll"]
+
+
+def test_validation_equals_one_unroll_over_the_split(base, config_with):
+    state, workdir = base
+    dataset = load_dataset("text", config_with().data.path)
+    stream = dataset.streams["valid"]
+    # Longer than a segment, so that the carry is passed on.
+    assert len(stream) - 1 > validation.SEGMENT_LENGTH
+
+    unroll = unroll_teacher_forced(state.generator, jnp.asarray(stream[:-1, None]))
+    logits = np.asarray(unroll.logits, np.float64)[:, 0]
+    log_probs = logits - np.log(np.sum(np.exp(logits), axis=-1, keepdims=True))
+    expected = -np.mean(log_probs[np.arange(len(logits)), stream[1:]])
+
+    def nll(num_streams: int, context: int) -> float:
+        return validation.likelihood(
+            state, stream, num_streams=num_streams, context=context
+        )["nll"]
+
+    assert nll(1, 0) == pytest.approx(expected, rel=1e-6)
+    assert nll(7, len(stream)) == pytest.approx(expected, rel=1e-6)
+    assert nll(7, 0) != pytest.approx(expected, rel=1e-6)
+    settings = config_with().evaluation
+    assert read_metrics(workdir)[-1]["nll"] == pytest.approx(
+        nll(settings.num_streams, settings.context), rel=1e-6
+    )
+
+
+def test_held_out_discriminator_of_a_split_shorter_than_a_sequence_is_empty(base):
+    stream = np.zeros(8, np.int32)
+    values = validation.held_out_discriminator(
+        base[0], stream, jax.random.key(0), length=8
+    )
+    assert values == {}
+
+
+def test_checkpoints_keep_the_newest_few_and_the_best(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=2)
+    figures = {5: 3.0, 6: 1.0, 7: math.inf, 8: 2.0, 9: math.inf, 10: 2.5, 11: math.inf}
+    for step, nll in figures.items():
+        checkpoints.save(_tiny_state(step=step), ["a", "\U0001f600"], nll)
+    checkpoints.close()
+    assert _checkpoint_steps(tmp_path) == {6, 10, 11}
+
+    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=2)
+    assert checkpoints.latest_step() == 11
+    assert checkpoints.best_step() == 6
+    for step in (6, 10, 11):
+        restored = checkpoints.restore(_tiny_state(step=0), step)
+        assert_same_bits(restored, _tiny_state(step=step))
+    assert checkpoints.restore_vocabulary(6) == ["a", "\U0001f600"]
+    checkpoints.close()
+
+
+def test_best_checkpoint_without_validation_is_the_newest(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=2)
+    assert checkpoints.latest_step() is None
+    assert checkpoints.best_step() is None
+    for step in (3, 4, 5):
+        checkpoints.save(_tiny_state(step=step), [])
+    assert checkpoints.best_step() == 5
+    checkpoints.close()
+    assert _checkpoint_steps(tmp_path) == {4, 5}
+
+
+def test_restore_error_for_a_checkpoint_of_another_model(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    checkpoints.save(_tiny_state(hidden_size=3), [])
+    with pytest.raises(UserError) as error:
+        checkpoints.restore(_tiny_state(hidden_size=5), 0)
+    checkpoints.close()
+    message = str(error.value)
+    assert len(message.splitlines()) == 1
+    assert str(tmp_path) in message and "step 0" in message and "--workdir" in message
+
+
+@pytest.mark.parametrize(
+    "field, value, old",
+    [
+        ("generator.hidden_size", 16, "8"),
+        ("discriminator.mlp_size", 5, "4"),
+        ("dtype", "bfloat16", "float32"),
+        ("data.name", "ptb_char", "text"),
+    ],
+)
+def test_workdir_of_another_model_is_left_as_it_is(
+    base, config_with, tmp_path, field, value, old
+):
+    workdir = _copy(base[1], tmp_path / "run")
+    message = _error(config_with({field: value}), workdir)
+    assert str(workdir) in message
+    assert (
+        f"{field} is {old!r} there, {value!r} here".replace(f"'{8}'", "8").replace(
+            "'4'", "4"
+        )
+        in message
+    )
+    assert f"--config.{field}={old}" in message and "--workdir" in message
+    assert _contents(workdir) == _contents(base[1])
+
+
+def test_loss_that_is_not_finite_stops_the_run(config_with, tmp_path):
+    config = config_with({"train.learning_rate": 1e30, "train.num_steps": 8})
+    message = _error(config, tmp_path / "run")
+    assert message.startswith("step 4: ") and "no longer finite" in message
+    assert "nll" in message.partition("no longer")[0]
+    assert "train.learning_rate" in message and "train.max_gradient_norm" in message
+    assert not any((tmp_path / "run").glob("checkpoints/4*"))
+    assert read_metrics_if_any(tmp_path / "run") == []
+
+
+def read_metrics_if_any(workdir: pathlib.Path) -> list[dict]:
+    return read_metrics(workdir) if (workdir / "metrics.jsonl").exists() else []
+
+
+def test_weights_that_are_not_finite_are_never_saved(config_with, tmp_path):
+    # The update breaks the weights, after a loss that is still right.
+    config = config_with(
+        {
+            "train.learning_rate": 3e38,
+            "train.num_steps": 1,
+            "objective": "teacher_forcing",
+        }
+    )
+    message = _error(config, tmp_path / "run")
+    assert "step 1: " in message and "no longer finite" in message
+    assert not any((tmp_path / "run").glob("checkpoints/1*"))
+
+
+@pytest.mark.parametrize("below", ["", "run"])
+def test_workdir_error_for_a_file(config_with, tmp_path, below):
+    (tmp_path / "file").write_text("content")
+    message = _error(config_with(), tmp_path / "file" / below)
+    assert str(tmp_path / "file" / below) in message and "--workdir" in message
+    assert _contents(tmp_path) == {"file": b"content"}
+
+
+@pytest.mark.parametrize(
+    "overrides, cause",
+    [
+        ({"train.batch_size": 12}, "train.batch_size=12"),
+        ({"train.batch_size": 0}, "train.batch_size=0"),
+        ({"generator.hidden_size": 0}, "generator.hidden_size=0"),
+        ({"data.path": "nowhere.txt"}, "data.path=nowhere.txt"),
+        ({"data.path": ""}, "data.path is empty"),
+        ({"data.name": "texts"}, "data.name=texts"),
+        ({"train.sequence_length": 10_000}, "train.sequence_length=10000"),
+    ],
+)
+def test_error_leaves_no_workdir_behind(config_with, tmp_path, overrides, cause):
+    message = _error(config_with(overrides), tmp_path / "runs" / "run")
+    assert cause in message
+    assert list(tmp_path.iterdir()) == []
+
+
+def _train_py(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "train.py", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "XLA_FLAGS": ""},
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_train_py_error_is_one_line(tmp_path):
+    result = _train_py(
+        f"--workdir={tmp_path / 'run'}",
+        "--config.data.name=text",
+        "--config.data.path=nowhere.txt",
+    )
+    assert result.returncode == 2
+    assert result.stderr.startswith("error: data.path=nowhere.txt: ")
+    assert len(result.stderr.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_train_py_learns_the_built_in_text(tmp_path):
+    small = {
+        "generator.hidden_size": 32,
+        "generator.embedding_size": 16,
+        "discriminator.hidden_size": 8,
+        "discriminator.mlp_size": 8,
+        "train.num_steps": 150,
+        "train.batch_size": 16,
+        "train.sequence_length": 32,
+        "train.learning_rate": 1e-2,
+        "train.log_every": 50,
+        "train.eval_every": 50,
+        "evaluation.context": 64,
+        "evaluation.sample_length": 20,
+    }
+    result = _train_py(
+        f"--workdir={tmp_path / 'run'}",
+        *(f"--config.{field}={value}" for field, value in small.items()),
+    )
+    assert result.returncode == 0, result.stderr
+    valid = {
+        line["step"]: line["bits_per_char"]
+        for line in read_metrics(tmp_path / "run")
+        if line["split"] == "valid"
+    }
+    assert list(valid) == [50, 100, 150]
+    for step, bits in valid.items():
+        assert f"step {step}: valid {bits:.4f} bits per character" in result.stdout
+    assert valid[150] < valid[50] - 0.3
+    assert valid[150] < 3.5
+    assert _checkpoint_steps(tmp_path / "run") == {50, 100, 150}

@@ -1,0 +1,153 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import PartitionSpec
+from trees import assert_close, assert_same_bits, random_like
+
+from pf_jax import metrics, steps
+from pf_jax.gate import AccuracyGate
+from pf_jax.parallel import make_update
+from pf_jax.state import (
+    DiscriminatorSizes,
+    GeneratorSizes,
+    Settings,
+    create_train_state,
+)
+from pf_jax.types import Batch
+
+T, B, V, K = 4, 16, 5, 3
+NUM_SEQUENCES = 40
+KEY = jax.random.key(5)
+LEARNING_RATE = 1e-2
+SETTINGS = Settings(
+    # Two sequences a device: their own accuracy is a multiple of 1/4, hence outside the
+    # bounds on many devices where the whole batch's is inside.
+    gate=AccuracyGate(0.3, 0.7, 0.7),
+    # After the mean over devices; the clipping would not commute with it.
+    optimizer=optax.chain(optax.clip_by_global_norm(0.1), optax.adam(LEARNING_RATE)),
+    weight=3.0,
+)
+STEPS = [steps.joint_step, steps.separate_step, steps.teacher_forcing_step]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_compilation():
+    """Most of the time here is XLA's; what these tests compare needs no fast code."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def make_state():
+    """A discriminator that is sure of itself, and often wrong."""
+    state = jax.eval_shape(
+        lambda: create_train_state(
+            KEY,
+            generator=GeneratorSizes(V, 4, 3),
+            discriminator=DiscriminatorSizes(3, 4),
+            settings=SETTINGS,
+        )
+    )
+    generator = random_like(state.generator, seed=2, scale=0.8)
+    discriminator = random_like(state.discriminator, seed=1)
+    mlp = tuple(x._replace(bias=jnp.abs(x.bias) + 1.0) for x in discriminator.mlp)
+    output = discriminator.output
+    output = output._replace(kernel=8 * output.kernel, bias=jnp.array([OFFSET]))
+    discriminator = discriminator._replace(mlp=mlp, output=output)
+    return state.replace(
+        step=jnp.zeros((), jnp.int32),
+        accuracy_average=jnp.float32(0.5),
+        generator=generator,
+        generator_optimizer=SETTINGS.optimizer.init(generator),
+        discriminator=discriminator,
+        discriminator_optimizer=SETTINGS.optimizer.init(discriminator),
+    )
+
+
+OFFSET = 0.0  # of the logits, which puts the accuracy between the bounds
+DATA = np.random.default_rng(0).integers(V, size=(NUM_SEQUENCES, T + 1)).astype(np.int32)
+ROWS = np.random.default_rng(1).integers(NUM_SEQUENCES, size=(K, B)).astype(np.int32)
+
+
+def make_batch(data, rows):
+    """With a mask that differs between rows: the first are whole, the others shorter."""
+    sequences = data[rows].T
+    length = T - rows % 3
+    mask = (jnp.arange(T)[:, None] < length).astype(jnp.float32)
+    return Batch(sequences[:-1], sequences[1:], mask)
+
+
+@pytest.fixture(scope="module", params=STEPS, ids=lambda step: step.__name__)
+def both(request):
+    """The same updates on eight devices, and on one by the plain step."""
+    assert jax.device_count() == 8
+    update = make_update(request.param, make_batch)
+    parallel = update(make_state(), jnp.asarray(DATA), ROWS, KEY)
+    step, state, history = jax.jit(request.param), make_state(), []
+    for rows in ROWS:
+        batch = make_batch(jnp.asarray(DATA), jnp.asarray(rows))
+        state, measured = step(state, batch, jax.random.fold_in(KEY, state.step))
+        history.append(metrics.compute(measured))
+    return parallel, (state, history)
+
+
+def test_make_update_on_eight_devices_equals_one(both):
+    (actual, _), (expected, _) = both
+    # Adam divides a gradient by its own size, so that rounding shows in full where
+    # gradients cancel: a hundredth of one step's length is allowed.
+    assert_close(actual, expected, rtol=1e-4, atol=LEARNING_RATE / 100)
+    assert int(actual.step) == K
+
+
+def test_make_update_metrics_equal_the_mean_of_one_device(both):
+    (_, measured), (_, history) = both
+    actual = metrics.compute(measured)
+    expected = {name: np.mean([x[name] for x in history]) for name in history[0]}
+    expected["nll"] = np.average([x["nll"] for x in history], weights=num_valid_steps())
+    assert_close(actual, expected, rtol=1e-4)
+
+
+def num_valid_steps():
+    return [np.sum(make_batch(DATA, rows).mask) for rows in ROWS]
+
+
+def test_make_update_weighs_the_likelihood_by_valid_steps(both):
+    (_, measured), _ = both
+    assert measured["nll"].weight == np.sum(num_valid_steps())
+
+
+def test_make_update_replicates_the_state_to_the_bit(both):
+    (state, _), _ = both
+    for leaf in jax.tree.leaves(state):
+        shards = [np.asarray(shard.data) for shard in leaf.addressable_shards]
+        assert len(shards) == 8
+        for shard in shards:
+            assert_same_bits(shard, shards[0])
+
+
+def test_make_update_opens_and_closes_gates_together(both):
+    _, (_, history) = both
+    if "generator_gate_open" not in history[0]:
+        pytest.skip("teacher forcing has no gates")
+    gates = [(x["generator_gate_open"], x["discriminator_gate_open"]) for x in history]
+    assert (1, 1) in gates and (0, 0) in gates, history
+
+
+@pytest.mark.parametrize("step", STEPS, ids=lambda step: step.__name__)
+def test_step_under_shard_map_equals_one_device(step):
+    mesh = jax.make_mesh((8,), ("rows",), axis_types=(jax.sharding.AxisType.Auto,))
+    sharded = jax.shard_map(
+        lambda state, batch: step(state, batch, KEY, axis_name="rows"),
+        mesh=mesh,
+        in_specs=(PartitionSpec(), PartitionSpec(None, "rows")),
+        out_specs=PartitionSpec(),
+        check_vma=False,
+    )
+    state, batch = make_state(), make_batch(jnp.asarray(DATA), jnp.asarray(ROWS[0]))
+    actual, measured = jax.jit(sharded)(state, batch)
+    expected, alone = jax.jit(step)(state, batch, KEY)
+    # As in `test_make_update_on_eight_devices_equals_one`.
+    assert_close(actual, expected, rtol=1e-4, atol=LEARNING_RATE / 100)
+    assert_close(metrics.compute(measured), metrics.compute(alone), rtol=1e-4)

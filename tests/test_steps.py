@@ -1,0 +1,475 @@
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import reference
+from trees import assert_close, assert_same_bits, random_like, to_numpy
+
+from pf_jax import metrics, steps
+from pf_jax.behavior import behavior
+from pf_jax.cells import gru, gru_step
+from pf_jax.discriminator import discriminator_logits
+from pf_jax.emissions import Affine
+from pf_jax.gate import AccuracyGate
+from pf_jax.generator import Generator, initial_carry
+from pf_jax.state import (
+    DiscriminatorSizes,
+    GeneratorSizes,
+    Settings,
+    create_train_state,
+)
+from pf_jax.types import Batch
+from pf_jax.unroll import unroll_free_running, unroll_teacher_forced
+
+T, B, V, E, H, D, M = 4, 4, 5, 3, 4, 3, 4
+KEYS = [jax.random.key(seed) for seed in range(3)]
+MASK = np.array([[1, 1, 1, 1], [1, 1, 1, 1], [1, 0, 1, 1], [0, 0, 1, 1]], np.float32)
+LEARNING_RATE = 1e-2
+ADAM = optax.adam(LEARNING_RATE)
+MAX_NORM = 0.1
+CLIPPED = optax.chain(optax.clip_by_global_norm(MAX_NORM), ADAM)
+
+
+class Case(NamedTuple):
+    settings: Settings
+    num_layers: int = 1
+    mask: np.ndarray | None = None
+
+
+# Few, since each is compiled; together they have every field, both losses, clipping, a
+# mask and two layers. The slow averages let a state's average decide the gates.
+CASES = {
+    "plain": Case(
+        Settings(
+            fields=("preactivation",),
+            gate=AccuracyGate(0.0, 1.0, 1.0),
+            optimizer=ADAM,
+        )
+    ),
+    "everything": Case(
+        Settings(
+            fields=("hidden", "preactivation", "outputs"),
+            gate=AccuracyGate(0.0, 1.0, 1.0),
+            weight=3.0,
+            teacher_forced_term=True,
+            optimizer=CLIPPED,
+        ),
+        num_layers=2,
+        mask=MASK,
+    ),
+    "strict_for_generator": Case(
+        Settings(
+            fields=("hidden",),
+            gate=AccuracyGate(0.4, 0.6, 0.8, average_decay=0.99),
+            teacher_forced_term=True,
+            optimizer=ADAM,
+        )
+    ),
+    "strict_for_discriminator": Case(
+        Settings(
+            fields=("outputs",),
+            gate=AccuracyGate(0.4, 0.8, 0.6, average_decay=0.99),
+            optimizer=ADAM,
+        ),
+        mask=MASK,
+    ),
+}
+
+joint_step = jax.jit(steps.joint_step)
+generator_step = jax.jit(steps.generator_step)
+discriminator_step = jax.jit(steps.discriminator_step)
+teacher_forcing_step = jax.jit(steps.teacher_forcing_step)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_compilation():
+    """Most of the time here is XLA's; what these tests compare needs no fast code."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@functools.cache
+def make_state(case):
+    """Random parameters; a discriminator that is sure of itself, and often wrong."""
+    settings, num_layers, _ = CASES[case]
+    state = jax.eval_shape(
+        lambda: create_train_state(
+            KEYS[0],
+            generator=GeneratorSizes(V, H, E, num_layers),
+            discriminator=DiscriminatorSizes(D, M),
+            settings=settings,
+        )
+    )
+    generator = random_like(state.generator, seed=2, scale=0.8)
+    discriminator = random_like(state.discriminator, seed=1)
+    # Biases that keep the ReLUs alive.
+    mlp = tuple(x._replace(bias=jnp.abs(x.bias) + 1.0) for x in discriminator.mlp)
+    output = Affine(8 * discriminator.output.kernel, jnp.zeros(1))
+    state = state.replace(
+        step=jnp.zeros((), jnp.int32),
+        accuracy_average=jnp.float32(0.5),
+        generator=generator,
+        generator_optimizer=settings.optimizer.init(generator),
+        discriminator=discriminator._replace(mlp=mlp, output=output),
+    )
+    offset = np.median(np.concatenate(logits_of_both_modes(case, state, KEYS[0])))
+    output = output._replace(bias=jnp.float32(-offset)[None])
+    discriminator = discriminator._replace(mlp=mlp, output=output)
+    return state.replace(
+        discriminator=discriminator,
+        discriminator_optimizer=settings.optimizer.init(discriminator),
+    )
+
+
+def make_batch(case, seed=0):
+    tokens = np.random.default_rng(seed).integers(V, size=(T + 1, B)).astype(np.int32)
+    mask = CASES[case].mask
+    return Batch(tokens[:-1], tokens[1:], mask)
+
+
+def separate_step(state, batch, key):
+    state, seen, first = generator_step(state, batch, key)
+    state, second = discriminator_step(state, seen)
+    return state, first | second
+
+
+def run(step, case, state, num_steps=3):
+    """The state after some updates, and the metrics of each."""
+    history = []
+    for index in range(num_steps):
+        state, measured = step(state, make_batch(case, index), KEYS[index])
+        history.append(metrics.compute(measured))
+    return state, history
+
+
+# The algorithm written out, on the plain path
+
+
+def _step_of_another_cell(params, carry, x):
+    return gru_step(params, carry, x)
+
+
+PLAIN = Generator(cell=gru._replace(step=_step_of_another_cell))
+
+
+def behaviors(state, params, batch, key):
+    teacher_forced = unroll_teacher_forced(params, batch.inputs, generator=PLAIN)
+    free_running = unroll_free_running(
+        params, key, batch.inputs[0], num_steps=T, generator=PLAIN
+    )
+    fields, emission = state.settings.fields, PLAIN.emission
+    return teacher_forced, [
+        behavior(unroll, batch.mask, fields=fields, emission=emission)
+        for unroll in (teacher_forced, free_running)
+    ]
+
+
+def log_sigmoid(logits):
+    return -jnp.log(1 + jnp.exp(-logits))
+
+
+@functools.partial(jax.jit, static_argnames="is_open")
+@functools.partial(jax.grad, argnums=1)
+def generator_gradient(state, params, batch, key, is_open=True):
+    """Of `NLL + weight * (C_f [+ C_t])`."""
+    unroll, (teacher_forced, free_running) = behaviors(state, params, batch, key)
+    log_probs = jnp.log(jax.nn.softmax(unroll.logits))
+    chosen = jnp.sum(log_probs * jax.nn.one_hot(batch.targets, V), axis=-1)
+    mask = jnp.ones((T, B)) if batch.mask is None else batch.mask
+    loss = -jnp.sum(chosen * mask) / B
+    if not is_open:
+        return loss
+    s_fr = discriminator_logits(state.discriminator, free_running)
+    adversarial = -jnp.mean(log_sigmoid(s_fr))
+    if state.settings.teacher_forced_term:
+        s_tf = discriminator_logits(state.discriminator, teacher_forced)
+        adversarial += -jnp.mean(log_sigmoid(-s_tf))
+    return loss + state.settings.weight * adversarial
+
+
+@jax.jit
+@functools.partial(jax.grad, argnums=1)
+def discriminator_gradient(state, params, batch, key):
+    """Of `C_d`."""
+    _, seen = behaviors(state, state.generator, batch, key)
+    s_tf, s_fr = (discriminator_logits(params, x) for x in seen)
+    return -jnp.mean(log_sigmoid(s_tf)) - jnp.mean(log_sigmoid(-s_fr))
+
+
+def gradient_of(optimizer_state):
+    """The gradient of Adam's only step so far: its first moment is a tenth of it."""
+    return jax.tree.map(lambda x: 10 * x, optax.tree.get(optimizer_state, "mu"))
+
+
+def clipped(gradient):
+    """To the largest norm; a gradient above it, so that clipping is seen."""
+    norm = optax.tree.norm(gradient)
+    assert norm > 2 * MAX_NORM
+    return jax.tree.map(lambda x: x * MAX_NORM / norm, gradient)
+
+
+def due(case, gradient):
+    """What the optimizer is due to see."""
+    return clipped(gradient) if case == "everything" else gradient
+
+
+def logits_of_both_modes(case, state, key):
+    """By the reference, from what the free run read."""
+    batch = make_batch(case)
+    free_running = generator_inputs(state.generator, key, batch.inputs[0])
+    mask = np.ones((T, B)) if batch.mask is None else batch.mask
+    logits = []
+    for inputs in (batch.inputs, np.asarray(free_running)):
+        hidden, preactivation, outputs = reference.unroll_teacher_forced(
+            to_numpy(state.generator),
+            inputs,
+            [np.zeros((B, H)) for _ in state.generator.layers],
+        )
+        exponentials = np.exp(outputs)
+        parts = {
+            "hidden": hidden,
+            "preactivation": preactivation,
+            "outputs": [exponentials / exponentials.sum(axis=-1, keepdims=True)],
+        }
+        features = np.concatenate(
+            [part for name in state.settings.fields for part in parts[name]], axis=-1
+        )
+        logits.append(
+            reference.discriminator_logits(
+                to_numpy(state.discriminator), features, mask
+            )
+        )
+    return logits
+
+
+@jax.jit
+def generator_inputs(params, key, first_input):
+    return unroll_free_running(params, key, first_input, num_steps=T).inputs
+
+
+@pytest.fixture(scope="module", params=["plain", "everything"])
+def case(request):
+    return request.param
+
+
+def test_generator_step_follows_the_gradient_of_its_loss(case):
+    state, batch, key = make_state(case), make_batch(case), KEYS[0]
+    new, _, _ = generator_step(state, batch, key)
+    expected = generator_gradient(state, state.generator, batch, key)
+    assert_close(gradient_of(new.generator_optimizer), due(case, expected))
+    assert_same_bits(new.discriminator, state.discriminator)
+    # The adversarial terms are in it, well above the tolerance.
+    alone = generator_gradient(state, state.generator, batch, key, is_open=False)
+    assert optax.tree.norm(optax.tree.sub(expected, alone)) > 0.1
+
+
+def test_discriminator_step_follows_the_gradient_of_its_loss(case):
+    state, batch, key = make_state(case), make_batch(case), KEYS[0]
+    _, seen, _ = generator_step(state, batch, key)
+    new, _ = discriminator_step(state, seen)
+    expected = discriminator_gradient(state, state.discriminator, batch, key)
+    assert_close(gradient_of(new.discriminator_optimizer), due(case, expected))
+    assert_same_bits(new.generator, state.generator)
+
+
+def test_joint_step_follows_both_gradients(case):
+    state, batch, key = make_state(case), make_batch(case), KEYS[0]
+    new, _ = joint_step(state, batch, key)
+    expected = generator_gradient(state, state.generator, batch, key)
+    assert_close(gradient_of(new.generator_optimizer), due(case, expected))
+    expected = discriminator_gradient(state, state.discriminator, batch, key)
+    assert_close(gradient_of(new.discriminator_optimizer), due(case, expected))
+
+
+@pytest.mark.parametrize("step", [joint_step, separate_step], ids=["joint", "separate"])
+def test_step_metrics_equal_reference(case, step):
+    state, batch, key = make_state(case), make_batch(case), KEYS[0]
+    _, measured = step(state, batch, key)
+    means = metrics.compute(measured)
+    teacher_forced, free_running = logits_of_both_modes(case, state, key)
+    mask = np.ones((T, B)) if batch.mask is None else batch.mask
+    _, _, logits = reference.unroll_teacher_forced(
+        to_numpy(state.generator),
+        batch.inputs,
+        [np.zeros((B, H)) for _ in state.generator.layers],
+    )
+    total = reference.nll(logits, batch.targets, mask)
+    gradients = (
+        generator_gradient(state, state.generator, batch, key),
+        discriminator_gradient(state, state.discriminator, batch, key),
+    )
+    expected = {
+        "nll": np.sum(total) / np.sum(mask),
+        "discriminator_accuracy": reference.accuracy(teacher_forced, free_running),
+        "discriminator_loss": reference.discriminator_loss(
+            teacher_forced, free_running
+        ),
+        "free_running_loss": reference.free_running_loss(free_running),
+        "generator_gate_open": 1.0,
+        "discriminator_gate_open": 1.0,
+        "generator_gradient_norm": optax.tree.norm(gradients[0]),
+        "discriminator_gradient_norm": optax.tree.norm(gradients[1]),
+    }
+    assert_close(means, expected)
+
+
+# The joint step against the separate ones
+
+
+def assert_same_update(actual, expected, before):
+    # Adam divides a gradient by its own size, so that rounding shows in full where
+    # gradients cancel: a hundredth of one step's length is allowed.
+    assert_close(actual, expected, rtol=1e-4, atol=LEARNING_RATE / 100)
+    assert int(actual.step) == int(before.step) + 3
+
+
+def test_joint_step_equals_separate_steps(case):
+    state = make_state(case)
+    joint, joint_history = run(joint_step, case, state)
+    separate, separate_history = run(separate_step, case, state)
+    assert_same_update(joint, separate, state)
+    assert_close(joint_history, separate_history, rtol=1e-4)
+
+
+# The case, the moving average, and which gates are open: the generator's, the
+# discriminator's.
+GATES = {
+    "both_open": ("strict_for_generator", 0.5, 1, 1),
+    "generator_closed_below": ("strict_for_generator", 0.2, 0, 1),
+    "generator_closed_above": ("strict_for_generator", 0.7, 0, 1),
+    "discriminator_closed": ("strict_for_discriminator", 0.7, 1, 0),
+    "both_closed": ("strict_for_generator", 0.9, 0, 0),
+    "both_open_on_outputs": ("strict_for_discriminator", 0.5, 1, 1),
+}
+STEPS = pytest.mark.parametrize(
+    "step", [joint_step, separate_step], ids=["joint", "separate"]
+)
+
+
+def gated_state(gates):
+    case, average, _, _ = GATES[gates]
+    return case, make_state(case).replace(accuracy_average=jnp.float32(average))
+
+
+@pytest.mark.parametrize("gates", GATES)
+def test_joint_step_equals_separate_steps_in_gate_state(gates):
+    case, state = gated_state(gates)
+    joint, joint_history = run(joint_step, case, state)
+    separate, separate_history = run(separate_step, case, state)
+    assert_same_update(joint, separate, state)
+    for measured in joint_history + separate_history:
+        assert measured["generator_gate_open"] == GATES[gates][2]
+        assert measured["discriminator_gate_open"] == GATES[gates][3]
+
+
+@STEPS
+@pytest.mark.parametrize("gates", ["discriminator_closed", "both_closed"])
+def test_closed_gate_keeps_every_bit_of_the_discriminator(step, gates):
+    case, state = gated_state(gates)
+    # An update with open gates first, for Adam to have its momentum.
+    opened = state.replace(accuracy_average=jnp.float32(0.5))
+    opened, _ = run(step, case, opened, num_steps=1)
+    assert optax.tree.norm(gradient_of(opened.discriminator_optimizer)) > 0.1
+    before = opened.replace(accuracy_average=state.accuracy_average)
+    after, _ = run(step, case, before)
+    assert_same_bits(after.discriminator, before.discriminator)
+    assert_same_bits(after.discriminator_optimizer, before.discriminator_optimizer)
+    moved = optax.tree.sub(after.generator, before.generator)
+    assert optax.tree.norm(moved) > LEARNING_RATE
+
+
+@STEPS
+@pytest.mark.parametrize("gates", ["generator_closed_below", "generator_closed_above"])
+def test_closed_gate_leaves_the_generator_to_the_likelihood(step, gates):
+    case, state = gated_state(gates)
+    actual, _ = run(step, case, state)
+    expected, _ = run(teacher_forcing_step, case, state)
+    # As in `assert_same_update`.
+    assert_close(actual.generator, expected.generator, atol=LEARNING_RATE / 100)
+    assert_close(actual.generator_optimizer, expected.generator_optimizer)
+    opened, _ = run(step, *gated_state("both_open"))
+    moved = optax.tree.sub(opened.generator, expected.generator)
+    assert optax.tree.norm(moved) > LEARNING_RATE
+
+
+@STEPS
+def test_closed_gate_keeps_nan_of_the_discriminator_from_the_generator(step):
+    case, state = gated_state("both_closed")
+    broken = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), state.discriminator)
+    actual, _ = run(step, case, state.replace(discriminator=broken), num_steps=1)
+    expected, _ = run(step, case, state, num_steps=1)
+    assert_same_bits(actual.generator, expected.generator)
+    assert_same_bits(actual.generator_optimizer, expected.generator_optimizer)
+
+
+@STEPS
+def test_gate_goes_by_the_moving_average(step):
+    case, state = gated_state("generator_closed_below")
+    new, history = run(step, case, state)
+    average = 0.2
+    for measured in history:
+        average = 0.99 * average + 0.01 * measured["discriminator_accuracy"]
+        assert measured["generator_gate_open"] == 0
+    assert_close(new.accuracy_average, average)
+    # The batches alone would have opened the gate.
+    assert any(0.4 < x["discriminator_accuracy"] < 0.6 for x in history)
+
+
+def test_generator_step_leaves_the_moving_average_to_the_discriminator():
+    case, state = gated_state("both_open")
+    new, _, _ = generator_step(state, make_batch(case), KEYS[0])
+    assert_same_bits(new.accuracy_average, state.accuracy_average)
+
+
+# The other steps
+
+
+def test_teacher_forcing_step_equals_adam_of_reference():
+    state, key = make_state("plain"), KEYS[0]
+    gradients, new = [], state
+    for index in range(2):
+        batch = make_batch("plain", index)
+        gradients.append(
+            generator_gradient(new, new.generator, batch, key, is_open=False)
+        )
+        new, _ = teacher_forcing_step(new, batch, key)
+
+    def expect(value, *gradients):
+        return reference.adam(value, gradients, LEARNING_RATE)
+
+    expected = jax.tree.map(expect, *map(to_numpy, (state.generator, *gradients)))
+    # As in `assert_same_update`.
+    assert_close(new.generator, expected, atol=LEARNING_RATE / 100)
+    assert_same_bits(new.discriminator, state.discriminator)
+
+
+def test_eval_step_over_two_segments_equals_reference():
+    state, batch = make_state("everything"), make_batch("everything")
+    carry = initial_carry(state.generator, B)
+    total = None
+    for part in (slice(2), slice(2, None)):
+        segment = Batch(*(x[part] for x in batch))
+        carry, measured = jax.jit(steps.eval_step)(state, segment, carry)
+        total = measured if total is None else metrics.add(total, measured)
+    hidden, _, logits = reference.unroll_teacher_forced(
+        to_numpy(state.generator), np.asarray(batch.inputs), [np.zeros((B, H))] * 2
+    )
+    expected = reference.nll(logits, np.asarray(batch.targets), MASK)
+    assert_close(total["nll"].total, np.sum(expected))
+    assert total["nll"].weight == np.sum(MASK)
+    assert_close(carry, tuple(hidden[:, -1]))
+
+
+def test_discriminator_eval_step_equals_the_metrics_of_an_update():
+    state, batch = make_state("plain"), make_batch("plain")
+    held_out = jax.jit(steps.discriminator_eval_step)(state, batch, KEYS[0])
+    _, measured = joint_step(state, batch, KEYS[0])
+    assert held_out["discriminator_accuracy"].weight == B
+    means = metrics.compute(measured)
+    for name, value in metrics.compute(held_out).items():
+        assert_close(value, means[name])
