@@ -278,7 +278,9 @@ def report(shape: argparse.Namespace, first: Any, seconds: Any) -> dict[str, Any
 def print_table(result: dict[str, Any]) -> None:
     """Medians, spread, and ratios to the joint step and the floor."""
     joint, floor = result["seconds"]["joint"], result["floor_seconds"]
-    print(f"{'form':16} {'median ms':>10} {'min':>8} {'max':>8} {'/joint':>7} {'/floor':>7}")
+    print(
+        f"{'form':16} {'median ms':>10} {'min':>8} {'max':>8} {'/joint':>7} {'/floor':>7}"
+    )
     for name, median in result["seconds"].items():
         times = result["raw_seconds"][name]
         print(

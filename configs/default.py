@@ -41,7 +41,7 @@ def get_config() -> config_dict.ConfigDict:
     gate.average_decay = 0.0  # of a moving average of the accuracy; 0: the batch's own
 
     config.train = train = config_dict.ConfigDict()
-    train.num_steps = 1000
+    train.num_steps = 500
     train.batch_size = 32  # sequences in an update, over all devices
     train.sequence_length = 100  # steps of a sequence
     train.chunks = "consecutive"  # or "random": where the sequences start

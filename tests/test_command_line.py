@@ -46,7 +46,7 @@ def _error(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 
 def test_run_without_flags_takes_the_default_config():
     config, name = _parsed()
-    assert config.train.num_steps == 1000
+    assert config.train.num_steps == 500
     assert config.is_locked
     assert name == "default"
 

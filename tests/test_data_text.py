@@ -1,10 +1,11 @@
+import importlib.util
 import json
 import os
 import pathlib
-from pydoc_data.topics import topics
 
 import numpy as np
 import pytest
+import requests
 import tensorflow_datasets
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -178,6 +179,12 @@ def test_text_error_for_a_missing_split(tmp_path: pathlib.Path, missing: str):
     assert str(tmp_path) in message and f"add {missing}.txt" in message
 
 
+def test_text_error_for_two_files_of_a_split(tmp_path: pathlib.Path):
+    path = _write(tmp_path, train="1", valid="2", test="3", my__validation="4")
+    message = _error(text.text, path)
+    assert "my.validation.txt and valid.txt are both named valid" in message
+
+
 def test_text_error_for_an_empty_file(tmp_path: pathlib.Path):
     path = _write(tmp_path, train="text", valid="", test="text")
     message = _error(text.text, path)
@@ -235,12 +242,24 @@ def test_ptb_char_counts_of_the_real_files():
     assert Vocabulary.from_text(splits["train"]).size == 51
 
 
-def test_python_reference_is_the_topics_sorted_by_name():
+def test_python_reference_keeps_each_paragraph_of_the_sorted_topics_once(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    topics = {"b": "two\n\nthree\nlines\n", "a": "\none\n\n\ntwo", "c": "one\n\nfour"}
+    monkeypatch.setattr(text, "topics", topics)
+    splits = text.python_reference("")
+    assert "".join(splits.values()) == "one\n\ntwo\n\nthree\nlines\n\nfour"
+
+
+def test_python_reference_has_nothing_of_the_training_split_in_the_others():
     splits = text.python_reference("")
     joined = "".join(splits.values())
-    assert joined == "\n".join(content for _, content in sorted(topics.items()))
-    assert len(joined) > 400_000
+    assert len(joined) > 300_000
     assert len(splits["valid"]) == len(splits["test"]) == len(joined) // 20
+    paragraphs = {name: set(splits[name].split("\n\n")) for name in splits}
+    for held_out in ("valid", "test"):
+        # Where the split cuts a paragraph, what is left of it may be anything.
+        assert len(paragraphs[held_out] & paragraphs["train"]) <= 2
 
 
 def test_python_reference_error_for_a_path():
@@ -248,37 +267,68 @@ def test_python_reference_error_for_a_path():
     assert "data.path=book.txt" in message and "--config.data.name=text" in message
 
 
+class _Builder:
+    """Stands in for the builder of TFDS."""
+
+    data_dir = "some/folder"
+    prepared = True
+
+    def __init__(self, name, *, data_dir):
+        assert name == "tiny_shakespeare"
+        self.path = data_dir
+
+    def is_prepared(self):
+        return self.prepared
+
+    def as_data_source(self):
+        texts = {"train": f"in {self.path}", "validation": "tw\u00f6", "test": "three"}
+        return {name: [{"text": texts[name].encode()}] for name in texts}
+
+
+class _UnpreparedBuilder(_Builder):
+    prepared = False
+
+    def download_and_prepare(self, **keywords):
+        raise AssertionError(f"must not be tried: {keywords}")
+
+
+def test_tiny_shakespeare_reads_the_splits_of_tfds(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(tensorflow_datasets, "builder", _Builder)
+    expected = {"train": "in here", "valid": "tw\u00f6", "test": "three"}
+    assert tfds.tiny_shakespeare("here") == expected
+    assert tfds.tiny_shakespeare("") == expected | {"train": "in None"}
+
+
 def test_tiny_shakespeare_error_without_tensorflow(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(tensorflow_datasets, "builder", _UnpreparedBuilder)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    message = _error(tfds.tiny_shakespeare, "")
+    assert "some/folder" in message and "tensorflow is missing" in message
+    assert "pip install 'pf_jax[tfds]'" in message
+    assert "--config.data.name=text --config.data.path=FILE" in message
+
+
+def test_tiny_shakespeare_error_of_tfds_is_its_first_line(
+    monkeypatch: pytest.MonkeyPatch,
+):
     def builder(*arguments, **keywords):
         del arguments, keywords
         raise ModuleNotFoundError("No module named 'tensorflow'\nand more lines")
 
     monkeypatch.setattr(tensorflow_datasets, "builder", builder)
     message = _error(tfds.tiny_shakespeare, "")
-    assert "No module named 'tensorflow'" in message
-    assert "pf_jax[tfds]" in message
+    assert "No module named 'tensorflow'" in message and "pf_jax[tfds]" in message
     assert "--config.data.name=text --config.data.path=FILE" in message
 
 
-def test_tiny_shakespeare_reads_the_splits_of_tfds(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
-):
-    class Builder:
-        def __init__(self, name, *, data_dir, file_format):
-            assert (name, data_dir) == ("tiny_shakespeare", str(tmp_path))
-            # The one format that is read without TensorFlow.
-            assert file_format == "array_record"
+def test_tiny_shakespeare_error_without_a_network(monkeypatch: pytest.MonkeyPatch):
+    def head(*arguments, **keywords):
+        del arguments, keywords
+        raise requests.ConnectionError("no route")
 
-        def download_and_prepare(self):
-            pass
-
-        def as_data_source(self):
-            texts = {"train": "one", "validation": "tw\u00f6", "test": "three"}
-            return {name: [{"text": texts[name].encode()}] for name in texts}
-
-    monkeypatch.setattr(tensorflow_datasets, "builder", Builder)
-    assert tfds.tiny_shakespeare(str(tmp_path)) == {
-        "train": "one",
-        "valid": "tw\u00f6",
-        "test": "three",
-    }
+    monkeypatch.setattr(tensorflow_datasets, "builder", _UnpreparedBuilder)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    monkeypatch.setattr(requests, "head", head)
+    message = _error(tfds.tiny_shakespeare, "")
+    assert "cannot reach https://" in message and "network" in message
+    assert "--config.data.name=text --config.data.path=FILE" in message

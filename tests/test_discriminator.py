@@ -3,7 +3,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
-from trees import assert_close, assert_same_bits, random_like, to_numpy
+from trees import (
+    assert_close,
+    assert_same_bits,
+    random_discriminator,
+    random_like,
+    to_numpy,
+)
 
 from pf_jax.behavior import Behavior
 from pf_jax.discriminator import discriminator_logits, init_discriminator
@@ -30,15 +36,12 @@ def logits_and_gradient(params, features, mask=None):
 
 @pytest.fixture(scope="module")
 def params():
-    init = jax.eval_shape(
+    shapes = jax.eval_shape(
         lambda: init_discriminator(
             jax.random.key(0), num_features=F, hidden_size=D, mlp_size=M
         )
     )
-    params = random_like(init, seed=0, scale=0.8)
-    # Biases that keep the ReLUs alive.
-    mlp = tuple(x._replace(bias=jnp.abs(x.bias) + 1.0) for x in params.mlp)
-    return params._replace(mlp=mlp)
+    return random_discriminator(shapes)
 
 
 @pytest.fixture(scope="module")

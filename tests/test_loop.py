@@ -1,3 +1,4 @@
+import gc
 import json
 import math
 import os
@@ -21,8 +22,9 @@ from pf_jax.checkpoint import Checkpoints
 from pf_jax.data import chunk_starts, gather_chunks, load_dataset
 from pf_jax.errors import UserError
 from pf_jax.loop import train_and_evaluate
+from pf_jax.parallel import make_update
 from pf_jax.run_log import RunLog, read_metrics
-from pf_jax.state import DiscriminatorSizes, GeneratorSizes, create_train_state
+from pf_jax.state import Settings, TrainState
 from pf_jax.steps import joint_step
 from pf_jax.unroll import unroll_teacher_forced
 
@@ -141,24 +143,34 @@ def _error(config, workdir) -> str:
     return message
 
 
-def _tiny_state(hidden_size: int = 3, step: int = 0):
-    state = create_train_state(
-        jax.random.key(step),
-        generator=GeneratorSizes(4, hidden_size, 2),
-        discriminator=DiscriminatorSizes(2, 2),
+def _tiny_state(step: int, size: int = 3) -> TrainState:
+    """A state whose every number depends on the step."""
+    weights = jnp.arange(size, dtype=jnp.float32) + step
+    return TrainState(
+        step=jnp.int32(step),
+        generator={"kernel": weights, "bias": -weights},
+        generator_optimizer=(jnp.int32(step), weights / 3),
+        discriminator=[weights * 2],
+        discriminator_optimizer=(),
+        accuracy_average=jnp.float32(0.5 * step),
+        settings=Settings(),
     )
-    return state.replace(step=jnp.int32(step))
 
 
-def test_train_and_evaluate_equals_a_plain_loop_on_one_device(base, config_with):
+def _assert_same_states(actual: TrainState, expected: TrainState) -> None:
+    """To the bit; each run makes its own optimizer, which equals no other."""
+    assert_same_bits(actual, expected.replace(settings=actual.settings))
+
+
+def test_train_and_evaluate_equals_a_plain_loop(base, config_with):
     config = config_with()
     dataset = load_dataset(config.data.name, config.data.path)
     stream = jnp.asarray(dataset.streams["train"])
     state = experiment.create_state(config, dataset)
     key = experiment.samples_key(config)
-    update = jax.jit(joint_step)
+    update = make_update(joint_step, lambda data, rows: gather_chunks(data, rows, 8))
     for step in range(12):
-        starts = chunk_starts(
+        rows = chunk_starts(
             config.seed,
             step,
             batch_size=8,
@@ -166,10 +178,8 @@ def test_train_and_evaluate_equals_a_plain_loop_on_one_device(base, config_with)
             num_tokens=len(stream) - 1,
             chunks="consecutive",
         )
-        batch = gather_chunks(stream, jnp.asarray(starts), 8)
-        state, metrics = update(state, batch, jax.random.fold_in(key, step))
-    assert float(metrics["generator_gate_open"].total) == 1.0
-    assert_close(base[0], state, rtol=1e-4, atol=1e-5)
+        state, _ = update(state, stream, rows[None], key)
+    _assert_same_states(base[0], state)
 
 
 def test_metrics_lines_come_once_and_have_their_fields(base):
@@ -220,7 +230,7 @@ def test_run_that_stops_and_is_extended_equals_one_run(base, config_with, tmp_pa
     first = _timeless(tmp_path / "run")
     assert [line["step"] for line in first] == [4, 5, 5]
     state = train_and_evaluate(config_with(), tmp_path / "run")
-    assert_same_bits(state, base[0])
+    _assert_same_states(state, base[0])
     assert _timeless(tmp_path / "run")[-3:] == _timeless(base[1])[-3:]
 
 
@@ -231,7 +241,7 @@ def test_run_after_a_crash_repeats_what_was_lost(base, config_with, tmp_path, ca
         file.write('{"step": 13, "split": "tr')
     state = train_and_evaluate(config_with(), workdir)
     assert f"{workdir}: continues from step 8" in capsys.readouterr().out
-    assert_same_bits(state, base[0])
+    _assert_same_states(state, base[0])
     assert _timeless(workdir) == _timeless(base[1])
     assert _checkpoint_steps(workdir) == {8, 12}
 
@@ -239,7 +249,7 @@ def test_run_after_a_crash_repeats_what_was_lost(base, config_with, tmp_path, ca
 def test_finished_run_is_left_as_it_is(base, config_with, tmp_path):
     workdir = _copy(base[1], tmp_path / "run")
     state = train_and_evaluate(config_with(), workdir)
-    assert_same_bits(state, base[0])
+    _assert_same_states(state, base[0])
     before, after = _contents(base[1]), _contents(workdir)
     new = after.keys() - before.keys()
     assert all(name.startswith("events.out.tfevents") for name in new)
@@ -270,18 +280,14 @@ def test_signal_saves_and_the_next_run_goes_on(
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
 
     state = train_and_evaluate(config_with(), tmp_path / "run")
-    assert_same_bits(state, base[0])
-
-
-def test_updates_per_dispatch_does_not_change_the_run(base, config_with, tmp_path):
-    config = config_with({"train.updates_per_dispatch": 4})
-    assert_same_bits(train_and_evaluate(config, tmp_path / "run"), base[0])
+    _assert_same_states(state, base[0])
 
 
 def test_separate_update_equals_the_joint_one(base, config_with, tmp_path):
     config = config_with({"train.update": "separate"})
     state = train_and_evaluate(config, tmp_path / "run")
-    assert_close(state, base[0], rtol=1e-4, atol=1e-5)
+    expected = base[0].replace(settings=state.settings)
+    assert_close(state, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_seed_changes_the_run(base, config_with, tmp_path):
@@ -297,23 +303,23 @@ def test_objectives_share_the_likelihood_until_start_step(config_with, tmp_path)
         config_with(shared | {"objective": "teacher_forcing"}), tmp_path / "plain"
     )
     late = train_and_evaluate(
-        config_with(shared | {"adversarial.start_step": 5}), tmp_path / "late"
+        config_with(shared | {"adversarial.start_step": 6}), tmp_path / "late"
     )
     plain_lines, late_lines = (_timeless(tmp_path / run) for run in ("plain", "late"))
     for line in plain_lines:
         assert not line.keys() & ADVERSARIAL_METRICS
     train = {line["step"]: line for line in late_lines if line["split"] == "train"}
-    # At 5 an interval ends, so that none has updates of both kinds.
-    assert sorted(train) == [4, 5, 8]
+    # At 6 an interval ends, so that none has updates of both kinds.
+    assert sorted(train) == [4, 6, 8]
     for step, line in train.items():
         assert line.keys() & ADVERSARIAL_METRICS == (
-            ADVERSARIAL_METRICS if step > 5 else set()
+            ADVERSARIAL_METRICS if step > 6 else set()
         )
     assert train[4] == plain_lines[0]
 
     assert plain.generator_optimizer[0].count == late.generator_optimizer[0].count == 8
     assert plain.discriminator_optimizer[0].count == 0
-    assert late.discriminator_optimizer[0].count == 3
+    assert late.discriminator_optimizer[0].count == 2
     start = experiment.create_state(
         config_with(), load_dataset("text", config_with().data.path)
     )
@@ -357,18 +363,17 @@ def test_held_out_discriminator_of_a_split_shorter_than_a_sequence_is_empty(base
 
 def test_checkpoints_keep_the_newest_few_and_the_best(tmp_path):
     checkpoints = Checkpoints(tmp_path / "checkpoints", keep=2)
-    figures = {5: 3.0, 6: 1.0, 7: math.inf, 8: 2.0, 9: math.inf, 10: 2.5, 11: math.inf}
-    for step, nll in figures.items():
-        checkpoints.save(_tiny_state(step=step), ["a", "\U0001f600"], nll)
+    for step, nll in {5: 3.0, 6: 1.0, 7: 2.0, 8: 2.5, 9: math.inf}.items():
+        checkpoints.save(_tiny_state(step), ["a", "\U0001f600"], nll)
     checkpoints.close()
-    assert _checkpoint_steps(tmp_path) == {6, 10, 11}
+    assert _checkpoint_steps(tmp_path) == {6, 8, 9}
 
     checkpoints = Checkpoints(tmp_path / "checkpoints", keep=2)
-    assert checkpoints.latest_step() == 11
+    assert checkpoints.latest_step() == 9
     assert checkpoints.best_step() == 6
-    for step in (6, 10, 11):
-        restored = checkpoints.restore(_tiny_state(step=0), step)
-        assert_same_bits(restored, _tiny_state(step=step))
+    for step in (6, 8, 9):
+        restored = checkpoints.restore(_tiny_state(0), step)
+        assert_same_bits(restored, _tiny_state(step))
     assert checkpoints.restore_vocabulary(6) == ["a", "\U0001f600"]
     checkpoints.close()
 
@@ -378,74 +383,68 @@ def test_best_checkpoint_without_validation_is_the_newest(tmp_path):
     assert checkpoints.latest_step() is None
     assert checkpoints.best_step() is None
     for step in (3, 4, 5):
-        checkpoints.save(_tiny_state(step=step), [])
+        checkpoints.save(_tiny_state(step), [])
+    # Also while the last one is still being written.
     assert checkpoints.best_step() == 5
     checkpoints.close()
     assert _checkpoint_steps(tmp_path) == {4, 5}
 
 
+# Orbax leaves the arrays' readers behind when one of them fails.
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
 def test_restore_error_for_a_checkpoint_of_another_model(tmp_path):
     checkpoints = Checkpoints(tmp_path / "checkpoints")
-    checkpoints.save(_tiny_state(hidden_size=3), [])
+    checkpoints.save(_tiny_state(7, size=3), [])
     with pytest.raises(UserError) as error:
-        checkpoints.restore(_tiny_state(hidden_size=5), 0)
+        checkpoints.restore(_tiny_state(0, size=5), 7)
     checkpoints.close()
     message = str(error.value)
+    del error
+    gc.collect()
     assert len(message.splitlines()) == 1
-    assert str(tmp_path) in message and "step 0" in message and "--workdir" in message
+    assert str(tmp_path) in message and "step 7" in message and "--workdir" in message
 
 
 @pytest.mark.parametrize(
-    "field, value, old",
+    "field, value, cause",
     [
-        ("generator.hidden_size", 16, "8"),
-        ("discriminator.mlp_size", 5, "4"),
-        ("dtype", "bfloat16", "float32"),
-        ("data.name", "ptb_char", "text"),
+        ("generator.hidden_size", 16, "generator.hidden_size is 8 there, 16 here"),
+        ("discriminator.mlp_size", 5, "discriminator.mlp_size is 4 there, 5 here"),
+        ("dtype", "bfloat16", "dtype is 'float32' there, 'bfloat16' here"),
+        ("data.name", "ptb_char", "data.name is 'text' there, 'ptb_char' here"),
     ],
 )
 def test_workdir_of_another_model_is_left_as_it_is(
-    base, config_with, tmp_path, field, value, old
+    base, config_with, tmp_path, field, value, cause
 ):
     workdir = _copy(base[1], tmp_path / "run")
     message = _error(config_with({field: value}), workdir)
-    assert str(workdir) in message
-    assert (
-        f"{field} is {old!r} there, {value!r} here".replace(f"'{8}'", "8").replace(
-            "'4'", "4"
-        )
-        in message
-    )
-    assert f"--config.{field}={old}" in message and "--workdir" in message
+    assert str(workdir) in message and cause in message
+    assert "--workdir" in message
+    assert f"--config.{field}={config_with()[field]}" in message
     assert _contents(workdir) == _contents(base[1])
 
 
-def test_loss_that_is_not_finite_stops_the_run(config_with, tmp_path):
-    config = config_with({"train.learning_rate": 1e30, "train.num_steps": 8})
-    message = _error(config, tmp_path / "run")
-    assert message.startswith("step 4: ") and "no longer finite" in message
-    assert "nll" in message.partition("no longer")[0]
-    assert "train.learning_rate" in message and "train.max_gradient_norm" in message
-    assert not any((tmp_path / "run").glob("checkpoints/4*"))
-    assert read_metrics_if_any(tmp_path / "run") == []
-
-
-def read_metrics_if_any(workdir: pathlib.Path) -> list[dict]:
-    return read_metrics(workdir) if (workdir / "metrics.jsonl").exists() else []
-
-
-def test_weights_that_are_not_finite_are_never_saved(config_with, tmp_path):
-    # The update breaks the weights, after a loss that is still right.
+# With one update the weights break after a loss that was still right.
+@pytest.mark.parametrize("num_steps, found_at", [(8, 4), (1, 1)])
+def test_run_that_is_not_finite_stops_and_is_not_saved(
+    config_with, tmp_path, num_steps, found_at
+):
     config = config_with(
         {
-            "train.learning_rate": 3e38,
-            "train.num_steps": 1,
             "objective": "teacher_forcing",
+            "train.learning_rate": 3e38,
+            "train.num_steps": num_steps,
+            "train.updates_per_dispatch": 1,
         }
     )
     message = _error(config, tmp_path / "run")
-    assert "step 1: " in message and "no longer finite" in message
-    assert not any((tmp_path / "run").glob("checkpoints/1*"))
+    start, _, fix = message.partition(" no longer finite")
+    assert start.startswith(f"step {found_at}: ") and "nll" in start
+    assert "train.learning_rate" in fix and "train.max_gradient_norm" in fix
+    assert _checkpoint_steps(tmp_path / "run") == set()
+    if (tmp_path / "run" / "metrics.jsonl").exists():
+        assert "NaN" not in (tmp_path / "run" / "metrics.jsonl").read_text()
 
 
 @pytest.mark.parametrize("below", ["", "run"])
@@ -478,7 +477,8 @@ def _train_py(*arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(
         [sys.executable, "train.py", *arguments],
         cwd=ROOT,
-        env={**os.environ, "XLA_FLAGS": ""},
+        # One device; compiling takes most of the time, and less without optimization.
+        env={**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"},
         capture_output=True,
         text=True,
     )
@@ -502,12 +502,12 @@ def test_train_py_learns_the_built_in_text(tmp_path):
         "generator.embedding_size": 16,
         "discriminator.hidden_size": 8,
         "discriminator.mlp_size": 8,
-        "train.num_steps": 150,
+        "train.num_steps": 120,
         "train.batch_size": 16,
         "train.sequence_length": 32,
         "train.learning_rate": 1e-2,
-        "train.log_every": 50,
-        "train.eval_every": 50,
+        "train.log_every": 40,
+        "train.eval_every": 40,
         "evaluation.context": 64,
         "evaluation.sample_length": 20,
     }
@@ -521,9 +521,8 @@ def test_train_py_learns_the_built_in_text(tmp_path):
         for line in read_metrics(tmp_path / "run")
         if line["split"] == "valid"
     }
-    assert list(valid) == [50, 100, 150]
+    assert list(valid) == [40, 80, 120]
     for step, bits in valid.items():
         assert f"step {step}: valid {bits:.4f} bits per character" in result.stdout
-    assert valid[150] < valid[50] - 0.3
-    assert valid[150] < 3.5
-    assert _checkpoint_steps(tmp_path / "run") == {50, 100, 150}
+    assert valid[120] < valid[40] - 0.3
+    assert _checkpoint_steps(tmp_path / "run") == {40, 80, 120}

@@ -7,7 +7,13 @@ import numpy as np
 import optax
 import pytest
 import reference
-from trees import assert_close, assert_same_bits, random_like, to_numpy
+from trees import (
+    assert_close,
+    assert_same_bits,
+    random_discriminator,
+    random_like,
+    to_numpy,
+)
 
 from pf_jax import metrics, steps
 from pf_jax.behavior import behavior
@@ -95,7 +101,7 @@ def quick_compilation():
 
 @functools.cache
 def make_state(case):
-    """Random parameters; a discriminator that is sure of itself, and often wrong."""
+    """Random parameters; logits between -4 and 4, half of them negative."""
     settings, num_layers, _ = CASES[case]
     state = jax.eval_shape(
         lambda: create_train_state(
@@ -106,20 +112,22 @@ def make_state(case):
         )
     )
     generator = random_like(state.generator, seed=2, scale=0.8)
-    discriminator = random_like(state.discriminator, seed=1)
-    # Biases that keep the ReLUs alive.
-    mlp = tuple(x._replace(bias=jnp.abs(x.bias) + 1.0) for x in discriminator.mlp)
-    output = Affine(8 * discriminator.output.kernel, jnp.zeros(1))
+    discriminator = random_discriminator(state.discriminator)
     state = state.replace(
         step=jnp.zeros((), jnp.int32),
         accuracy_average=jnp.float32(0.5),
         generator=generator,
         generator_optimizer=settings.optimizer.init(generator),
-        discriminator=discriminator._replace(mlp=mlp, output=output),
+        discriminator=discriminator,
     )
-    offset = np.median(np.concatenate(logits_of_both_modes(case, state, KEYS[0])))
-    output = output._replace(bias=jnp.float32(-offset)[None])
-    discriminator = discriminator._replace(mlp=mlp, output=output)
+    logits = np.concatenate(logits_of_both_modes(case, state, KEYS[0]))
+    median = np.median(logits)
+    scale = 4 / np.max(np.abs(logits - median))
+    output = Affine(
+        jnp.float32(scale) * discriminator.output.kernel,
+        jnp.float32([-scale * median]),
+    )
+    discriminator = discriminator._replace(output=output)
     return state.replace(
         discriminator=discriminator,
         discriminator_optimizer=settings.optimizer.init(discriminator),

@@ -243,9 +243,7 @@ def test_unroll_fast_second_derivative_equals_plain(generator):
 # Relations
 
 
-@pytest.mark.parametrize(
-    "generator", [FAST, LSTM], ids=["gru", "lstm"]
-)
+@pytest.mark.parametrize("generator", [FAST, LSTM], ids=["gru", "lstm"])
 def test_unroll_teacher_forced_over_a_free_run_equals_it(generator):
     params, inputs = make_params(num_layers=2, generator=generator), make_inputs()
     carry = make_carry(params, generator=generator)
@@ -308,9 +306,7 @@ def test_unroll_teacher_forced_goes_on_from_carry():
     assert_close(second.carry, whole.carry)
 
 
-@pytest.mark.parametrize(
-    "generator", [FAST, LSTM], ids=["gru", "lstm"]
-)
+@pytest.mark.parametrize("generator", [FAST, LSTM], ids=["gru", "lstm"])
 def test_unroll_paired_equals_separate_modes(generator):
     params, inputs = make_params(num_layers=2, generator=generator), make_inputs()
     carry = make_carry(params, generator=generator)
@@ -330,7 +326,9 @@ def test_unroll_with_row_keys_equals_rows_of_a_bigger_batch():
         jax.tree.map(lambda x: x[1:], carry),
     )
     assert_same_bits(part.samples, whole.samples[:, 1:])
-    assert_close(part[:4], jax.tree.map(lambda x: x[:, np.array([1, 2, 4, 5])], whole[:4]))
+    assert_close(
+        part[:4], jax.tree.map(lambda x: x[:, np.array([1, 2, 4, 5])], whole[:4])
+    )
 
 
 # Samples

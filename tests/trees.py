@@ -13,6 +13,20 @@ def random_like(tree, seed=0, scale=0.5):
     )
 
 
+def random_discriminator(shapes, seed=0, spread=1.0):
+    """Parameters whose ReLUs are alive and whose logits differ between sequences."""
+    params = random_like(shapes, seed, scale=1.0)
+    mlp = tuple(
+        layer._replace(kernel=layer.kernel / 2, bias=jnp.abs(layer.bias) + 0.5)
+        for layer in params.mlp
+    )
+    output = params.output
+    output = output._replace(
+        kernel=spread * output.kernel, bias=jnp.zeros_like(output.bias)
+    )
+    return params._replace(mlp=mlp, output=output)
+
+
 def to_numpy(tree):
     """Leaves as float64, for the reference."""
     return jax.tree.map(lambda x: np.asarray(x, np.float64), tree)

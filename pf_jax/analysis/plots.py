@@ -74,7 +74,7 @@ def plot_gate(lines: Sequence[Line], gate: AccuracyGate, path: pathlib.Path) -> 
     steps, accuracy = _series(lines, "train", "discriminator_accuracy")
     axes.plot(steps, accuracy, color=COLORS[0], lw=1, label="train")
     valid = _series(lines, "valid", "discriminator_accuracy")
-    axes.plot(*valid, "o", color=COLORS[1], ms=5, label="held out")
+    axes.plot(*valid, "o", color=COLORS[1], ms=5, clip_on=False, label="held out")
     axes.set_xlim(0, max(1.0, *steps))
     # Room for the legend below.
     axes.set_ylim(min(0.4, *accuracy, *valid[1]) - 0.08, 1.02)
@@ -100,11 +100,19 @@ def plot_gap(
     figure = _figure(height=4.2)
     axes = figure.subplots()
     steps = np.arange(1, len(gap) + 1)
+    window = 1 + len(gap) // 25
+    smooth_steps, smooth = (_running_mean(values, window) for values in (steps, gap))
     axes.fill_between(
-        steps, 0, floor, color="0.85", lw=0, label="chance (95 % of gaps without one)"
+        steps,
+        0,
+        floor,
+        color="0.85",
+        lw=0,
+        label="noise floor (95 % of gaps by chance)",
     )
+    axes.plot(steps, gap, color=COLORS[0], lw=1, alpha=0.35, label="gap at each step")
     axes.plot(
-        steps, gap, color=COLORS[0], lw=1.2, label="free-running to teacher-forced"
+        smooth_steps, smooth, color=COLORS[0], lw=2, label=f"mean of {window} steps"
     )
     axes.axhline(0, color="0.6", lw=0.8)
     if training_length < len(gap):
@@ -120,7 +128,7 @@ def plot_gap(
     axes.set_xlabel("steps since the start of the sequence")
     axes.set_ylabel("relative energy distance\n(0: alike, 1: apart)")
     figure.suptitle(
-        "Hidden states: distance between free-running and teacher-forced",
+        "Distance between free-running and teacher-forced hidden states",
         x=0.01,
         ha="left",
     )
