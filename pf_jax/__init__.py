@@ -5,7 +5,7 @@ functions of arrays and pytrees, for use in your own code. `pf_jax.loop.train_an
 is the training loop behind `train.py`.
 """
 
-from pf_jax.behavior import Behavior, behavior
+from pf_jax.behavior import Behavior, unroll_behavior
 from pf_jax.cells import (
     Cell,
     CellOutput,
@@ -77,7 +77,6 @@ __all__ = [
     "TrainState",
     "Unroll",
     "UserError",
-    "behavior",
     "categorical",
     "create_train_state",
     "discriminator_logits",
@@ -101,6 +100,7 @@ __all__ = [
     "split_modes",
     "teacher_forced_loss",
     "teacher_forcing_step",
+    "unroll_behavior",
     "unroll_free_running",
     "unroll_paired",
     "unroll_teacher_forced",

@@ -29,7 +29,7 @@ class Behavior(NamedTuple):
     mask: Array | None = None
 
 
-def behavior(
+def unroll_behavior(
     unroll: Unroll,
     mask: Array | None = None,
     *,

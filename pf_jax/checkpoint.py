@@ -1,7 +1,9 @@
 """Checkpoints: the newest few, and the best by validation."""
 
+import contextlib
 import math
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -74,35 +76,52 @@ class Checkpoints:
         """The state of a checkpoint.
 
         Args:
-            state: One of the same shapes; its values do not count.
+            state: One of the same shapes, or `jax.ShapeDtypeStruct`s with shardings: the
+                restored arrays are placed alike.
             step: Which checkpoint.
 
         Raises:
-            UserError: If the checkpoint's arrays have other shapes.
+            UserError: If the checkpoint's arrays have other shapes, or it is damaged.
         """
-        template = {
-            path: ocp.utils.to_shape_dtype_struct(leaf)
-            for path, leaf in _arrays(state).items()
-        }
-        try:
-            restored = self._manager.restore(
-                step,
-                args=ocp.args.Composite(state=ocp.args.StandardRestore(template)),
+        wanted = _arrays(state)
+        with self._readable(step):
+            # Looked at first: orbax's own refusal of other shapes leaves threads behind.
+            saved = ocp.StandardCheckpointHandler().metadata(
+                self._manager.directory / str(step) / "state"
             )
+            shapes = {path: entry.shape for path, entry in saved.tree.items()}
+            if shapes != {path: leaf.shape for path, leaf in wanted.items()}:
+                raise ValueError("other shapes")
+            template = {
+                path: ocp.utils.to_shape_dtype_struct(leaf)
+                for path, leaf in wanted.items()
+            }
+            args = ocp.args.Composite(state=ocp.args.StandardRestore(template))
+            restored = self._manager.restore(step, args=args)["state"]
+        # A dict's leaves come sorted by name; `wanted` knows the state's own order.
+        leaves = [restored[path] for path in wanted]
+        return jax.tree.unflatten(jax.tree.structure(state), leaves)
+
+    def restore_vocabulary(self, step: int) -> Any:
+        """The vocabulary that was saved with a checkpoint.
+
+        Raises:
+            UserError: If the checkpoint is damaged.
+        """
+        args = ocp.args.Composite(vocabulary=ocp.args.JsonRestore())
+        with self._readable(step):
+            return self._manager.restore(step, args=args)["vocabulary"]
+
+    @contextlib.contextmanager
+    def _readable(self, step: int) -> Iterator[None]:
+        try:
+            yield
         except Exception as error:  # Each version of orbax has its own for this.
             raise UserError(
                 f"{self._manager.directory}: the checkpoint of step {step} does not fit "
                 "this model or is damaged: use another --workdir, or the settings it "
                 "was trained with"
             ) from error
-        # A dict's leaves come sorted by name; `template` knows the state's own order.
-        leaves = [restored["state"][path] for path in template]
-        return jax.tree.unflatten(jax.tree.structure(state), leaves)
-
-    def restore_vocabulary(self, step: int) -> Any:
-        """The vocabulary that was saved with a checkpoint."""
-        args = ocp.args.Composite(vocabulary=ocp.args.JsonRestore())
-        return self._manager.restore(step, args=args)["vocabulary"]
 
     def close(self) -> None:
         """Waits until everything is written."""

@@ -137,19 +137,10 @@ def load_run(workdir: pathlib.Path, checkpoint: str = "best") -> Run:
         assert step is not None
         vocabulary = Vocabulary.from_json(checkpoints.restore_vocabulary(step))
         dataset = load_dataset(config.data.name, config.data.path, vocabulary)
-        state = checkpoints.restore(_state_shapes(config, dataset), step)
+        state = checkpoints.restore(experiment.state_shapes(config, dataset), step)
     finally:
         checkpoints.close()
     return Run(config, dataset, state, _lines(workdir))
-
-
-def _state_shapes(config: config_dict.ConfigDict, dataset: Dataset) -> TrainState:
-    """The state's shapes, on one device of this machine, whatever it was trained on."""
-    shapes = jax.eval_shape(lambda: experiment.create_state(config, dataset))
-    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), shapes
-    )
 
 
 def _lines(workdir: pathlib.Path) -> Sequence[plots.Line]:

@@ -1,5 +1,6 @@
 """From a config to the things that the loop and `evaluate.py` work with."""
 
+import functools
 import json
 import pathlib
 from typing import Any
@@ -27,13 +28,18 @@ MODEL_SECTIONS = ("generator", "behavior", "discriminator", "data", "dtype")
 """What a checkpoint cannot be continued without: its shapes and its vocabulary."""
 
 
+@functools.cache  # The same object again, or all that was compiled for it is lost.
+def _optimizer(
+    learning_rate: float, max_gradient_norm: float
+) -> optax.GradientTransformation:
+    adam = optax.adam(learning_rate)
+    if not max_gradient_norm:
+        return adam
+    return optax.chain(optax.clip_by_global_norm(max_gradient_norm), adam)
+
+
 def make_settings(config: config_dict.ConfigDict) -> Settings:
     """The part of a config that the steps read."""
-    train = config.train
-    optimizer = optax.adam(train.learning_rate)
-    if train.max_gradient_norm:
-        clip = optax.clip_by_global_norm(train.max_gradient_norm)
-        optimizer = optax.chain(clip, optimizer)
     return Settings(
         generator=Generator(
             dtype=None if config.dtype == "float32" else config.dtype,
@@ -43,7 +49,9 @@ def make_settings(config: config_dict.ConfigDict) -> Settings:
         gate=AccuracyGate(**config.gate.to_dict()),
         weight=config.adversarial.weight,
         teacher_forced_term=config.adversarial.teacher_forced_term,
-        optimizer=optimizer,
+        optimizer=_optimizer(
+            config.train.learning_rate, config.train.max_gradient_norm
+        ),
     )
 
 
@@ -62,6 +70,15 @@ def create_state(config: config_dict.ConfigDict, dataset: Dataset) -> TrainState
             discriminator.hidden_size, discriminator.mlp_size
         ),
         settings=make_settings(config),
+    )
+
+
+def state_shapes(config: config_dict.ConfigDict, dataset: Dataset) -> TrainState:
+    """What `create_state` would make, for `Checkpoints.restore`: shapes on one device."""
+    shapes = jax.eval_shape(lambda: create_state(config, dataset))
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), shapes
     )
 
 

@@ -53,12 +53,14 @@ def train_and_evaluate(
         experiment.check_same_model(saved, config, workdir)
     dataset = _load_data(config, workdir if saved is not None else None)
     _make_workdir(workdir)
-    state = experiment.create_state(config, dataset)
     checkpoints = Checkpoints(workdir / "checkpoints", config.train.keep_checkpoints)
     try:
         latest = checkpoints.latest_step()
-        if latest is not None:
-            state = checkpoints.restore(state, latest)
+        if latest is None:
+            state = experiment.create_state(config, dataset)
+        else:
+            shapes = experiment.state_shapes(config, dataset)
+            state = checkpoints.restore(shapes, latest)
             print(f"{workdir}: continues from step {latest}")
         experiment.write_config(config, workdir)
         dataset.vocabulary.save(workdir / "vocabulary.json")

@@ -17,7 +17,7 @@ import optax
 from jax import lax
 
 from pf_jax import losses
-from pf_jax.behavior import Behavior, behavior
+from pf_jax.behavior import Behavior, unroll_behavior
 from pf_jax.discriminator import DiscriminatorParams, discriminator_logits
 from pf_jax.gate import (
     accuracy,
@@ -237,7 +237,7 @@ def _generator_vjp(
 
     def forward(params: GeneratorParams) -> tuple[Array, Behavior]:
         unroll = unroll_paired(params, keys, batch.inputs, generator=settings.generator)
-        seen = behavior(
+        seen = unroll_behavior(
             unroll, mask, fields=settings.fields, emission=settings.generator.emission
         )
         return _total_nll(unroll, batch, settings), seen

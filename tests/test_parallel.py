@@ -79,18 +79,34 @@ def make_batch(data, rows):
     return Batch(sequences[:-1], sequences[1:], mask)
 
 
+@pytest.fixture(scope="module")
+def one_device():
+    """The updates by the plain step, and the metrics of each."""
+
+    def run(step):
+        step, state, history = jax.jit(step), make_state(), []
+        for rows in ROWS:
+            batch = make_batch(jnp.asarray(DATA), jnp.asarray(rows))
+            state, measured = step(state, batch, jax.random.fold_in(KEY, state.step))
+            history.append(metrics.compute(measured))
+        return state, history
+
+    joint = run(steps.joint_step)
+    return {
+        steps.joint_step: joint,
+        # The same updates: see test_steps.py.
+        steps.separate_step: joint,
+        steps.teacher_forcing_step: run(steps.teacher_forcing_step),
+    }
+
+
 @pytest.fixture(scope="module", params=STEPS, ids=lambda step: step.__name__)
-def both(request):
-    """The same updates on eight devices, and on one by the plain step."""
+def both(request, one_device):
+    """The same updates on eight devices and on one."""
     assert jax.device_count() == 8
     update = make_update(request.param, make_batch)
     parallel = update(make_state(), jnp.asarray(DATA), ROWS, KEY)
-    step, state, history = jax.jit(request.param), make_state(), []
-    for rows in ROWS:
-        batch = make_batch(jnp.asarray(DATA), jnp.asarray(rows))
-        state, measured = step(state, batch, jax.random.fold_in(KEY, state.step))
-        history.append(metrics.compute(measured))
-    return parallel, (state, history)
+    return parallel, one_device[request.param]
 
 
 def test_make_update_on_eight_devices_equals_one(both):
@@ -127,27 +143,27 @@ def test_make_update_replicates_the_state_to_the_bit(both):
             assert_same_bits(shard, shards[0])
 
 
-def test_make_update_went_through_several_gate_states(both):
-    _, (_, history) = both
-    if "generator_gate_open" not in history[0]:
-        pytest.skip("teacher forcing has no gates")
+def test_one_device_went_through_several_gate_states(one_device):
+    _, history = one_device[steps.joint_step]
     gates = [(x["generator_gate_open"], x["discriminator_gate_open"]) for x in history]
     assert gates == [(0, 1), (1, 0), (1, 1)]
 
 
-@pytest.mark.parametrize("step", STEPS, ids=lambda step: step.__name__)
-def test_step_under_shard_map_equals_one_device(step):
+def test_joint_step_under_shard_map_equals_one_device(one_device):
     mesh = jax.make_mesh((8,), ("rows",), axis_types=(jax.sharding.AxisType.Auto,))
     sharded = jax.shard_map(
-        lambda state, batch: step(state, batch, KEY, axis_name="rows"),
+        lambda state, batch, key: steps.joint_step(state, batch, key, axis_name="rows"),
         mesh=mesh,
-        in_specs=(PartitionSpec(), PartitionSpec(None, "rows")),
+        in_specs=(PartitionSpec(), PartitionSpec(None, "rows"), PartitionSpec()),
         out_specs=PartitionSpec(),
         check_vma=False,
     )
-    state, batch = make_state(), make_batch(jnp.asarray(DATA), jnp.asarray(ROWS[0]))
-    actual, measured = jax.jit(sharded)(state, batch)
-    expected, alone = jax.jit(step)(state, batch, KEY)
+    step, state, history = jax.jit(sharded), make_state(), []
+    for rows in ROWS:
+        batch = make_batch(jnp.asarray(DATA), jnp.asarray(rows))
+        state, measured = step(state, batch, jax.random.fold_in(KEY, state.step))
+        history.append(metrics.compute(measured))
+    expected, expected_history = one_device[steps.joint_step]
     # As in `test_make_update_on_eight_devices_equals_one`.
-    assert_close(actual, expected, rtol=1e-4, atol=LEARNING_RATE / 100)
-    assert_close(metrics.compute(measured), metrics.compute(alone), rtol=1e-4)
+    assert_close(state, expected, rtol=1e-4, atol=LEARNING_RATE / 100)
+    assert_close(history, expected_history, rtol=1e-4)

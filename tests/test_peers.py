@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from trees import assert_close
 
 import pf_jax
 from benchmarks.peers import flax_peer, plain
 from pf_jax.unroll import draw_noise
-from trees import assert_close
 
 T, B, H, V, D, M = 9, 4, 6, 7, 5, 5
 

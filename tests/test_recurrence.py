@@ -71,32 +71,24 @@ def test_gru_scan_passes_on_the_cotangent_of_either_output(output):
 def test_gru_scan_of_one_step_equals_plain_scan():
     recurrent, projections, carry = random_arguments()
     arguments = (recurrent, projections[:1], carry)
-    cotangents = jax.tree.map(lambda x: x[:1], random_cotangents())
+    cotangents = tuple(x[:1] for x in random_cotangents())
     assert_close(fast(arguments, cotangents), plain(arguments, cotangents))
 
 
 def test_gru_scan_stacked_equals_separate_scans():
     arguments, cotangents = random_arguments(2), random_cotangents(2)
-    (hidden, preactivation), (recurrent, projections, carry) = fast(
-        arguments, cotangents
-    )
+    outputs, gradients = fast(arguments, cotangents)
+
+    def arguments_of(index, recurrent, projections, carry):
+        recurrent = Recurrent(*(np.asarray(x)[index] for x in recurrent))
+        return recurrent, np.asarray(projections)[:, index], np.asarray(carry)[index]
+
+    def over_time(index, arrays):
+        return tuple(np.asarray(x)[:, index] for x in arrays)
+
     for index in range(2):
-        expected = plain(
-            (
-                Recurrent(*(x[index] for x in arguments[0])),
-                arguments[1][:, index],
-                arguments[2][index],
-            ),
-            tuple(x[:, index] for x in cotangents),
-        )
-        actual = (
-            (hidden[:, index], preactivation[:, index]),
-            (
-                Recurrent(*(x[index] for x in recurrent)),
-                projections[:, index],
-                carry[index],
-            ),
-        )
+        expected = plain(arguments_of(index, *arguments), over_time(index, cotangents))
+        actual = over_time(index, outputs), arguments_of(index, *gradients)
         assert_close(actual, expected)
 
 
@@ -109,13 +101,14 @@ def test_gru_scan_gradient_equals_finite_difference():
             value = gru_scan(*arguments)
             return sum(jnp.vdot(x, y) for x, y in zip(value, cotangents, strict=True))
 
+        @jax.jit
         def along(distance):
             moved = jax.tree.map(lambda x, d: x + distance * d, arguments, direction)
-            return float(weighted_sum(moved))
+            return weighted_sum(moved)
 
         gradient = fast(arguments, cotangents)[1]
         slope = sum(
-            float(jnp.vdot(x, y))
+            np.vdot(x, y)
             for x, y in zip(
                 jax.tree.leaves(gradient), jax.tree.leaves(direction), strict=True
             )

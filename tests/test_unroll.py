@@ -194,7 +194,7 @@ def test_unroll_free_running_reads_its_own_samples(generator):
 
 @pytest.mark.parametrize(
     "mode, num_layers",
-    [(teacher_forced, 2), (free_running, 2), (paired, 1), (paired, 2)],
+    [(teacher_forced, 2), (free_running, 1), (paired, 2)],
 )
 def test_unroll_fast_equals_plain(mode, num_layers):
     with jax.enable_x64(True):
@@ -217,27 +217,33 @@ def test_unroll_recomputed_equals_saved(mode):
 
 
 @pytest.mark.parametrize("generator", [FAST, RECOMPUTED], ids=["saved", "recomputed"])
-def test_unroll_fast_second_derivative_equals_plain(generator):
-    def along_gradient(generator, params, carry, inputs, direction):
+def test_unroll_second_derivative_equals_that_of_plain(generator):
+    @jax.jit
+    def along_gradient(primals, direction):
         """`d/dp (dL/dp . direction)`, reverse over reverse."""
 
-        def slope(*primals):
-            gradient = jax.grad(weighted_sum, (2, 3))(
-                paired, generator, *primals, inputs
-            )
+        def slope(primals):
+            _, gradient = values_and_gradients(paired, generator, *primals, inputs)
             products = jax.tree.map(jnp.vdot, gradient, direction)
             return sum(jax.tree.leaves(products))
 
-        return jax.grad(slope, (0, 1))(params, carry)
+        return jax.grad(slope)(primals)
+
+    def moved(distance):
+        primals = jax.tree.map(lambda x, d: x + distance * d, arguments, direction)
+        return values_and_gradients(paired, PLAIN, *primals, inputs)[1]
 
     with jax.enable_x64(True):
         params, inputs = make_params(2, dtype=jnp.float64), make_inputs()
-        carry = make_carry(params)
-        direction = random_like((params, carry), seed=4)
-        both = jax.jit(along_gradient, static_argnums=0)
-        actual = both(generator, params, carry, inputs, direction)
-        expected = both(PLAIN, params, carry, inputs, direction)
-    assert_close(actual, expected, rtol=1e-10, atol=1e-10)
+        arguments = params, make_carry(params)
+        direction = random_like(arguments, seed=4)
+        actual = along_gradient(arguments, direction)
+        # The second derivative is symmetric.
+        after, before = moved(1e-5), moved(-1e-5)
+        expected = jax.tree.map(lambda x, y: (x - y) / 2e-5, after, before)
+    assert max(np.max(np.abs(x)) for x in jax.tree.leaves(expected)) > 0.1
+    # The central difference's own error.
+    assert_close(actual, expected, rtol=1e-7, atol=1e-7)
 
 
 # Relations
@@ -334,29 +340,31 @@ def test_unroll_with_row_keys_equals_rows_of_a_bigger_batch():
 # Samples
 
 
+@jax.jit
+def run_many_rows(params, temperature):
+    return unroll_free_running(
+        params,
+        KEY,
+        jnp.zeros(512, jnp.int32),
+        num_steps=8,
+        temperature=temperature,
+    )
+
+
 def test_unroll_at_temperature_zero_takes_the_most_likely():
-    params, inputs = make_params(), make_inputs()
-    unroll = unroll_free_running(params, KEY, inputs[0], num_steps=T, temperature=0.0)
+    unroll = run_many_rows(make_params(), 0.0)
     np.testing.assert_array_equal(unroll.samples, np.argmax(unroll.logits, axis=-1))
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 def test_unroll_samples_follow_the_softmax(temperature):
-    num_steps, num_rows = 8, 512
     params = make_params()
     kernel = jnp.zeros_like(params.readout.kernel)
     params = params._replace(readout=params.readout._replace(kernel=kernel))
-    unroll = unroll_free_running(
-        params,
-        KEY,
-        jnp.zeros(num_rows, jnp.int32),
-        num_steps=num_steps,
-        temperature=temperature,
-    )
-    probability = jax.nn.softmax(params.readout.bias / temperature)
-    samples = np.asarray(unroll.samples)
+    samples = np.asarray(run_many_rows(params, temperature).samples)
+    odds = np.exp(np.float64(params.readout.bias) / temperature)
+    expected = odds / np.sum(odds)
     counts = np.bincount(samples.ravel(), minlength=V)
-    expected = np.float64(probability) / np.sum(np.float64(probability))
     assert scipy.stats.chisquare(counts, expected * samples.size).pvalue > 0.01
     # Neighbors in time and in the batch are independent.
     for first, second in [
@@ -390,9 +398,8 @@ def test_unroll_gradient_does_not_pass_through_samples(cell):
     params = make_params(generator=generator)
     inputs = random_like(jnp.zeros((T, B, V)), seed=5)
     free, actual = values_and_gradients(free_running, generator, params, None, inputs)
-    _, expected = values_and_gradients(
-        teacher_forced, generator, params, None, free.inputs
-    )
+    fast = Generator(emission=GAUSSIAN)
+    _, expected = values_and_gradients(teacher_forced, fast, params, None, free.inputs)
     assert_close(actual, expected)
 
 
@@ -441,18 +448,15 @@ def test_unroll_under_shard_map_equals_one_device(generator):
     mesh = jax.make_mesh((8,), ("rows",), axis_types=(jax.sharding.AxisType.Auto,))
     rows = PartitionSpec(None, "rows")
 
-    def run(params, keys, inputs):
+    def run(generator, params, keys, inputs):
         unrolls = [
             unroll_teacher_forced(params, inputs, generator=generator),
-            unroll_free_running(
-                params, keys, inputs[0], num_steps=len(inputs), generator=generator
-            ),
             split_modes(unroll_paired(params, keys, inputs, generator=generator))[1],
         ]
         return [(x.hidden, x.preactivation, x.logits) for x in unrolls]
 
     sharded = jax.shard_map(
-        run,
+        functools.partial(run, generator),
         mesh=mesh,
         in_specs=(PartitionSpec(), PartitionSpec("rows"), rows),
         out_specs=rows,
@@ -464,10 +468,10 @@ def test_unroll_under_shard_map_equals_one_device(generator):
             value, pullback = jax.vjp(lambda params: run(params, keys, inputs), params)
             return value, pullback(random_like(value, seed=3))
 
-        return both
+        return both(params)
 
-    actual = value_and_gradient(sharded)(params)
-    assert_close(actual, value_and_gradient(run)(params))
+    actual = value_and_gradient(sharded)
+    assert_close(actual, value_and_gradient(functools.partial(run, FAST)))
 
 
 # A caller's own cell
@@ -492,7 +496,7 @@ def test_unroll_teacher_forced_with_own_cell_equals_a_loop():
 # Shapes
 
 
-@settings(max_examples=5, deadline=None, derandomize=True, database=None)
+@settings(max_examples=4, deadline=None, derandomize=True, database=None)
 @given(
     num_steps=st.integers(1, 4),
     num_rows=st.integers(1, 3),
