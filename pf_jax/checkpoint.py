@@ -67,6 +67,7 @@ class Checkpoints:
 
     def best_step(self) -> int | None:
         """The step of the best checkpoint by validation, else of the newest."""
+        self._manager.wait_until_finished()
         best = self._manager.best_step()
         if best is None or math.isinf(self._manager.metrics(best)["nll"]):
             return self.latest_step()

@@ -27,6 +27,9 @@ PROFESSOR_FORCING_STEPS = {"joint": joint_step, "separate": separate_step}
 MODEL_SECTIONS = ("generator", "behavior", "discriminator", "data", "dtype")
 """What a checkpoint cannot be continued without: its shapes and its vocabulary."""
 
+FREE_FIELDS = ("generator.recompute", "data.path")
+"""Fields of these sections that may change: the model is the same."""
+
 
 @functools.cache  # The same object again, or all that was compiled for it is lost.
 def _optimizer(
@@ -128,7 +131,7 @@ def check_same_model(
     """Raises a UserError where a checkpoint's model is not the one asked for."""
     for section in MODEL_SECTIONS:
         old, new = (_flat(section, c.get(section)) for c in (saved, config))
-        for field in sorted(old.keys() | new.keys()):
+        for field in sorted((old.keys() | new.keys()) - set(FREE_FIELDS)):
             if old.get(field) != new.get(field):
                 raise UserError(
                     f"{workdir}: holds a checkpoint of another model "

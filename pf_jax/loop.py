@@ -19,7 +19,7 @@ from pf_jax.checkpoint import Checkpoints
 from pf_jax.data import Dataset, Vocabulary, chunk_starts, gather_chunks, load_dataset
 from pf_jax.errors import UserError
 from pf_jax.metrics import add, compute
-from pf_jax.parallel import Update, make_update
+from pf_jax.parallel import Update, make_update, replicate
 from pf_jax.run_log import RunLog
 from pf_jax.settings import check_config, check_devices
 from pf_jax.state import TrainState
@@ -79,6 +79,7 @@ def _train(
     """From the state's step to the last."""
     train = config.train
     key = experiment.samples_key(config)
+    state = replicate(state)
     stream = jnp.asarray(dataset.streams["train"])
     updates: dict[Any, Update] = {}
     step, metrics = int(state.step), None
@@ -128,7 +129,7 @@ def _validate_and_save(
     ends = step == train.num_steps
     nll = math.inf
     if ends or step % train.eval_every == 0:
-        values = _validate(config, dataset, state)
+        values = _finite(_validate(config, dataset, state), step, checkpoints)
         nll = values["nll"]
         log.write_valid(step, values, _sample(config, dataset, state))
     if ends or stopping or nll < math.inf or step % train.checkpoint_every == 0:

@@ -19,6 +19,17 @@ AXIS = "devices"
 Update = Callable[[TrainState, Array, np.ndarray, Array], tuple[TrainState, Metrics]]
 
 
+def replicate(state: TrainState) -> TrainState:
+    """The state on all devices, as updates return it: their second call compiles no more.
+
+    Args:
+        state: On any devices.
+    """
+    mesh = jax.sharding.Mesh(np.array(jax.devices()), (AXIS,))
+    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    return jax.device_put(state, everywhere)
+
+
 def make_update(
     step: Callable[..., tuple[TrainState, Metrics]],
     make_batch: Callable[[Array, Array], Batch],

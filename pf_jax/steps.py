@@ -219,7 +219,8 @@ def discriminator_eval_step(state: TrainState, batch: Batch, key: Array) -> Metr
     Returns:
         The metrics, weighted by the number of sequences.
     """
-    (_, seen), _ = _generator_vjp(state, batch, key, None)
+    keys = row_keys(key, batch.inputs.shape[1])
+    _, seen = _both_modes(state.generator, state.settings, batch, keys)
     logits = _halves(_logits(state.discriminator, seen, state.settings))
     _, metrics = _gate_accuracy(state, logits, None)
     num_rows = batch.inputs.shape[1]
@@ -230,19 +231,24 @@ def _generator_vjp(
     state: TrainState, batch: Batch, key: Array, axis_name: str | None
 ) -> tuple[tuple[Array, Behavior], Any]:
     """Total NLL and the behavior of both modes, and their pullback to the generator."""
-    settings, num_rows = state.settings, batch.inputs.shape[1]
+    num_rows = batch.inputs.shape[1]
     device = 0 if axis_name is None else lax.axis_index(axis_name)
     keys = row_keys(key, num_rows, device * num_rows)
+    return jax.vjp(
+        lambda params: _both_modes(params, state.settings, batch, keys), state.generator
+    )
+
+
+def _both_modes(
+    params: GeneratorParams, settings: Settings, batch: Batch, keys: Array
+) -> tuple[Array, Behavior]:
+    """Total NLL of the teacher-forced rows, and the behavior of all `2B`."""
+    unroll = unroll_paired(params, keys, batch.inputs, generator=settings.generator)
     mask = None if batch.mask is None else jnp.concatenate([batch.mask] * 2, axis=1)
-
-    def forward(params: GeneratorParams) -> tuple[Array, Behavior]:
-        unroll = unroll_paired(params, keys, batch.inputs, generator=settings.generator)
-        seen = unroll_behavior(
-            unroll, mask, fields=settings.fields, emission=settings.generator.emission
-        )
-        return _total_nll(unroll, batch, settings), seen
-
-    return jax.vjp(forward, state.generator)
+    seen = unroll_behavior(
+        unroll, mask, fields=settings.fields, emission=settings.generator.emission
+    )
+    return _total_nll(unroll, batch, settings), seen
 
 
 def _total_nll(unroll: Unroll, batch: Batch, settings: Settings) -> Array:

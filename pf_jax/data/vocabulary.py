@@ -89,6 +89,8 @@ class Vocabulary:
         """
         try:
             symbols = json.loads(path.read_text())
+            if not isinstance(symbols, list):
+                raise ValueError("not a list")
         except (OSError, ValueError) as error:
             raise UserError(
                 f"{path}: cannot read the run's vocabulary: use another --workdir"
