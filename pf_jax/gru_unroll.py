@@ -22,7 +22,7 @@ from pf_jax.recurrence import (
     matmul,
     previous_hidden,
 )
-from pf_jax.types import Array, Unroll
+from pf_jax.types import Array, Unroll, vary_alike
 
 
 class _Rollout(NamedTuple):
@@ -54,6 +54,9 @@ def unroll_gru(
     Returns:
         All rows; `samples` has the last `S` alone.
     """
+    params, carry, data, first_input, noise = vary_alike(
+        params, carry, data, first_input, noise
+    )
     hidden, preactivation, samples = _rollout(
         generator, params, carry, data, first_input, noise, temperature
     )

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from pf_jax.types import Array
+from pf_jax.types import Array, vary_alike
 
 DType = jax.typing.DTypeLike | None
 
@@ -178,7 +178,7 @@ def gru_scan(
         `hidden` and `preactivation`, each `[T, *S, N, H]`; both carry gradients.
     """
     chex.assert_equal_rank([projections, carry[None]])
-    return _gru_scan(recurrent, projections, carry, dtype)
+    return _gru_scan(*vary_alike(recurrent, projections, carry), dtype)
 
 
 def _gru_scan_fwd(
@@ -228,7 +228,7 @@ def gru_replay(
     Returns:
         `hidden` and `preactivation`, each `[T, *S, N, H]`; both carry gradients.
     """
-    return _gru_replay(recurrent, projections, carry, trace, dtype)
+    return _gru_replay(*vary_alike(recurrent, projections, carry, trace), dtype)
 
 
 def _gru_replay_fwd(

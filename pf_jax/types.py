@@ -8,6 +8,7 @@ Everything is time-major, `[T, B, ...]`.
 from typing import Any, NamedTuple
 
 import jax
+from jax import lax
 
 Array = jax.Array
 Params = Any
@@ -51,3 +52,30 @@ class Unroll(NamedTuple):
     preactivation: tuple[Array, ...]
     carry: tuple[Carry, ...]
     samples: Array | None = None
+
+
+def vary_alike(*trees: Any) -> Any:
+    """The same arrays, typed for one loop under a caller's `jax.shard_map`.
+
+    There an array's type names the mesh axes over which it varies, and a loop's carry must
+    keep its type: zeros that meet data spread over devices must vary as the data does.
+    Elsewhere this does nothing. Differentiation sums the cotangents over those axes.
+
+    Args:
+        *trees: Pytrees of arrays.
+
+    Returns:
+        Them, every leaf varying over all axes that any leaf varies over.
+    """
+    axes = frozenset().union(*(_varying_axes(leaf) for leaf in jax.tree.leaves(trees)))
+
+    def vary(leaf: Array) -> Array:
+        missing = tuple(sorted(axes - _varying_axes(leaf)))
+        return lax.pcast(leaf, missing, to="varying") if missing else leaf
+
+    return jax.tree.map(vary, trees)
+
+
+def _varying_axes(leaf: Array) -> frozenset[str]:
+    array_type = jax.typeof(leaf)
+    return array_type.mat.varying if hasattr(array_type, "mat") else frozenset()

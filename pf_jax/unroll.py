@@ -24,7 +24,7 @@ from pf_jax.generator import (
     stack_step,
 )
 from pf_jax.gru_unroll import unroll_gru
-from pf_jax.types import Array, Carry, Unroll
+from pf_jax.types import Array, Carry, Unroll, vary_alike
 
 
 def row_keys(key: Array, num_rows: int, first_row: int | Array = 0) -> Array:
@@ -111,6 +111,7 @@ def unroll_teacher_forced(
     def step(carry: Any, values: Array) -> tuple[Any, tuple[CellOutput, ...]]:
         return stack_step(params, carry, values, generator=generator)
 
+    params, carry, inputs = vary_alike(params, carry, inputs)
     last, outputs = lax.scan(step, carry, inputs)
     return _as_unroll(params, inputs, last, outputs, None, generator)
 
@@ -170,6 +171,7 @@ def unroll_free_running(
         sample = lax.stop_gradient(sample)
         return (carry, sample), (outputs, values, sample)
 
+    params, carry, first_input, noise = vary_alike(params, carry, first_input, noise)
     (last, _), (outputs, inputs, samples) = lax.scan(step, (carry, first_input), noise)
     return _as_unroll(params, inputs, last, outputs, samples, generator)
 
