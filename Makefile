@@ -14,7 +14,7 @@ demo: $(INSTALLED)
 	$(BIN)/python evaluate.py --workdir runs/demo
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

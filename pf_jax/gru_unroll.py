@@ -132,6 +132,7 @@ def _run_steps(
             )
         logits = readout(params, traces[-1].hidden[num_reading:], generator=generator)
         sample = generator.emission.sample(logits, noise, temperature)
+        sample = sample.astype(own.dtype)
         carry = tuple(trace.hidden for trace in traces)
         return (carry, sample), (tuple(traces), sample)
 

@@ -29,7 +29,7 @@ from pf_jax.gate import (
 from pf_jax.generator import GeneratorParams
 from pf_jax.metrics import Metrics, average, sum_over_devices
 from pf_jax.state import Settings, TrainState
-from pf_jax.types import Array, Batch, Carry, Unroll
+from pf_jax.types import Array, Batch, Carry, Unroll, vary_over
 from pf_jax.unroll import row_keys, unroll_paired, unroll_teacher_forced
 
 
@@ -56,7 +56,9 @@ def teacher_forcing_step(
         total = _total_nll(unroll, batch, state.settings)
         return total / batch.inputs.shape[1], total
 
-    (_, total), gradient = jax.value_and_grad(mean_nll, has_aux=True)(state.generator)
+    (_, total), gradient = jax.value_and_grad(mean_nll, has_aux=True)(
+        _on_device(state.generator, axis_name)
+    )
     metrics = _likelihood_metrics(total, batch)
     state, norm = _update_generator(state, gradient, axis_name)
     metrics["generator_gradient_norm"] = norm
@@ -95,9 +97,8 @@ def generator_step(
     d_behavior, logits = jax.grad(adversarial_loss, has_aux=True)(seen)
     gate_accuracy, metrics = _gate_accuracy(state, logits, axis_name)
     is_open = generator_open(settings.gate, gate_accuracy)
-    (gradient,) = pull_generator(
-        (1.0 / batch.inputs.shape[1], _masked(is_open, d_behavior))
-    )
+    d_total = jnp.full_like(total, 1.0 / batch.inputs.shape[1])
+    (gradient,) = pull_generator((d_total, _masked(is_open, d_behavior)))
     metrics |= _likelihood_metrics(total, batch)
     metrics["generator_gate_open"] = average(is_open)
     state, metrics["generator_gradient_norm"] = _update_generator(
@@ -124,7 +125,9 @@ def discriminator_step(
         logits = _halves(_logits(params, behavior, state.settings))
         return losses.discriminator_loss(*logits), logits
 
-    gradient, logits = jax.grad(loss, has_aux=True)(state.discriminator)
+    gradient, logits = jax.grad(loss, has_aux=True)(
+        _on_device(state.discriminator, axis_name)
+    )
     gate_accuracy, metrics = _gate_accuracy(state, logits, axis_name)
     state, more = _update_discriminator(state, gradient, gate_accuracy, axis_name)
     return state, sum_over_devices(metrics | more, axis_name)
@@ -161,7 +164,7 @@ def joint_step(
     (total, seen), pull_generator = _generator_vjp(state, batch, key, axis_name)
     joined, pull_discriminator = jax.vjp(
         lambda params, behavior: _logits(params, behavior, settings),
-        state.discriminator,
+        _on_device(state.discriminator, axis_name),
         seen,
     )
     logits = _halves(joined)
@@ -176,7 +179,8 @@ def joint_step(
     )
     d_features = _masked(is_open, d_behavior.features * ratio[:, None])
     d_behavior = Behavior(d_features, _zeros_like(seen.mask))
-    (d_generator,) = pull_generator((1.0 / batch.inputs.shape[1], d_behavior))
+    d_total = jnp.full_like(total, 1.0 / batch.inputs.shape[1])
+    (d_generator,) = pull_generator((d_total, d_behavior))
 
     metrics |= _likelihood_metrics(total, batch)
     metrics["generator_gate_open"] = average(is_open)
@@ -235,7 +239,8 @@ def _generator_vjp(
     device = 0 if axis_name is None else lax.axis_index(axis_name)
     keys = row_keys(key, num_rows, device * num_rows)
     return jax.vjp(
-        lambda params: _both_modes(params, state.settings, batch, keys), state.generator
+        lambda params: _both_modes(params, state.settings, batch, keys),
+        _on_device(state.generator, axis_name),
     )
 
 
@@ -300,6 +305,11 @@ def _zeros_like(tree: Any) -> Any:
 
 def _masked(is_open: Array, gradient: Any) -> Any:
     return select(is_open, gradient, _zeros_like(gradient))
+
+
+def _on_device(params: Any, axis_name: str | None) -> Any:
+    """Typed as this device's own, so that `shard_map` does not sum their gradient."""
+    return params if axis_name is None else vary_over(frozenset([axis_name]), params)
 
 
 def _mean_over_devices(gradient: Any, axis_name: str | None) -> Any:

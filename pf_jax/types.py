@@ -68,12 +68,17 @@ def vary_alike(*trees: Any) -> Any:
         Them, every leaf varying over all axes that any leaf varies over.
     """
     axes = frozenset().union(*(_varying_axes(leaf) for leaf in jax.tree.leaves(trees)))
+    return vary_over(axes, trees)
+
+
+def vary_over(axes: frozenset[str], tree: Any) -> Any:
+    """The same arrays, typed as varying over these axes; see `vary_alike`."""
 
     def vary(leaf: Array) -> Array:
         missing = tuple(sorted(axes - _varying_axes(leaf)))
         return lax.pcast(leaf, missing, to="varying") if missing else leaf
 
-    return jax.tree.map(vary, trees)
+    return jax.tree.map(vary, tree)
 
 
 def _varying_axes(leaf: Array) -> frozenset[str]:

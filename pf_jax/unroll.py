@@ -104,7 +104,7 @@ def unroll_teacher_forced(
     """
     chex.assert_scalar_positive(inputs.ndim - 1)
     carry = _carry_or_zeros(params, inputs.shape[1], carry, generator)
-    if generator.cell is gru:
+    if generator.cell == gru:
         unroll = unroll_gru(params, carry, inputs, inputs[0, :0], None, 1.0, generator)
         return unroll._replace(samples=None)
 
@@ -157,7 +157,7 @@ def unroll_free_running(
         start=start,
         generator=generator,
     )
-    if generator.cell is gru:
+    if generator.cell == gru:
         data = jnp.zeros((num_steps, 0, *first_input.shape[1:]), first_input.dtype)
         return unroll_gru(
             params, carry, data, first_input, noise, temperature, generator
@@ -168,7 +168,7 @@ def unroll_free_running(
         carry, outputs = stack_step(params, carry, values, generator=generator)
         logits = readout(params, outputs[-1].hidden, generator=generator)
         sample = generator.emission.sample(logits, noise, temperature)
-        sample = lax.stop_gradient(sample)
+        sample = lax.stop_gradient(sample).astype(values.dtype)
         return (carry, sample), (outputs, values, sample)
 
     params, carry, first_input, noise = vary_alike(params, carry, first_input, noise)
@@ -203,7 +203,7 @@ def unroll_paired(
     """
     num_steps, num_rows = inputs.shape[:2]
     carry = _carry_or_zeros(params, num_rows, carry, generator)
-    if generator.cell is gru:
+    if generator.cell == gru:
         noise = draw_noise(
             params, key, num_rows=num_rows, num_steps=num_steps, generator=generator
         )

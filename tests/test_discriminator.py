@@ -21,14 +21,6 @@ MASK = np.array(
 COTANGENT = np.array([1.0, -2.0, 0.5, 3.0], np.float32)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    """Most of the time here is XLA's; what these tests compare needs no fast code."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def score(params, features, mask=None):
     return discriminator_logits(params, Behavior(features, mask))
 

@@ -33,14 +33,6 @@ SETTINGS = Settings(
 STEPS = [steps.joint_step, steps.separate_step, steps.teacher_forcing_step]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    """Most of the time here is XLA's; what these tests compare needs no fast code."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def make_state():
     """A discriminator that is sure of itself, and often wrong."""
     state = jax.eval_shape(
@@ -156,7 +148,6 @@ def test_joint_step_under_shard_map_equals_one_device(one_device):
         mesh=mesh,
         in_specs=(PartitionSpec(), PartitionSpec(None, "rows"), PartitionSpec()),
         out_specs=PartitionSpec(),
-        check_vma=False,
     )
     step, state, history = jax.jit(sharded), make_state(), []
     for rows in ROWS:

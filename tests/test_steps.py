@@ -83,14 +83,6 @@ discriminator_step = jax.jit(steps.discriminator_step)
 teacher_forcing_step = jax.jit(steps.teacher_forcing_step)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    """Most of the time here is XLA's; what these tests compare needs no fast code."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @functools.cache
 def make_state(case):
     """Random parameters; logits between -4 and 4, half of them negative."""

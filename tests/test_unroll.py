@@ -71,14 +71,6 @@ GAUSSIAN = Emission(
 )
 
 
-@pytest.fixture(autouse=True, scope="module")
-def quick_compilation():
-    """Most of the time here is XLA's; what these tests compare needs no fast code."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @functools.cache
 def make_params(num_layers=1, generator=FAST, dtype=jnp.float32, seed=0):
     def init():
