@@ -299,8 +299,7 @@ def main(argv: list[str] | None = None) -> None:
     peers = [name for name in shape.peers.split(",") if name]
     turns, process = jax_turns(shape, peers), None
     if "torch" in peers:
-        arguments = [a for a in (argv or sys.argv[1:])]
-        turns["torch"], process = remote_turn(arguments)
+        turns["torch"], process = remote_turn(argv or sys.argv[1:])
     try:
         result = report(shape, *measure(turns, shape.repeats))
     finally:
