@@ -5,10 +5,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from pf_jax.affine import Affine, DType, affine, init_affine
 from pf_jax.behavior import Behavior
 from pf_jax.cells import init_gru
-from pf_jax.emissions import Affine, init_affine
-from pf_jax.recurrence import DType, Recurrent, gru_scan, matmul
+from pf_jax.recurrence import Recurrent, gru_scan
 from pf_jax.types import Array
 
 MAX_LOGIT = 10.0
@@ -65,7 +65,11 @@ def init_discriminator(
 
 
 def discriminator_logits(
-    params: DiscriminatorParams, behavior: Behavior, *, dtype: DType = None
+    params: DiscriminatorParams,
+    behavior: Behavior,
+    *,
+    dtype: DType = None,
+    constant_rows: int = 0,
 ) -> Array:
     """One logit a sequence; `sigmoid` of it is the probability of teacher-forced.
 
@@ -77,11 +81,13 @@ def discriminator_logits(
         params: The weights.
         behavior: `N` sequences.
         dtype: Of the matrix products' operands.
+        constant_rows: How many of the first sequences have a behavior that is constant:
+            no gradient is formed for it.
 
     Returns:
         `[N]`.
     """
-    steps = _step_logits(params, behavior, dtype)
+    steps = _step_logits(params, behavior, dtype, constant_rows)
     if behavior.mask is None:
         logits = jnp.mean(steps, axis=0)
     else:
@@ -91,22 +97,24 @@ def discriminator_logits(
 
 
 def _step_logits(
-    params: DiscriminatorParams, behavior: Behavior, dtype: DType
+    params: DiscriminatorParams, behavior: Behavior, dtype: DType, constant_rows: int
 ) -> Array:
     """`[T, N]`, before the mean over time."""
-    projections = _projections(params.input, behavior, dtype)
+    projections = _projections(params.input, behavior, dtype, constant_rows)
     num_rows, size = projections.shape[2], params.recurrent.bias.shape[-1]
     carry = jnp.zeros((2, num_rows, size), projections.dtype)
-    hidden, _ = gru_scan(params.recurrent, projections, carry, dtype)
+    hidden = gru_scan(params.recurrent, projections, carry, dtype)
     x = jnp.concatenate([hidden[:, 0], hidden[::-1, 1]], axis=-1)
     for layer in params.mlp:
-        x = jax.nn.relu(matmul(x, layer.kernel, dtype) + layer.bias)
-    return (matmul(x, params.output.kernel, dtype) + params.output.bias)[..., 0]
+        x = jax.nn.relu(affine(layer, x, dtype=dtype))
+    return affine(params.output, x, dtype=dtype)[..., 0]
 
 
-def _projections(affine: Affine, behavior: Behavior, dtype: DType) -> Array:
+def _projections(
+    params: Affine, behavior: Behavior, dtype: DType, constant_rows: int
+) -> Array:
     """`[T, 2, N, 3D]`; the second direction runs backward in time."""
-    both = matmul(behavior.features, affine.kernel, dtype) + affine.bias
+    both = affine(params, behavior.features, dtype=dtype, constant_rows=constant_rows)
     forward, backward = jnp.split(both, 2, axis=-1)
     projections = jnp.stack([forward, backward[::-1]], axis=1)
     if behavior.mask is None:

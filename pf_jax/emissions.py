@@ -10,23 +10,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax.linen import initializers
 from jax import lax
 
 from pf_jax.types import Array, Params
-
-
-class Affine(NamedTuple):
-    """`x @ kernel + bias`; kernel `[I, O]`, bias `[O]`."""
-
-    kernel: Array
-    bias: Array
-
-
-def init_affine(key: Array, input_size: int, output_size: int) -> Affine:
-    """LeCun-normal kernel, zero bias."""
-    kernel = initializers.lecun_normal()(key, (input_size, output_size))
-    return Affine(kernel, jnp.zeros(output_size))
 
 
 class Emission(NamedTuple):

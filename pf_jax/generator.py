@@ -4,9 +4,9 @@ from typing import NamedTuple
 
 import jax
 
+from pf_jax.affine import Affine, affine, init_affine
 from pf_jax.cells import Cell, CellOutput, gru
-from pf_jax.emissions import Affine, Emission, categorical, init_affine
-from pf_jax.recurrence import matmul
+from pf_jax.emissions import Emission, categorical
 from pf_jax.types import Array, Carry, Params
 
 
@@ -120,4 +120,4 @@ def stack_step(
 
 def readout(params: GeneratorParams, hidden: Array, *, generator: Generator) -> Array:
     """The output distribution's parameters: `[..., H]` -> `[..., P]`."""
-    return matmul(hidden, params.readout.kernel, generator.dtype) + params.readout.bias
+    return affine(params.readout, hidden, dtype=generator.dtype)

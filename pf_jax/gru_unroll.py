@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax import custom_vjp, lax, vjp
 
+from pf_jax.affine import Affine, affine
 from pf_jax.cells import GRUParams
 from pf_jax.generator import Generator, GeneratorParams, readout
 from pf_jax.recurrence import (
@@ -19,7 +20,6 @@ from pf_jax.recurrence import (
     gru_gates,
     gru_replay,
     gru_trace,
-    matmul,
     previous_hidden,
 )
 from pf_jax.types import Array, Unroll, vary_alike
@@ -85,7 +85,8 @@ def _first_projection(params: GeneratorParams, generator: Generator) -> Any:
 
 
 def _project(layer: GRUParams, x: Array, generator: Generator) -> Array:
-    return matmul(x, layer.input_kernel, generator.dtype) + layer.input_bias
+    params = Affine(layer.input_kernel, layer.input_bias)
+    return affine(params, x, dtype=generator.dtype)
 
 
 def _run_layers(

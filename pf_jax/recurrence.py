@@ -9,16 +9,15 @@ any number of GRUs side by side: with leading axes `S`, kernels are `[*S, H, 3H]
 arrays over time `[T, *S, N, ...]`.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from pf_jax.affine import DType, matmul, sum_of_products, sum_rows
 from pf_jax.types import Array, vary_alike
-
-DType = jax.typing.DTypeLike | None
 
 
 class Recurrent(NamedTuple):
@@ -49,18 +48,6 @@ class Trace(NamedTuple):
     reset: Array
     update: Array
     recurrent: Array
-
-
-def matmul(x: Array, kernel: Array, dtype: DType = None) -> Array:
-    """`x @ kernel` with operands rounded to `dtype` and accumulation in `x`'s own type.
-
-    Without a `dtype` nothing is rounded.
-    """
-    if dtype is None:
-        return jnp.matmul(x, kernel)
-    return jnp.matmul(
-        x.astype(dtype), kernel.astype(dtype), preferred_element_type=x.dtype
-    )
 
 
 def gru_gates(
@@ -110,7 +97,7 @@ def _gru_pullback(
     carry: Array,
     trace: Trace,
     d_hidden: Array,
-    d_preactivation: Array,
+    d_preactivation: Array | None = None,
 ) -> tuple[Recurrent, Array, Array]:
     """Cotangents of the weights, the projections and the first carry.
 
@@ -125,10 +112,12 @@ def _gru_pullback(
     to_update = (before - candidate) * update * (1 - update)
     transposed = jnp.swapaxes(recurrent.kernel, -1, -2)
 
-    def step(dh: Array, now: tuple[Array, ...]) -> tuple[Array, tuple[Array, Array]]:
+    def step(dh: Array, now: Any) -> tuple[Array, tuple[Array, Array]]:
         d_hidden, d_preactivation, to_a, to_r, to_z, reset, update = now
         dh = dh + d_hidden
-        da = dh * to_a + d_preactivation
+        da = dh * to_a
+        if d_preactivation is not None:
+            da = da + d_preactivation
         delta = jnp.concatenate([da * to_r, dh * to_z, da * reset], axis=-1)
         return dh * update + matmul(delta, transposed, dtype), (delta, da)
 
@@ -146,26 +135,25 @@ def _gru_pullback(
         ),
         reverse=True,
     )
-    d_recurrent = Recurrent(
-        _sum_of_products(before, delta, dtype),
-        jnp.sum(da * reset, axis=(0, -2)),
-    )
     size = carry.shape[-1]
+    rows = _all_rows(delta)
+    d_recurrent = Recurrent(
+        sum_of_products(_all_rows(before), rows, dtype),
+        sum_rows(rows[..., 2 * size :]),
+    )
     d_projections = jnp.concatenate([delta[..., : 2 * size], da], axis=-1)
     return d_recurrent, d_projections, d_carry
 
 
-def _sum_of_products(x: Array, y: Array, dtype: DType) -> Array:
-    """`sum_t x[t]^T y[t]`: `[T, *S, N, H]`, `[T, *S, N, G]` -> `[*S, H, G]`."""
-    out = x.dtype
-    if dtype is not None:
-        x, y = x.astype(dtype), y.astype(dtype)
-    return jnp.einsum("t...nh,t...ng->...hg", x, y, preferred_element_type=out)
+def _all_rows(x: Array) -> Array:
+    """`[T, *S, N, G]` -> `[*S, T N, G]`."""
+    x = jnp.moveaxis(x, 0, -3)
+    return x.reshape(*x.shape[:-3], -1, x.shape[-1])
 
 
 def gru_scan(
     recurrent: Recurrent, projections: Array, carry: Array, dtype: DType = None
-) -> tuple[Array, Array]:
+) -> Array:
     """A GRU over time.
 
     Args:
@@ -175,7 +163,7 @@ def gru_scan(
         dtype: Of the matrix products' operands; None keeps the arguments' own.
 
     Returns:
-        `hidden` and `preactivation`, each `[T, *S, N, H]`; both carry gradients.
+        `hidden`, `[T, *S, N, H]`; all of it carries gradients.
     """
     chex.assert_equal_rank([projections, carry[None]])
     return _gru_scan(*vary_alike(recurrent, projections, carry), dtype)
@@ -183,23 +171,21 @@ def gru_scan(
 
 def _gru_scan_fwd(
     recurrent: Recurrent, projections: Array, carry: Array, dtype: DType
-) -> tuple[tuple[Array, Array], tuple[Recurrent, Array, Trace]]:
+) -> tuple[Array, tuple[Recurrent, Array, Trace]]:
     trace = gru_trace(recurrent, projections, carry, dtype)
-    return (trace.hidden, trace.preactivation), (recurrent, carry, trace)
+    return trace.hidden, (recurrent, carry, trace)
 
 
 def _gru_scan_primal(
     recurrent: Recurrent, projections: Array, carry: Array, dtype: DType
-) -> tuple[Array, Array]:
+) -> Array:
     return _gru_scan_fwd(recurrent, projections, carry, dtype)[0]
 
 
 def _gru_scan_bwd(
-    dtype: DType,
-    residuals: tuple[Recurrent, Array, Trace],
-    cotangents: tuple[Array, Array],
+    dtype: DType, residuals: tuple[Recurrent, Array, Trace], d_hidden: Array
 ) -> tuple[Recurrent, Array, Array]:
-    return _gru_pullback(dtype, *residuals, *cotangents)
+    return _gru_pullback(dtype, *residuals, d_hidden)
 
 
 _gru_scan = jax.custom_vjp(_gru_scan_primal, nondiff_argnums=(3,))

@@ -266,7 +266,14 @@ def _total_nll(unroll: Unroll, batch: Batch, settings: Settings) -> Array:
 def _logits(
     params: DiscriminatorParams, behavior: Behavior, settings: Settings
 ) -> Array:
-    return discriminator_logits(params, behavior, dtype=settings.generator.dtype)
+    """Of both modes; only rows that the generator's loss moves pass gradients back."""
+    num_rows = behavior.features.shape[1] // 2
+    return discriminator_logits(
+        params,
+        behavior,
+        dtype=settings.generator.dtype,
+        constant_rows=0 if settings.teacher_forced_term else num_rows,
+    )
 
 
 def _halves(rows: Array) -> tuple[Array, Array]:

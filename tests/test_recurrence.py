@@ -6,7 +6,7 @@ from jax import lax
 from trees import assert_close, random_like
 
 from pf_jax.cells import GRUParams, gru_step
-from pf_jax.recurrence import Recurrent, gru_scan
+from pf_jax.recurrence import Recurrent, gru_replay, gru_scan, gru_trace
 
 T, N, H = 6, 3, 4
 
@@ -43,16 +43,29 @@ def value_and_pullback(scan):
     return both
 
 
+def traced_scan(recurrent, projections, carry, dtype=None):
+    """A loop without a derivative, and the derivative attached to what it left."""
+    trace = lax.stop_gradient(gru_trace(recurrent, projections, carry, dtype))
+    return gru_replay(recurrent, projections, carry, trace, dtype)
+
+
 plain = value_and_pullback(plain_scan)
-fast = value_and_pullback(gru_scan)
+fast = value_and_pullback(traced_scan)
 
 
 def test_gru_scan_equals_plain_scan():
+    arguments, (d_hidden, _) = random_arguments(), random_cotangents()
+    actual = value_and_pullback(gru_scan)(arguments, d_hidden)
+    expected = value_and_pullback(lambda *args: plain_scan(*args)[0])
+    assert_close(actual, expected(arguments, d_hidden))
+
+
+def test_gru_replay_equals_plain_scan():
     arguments, cotangents = random_arguments(), random_cotangents()
     assert_close(fast(arguments, cotangents), plain(arguments, cotangents))
 
 
-def test_gru_scan_equals_plain_scan_in_float64():
+def test_gru_replay_equals_plain_scan_in_float64():
     with jax.enable_x64(True):
         arguments, cotangents = random_arguments(), random_cotangents()
         assert arguments[1].dtype == jnp.float64
@@ -61,21 +74,21 @@ def test_gru_scan_equals_plain_scan_in_float64():
 
 
 @pytest.mark.parametrize("output", [0, 1])
-def test_gru_scan_passes_on_the_cotangent_of_either_output(output):
+def test_gru_replay_passes_on_the_cotangent_of_either_output(output):
     arguments, cotangents = random_arguments(), list(random_cotangents())
     cotangents[output] = jnp.zeros_like(cotangents[output])
     cotangents = tuple(cotangents)
     assert_close(fast(arguments, cotangents), plain(arguments, cotangents))
 
 
-def test_gru_scan_of_one_step_equals_plain_scan():
+def test_gru_replay_of_one_step_equals_plain_scan():
     recurrent, projections, carry = random_arguments()
     arguments = (recurrent, projections[:1], carry)
     cotangents = tuple(x[:1] for x in random_cotangents())
     assert_close(fast(arguments, cotangents), plain(arguments, cotangents))
 
 
-def test_gru_scan_stacked_equals_separate_scans():
+def test_gru_replay_stacked_equals_separate_scans():
     arguments, cotangents = random_arguments(2), random_cotangents(2)
     outputs, gradients = fast(arguments, cotangents)
 
@@ -92,13 +105,13 @@ def test_gru_scan_stacked_equals_separate_scans():
         assert_close(actual, expected)
 
 
-def test_gru_scan_gradient_equals_finite_difference():
+def test_gru_replay_gradient_equals_finite_difference():
     with jax.enable_x64(True):
         arguments, cotangents = random_arguments(), random_cotangents()
         direction = random_arguments(seed=2)
 
         def weighted_sum(arguments):
-            value = gru_scan(*arguments)
+            value = traced_scan(*arguments)
             return sum(jnp.vdot(x, y) for x, y in zip(value, cotangents, strict=True))
 
         @jax.jit
@@ -118,9 +131,9 @@ def test_gru_scan_gradient_equals_finite_difference():
     np.testing.assert_allclose(slope, difference, rtol=1e-8)
 
 
-def test_gru_scan_in_bfloat16_is_close_to_float32():
+def test_gru_replay_in_bfloat16_is_close_to_float32():
     arguments, cotangents = random_arguments(), random_cotangents()
-    rounded = value_and_pullback(lambda *args: gru_scan(*args, jnp.bfloat16))
+    rounded = value_and_pullback(lambda *args: traced_scan(*args, jnp.bfloat16))
     actual, expected = rounded(arguments, cotangents), plain(arguments, cotangents)
     # Operands of 8 bits: each product is off by up to 2^-8, and the gradients sum
     # 18 of them; what they sum to is up to 10.

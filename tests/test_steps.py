@@ -16,10 +16,10 @@ from trees import (
 )
 
 from pf_jax import metrics, steps
+from pf_jax.affine import Affine
 from pf_jax.behavior import unroll_behavior
 from pf_jax.cells import gru, gru_step
 from pf_jax.discriminator import discriminator_logits
-from pf_jax.emissions import Affine
 from pf_jax.gate import AccuracyGate
 from pf_jax.generator import Generator, initial_carry
 from pf_jax.state import (

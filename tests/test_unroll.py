@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from jax.sharding import PartitionSpec
 from trees import assert_close, assert_same_bits, random_like, to_numpy
 
+from pf_jax.affine import Affine, init_affine
 from pf_jax.cells import Cell, CellOutput, gru, gru_step
-from pf_jax.emissions import Affine, Emission, categorical, init_affine
+from pf_jax.emissions import Emission, categorical
 from pf_jax.generator import Generator, init_generator, initial_carry
 from pf_jax.unroll import (
     row_keys,

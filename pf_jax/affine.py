@@ -1,0 +1,115 @@
+"""Affine layers over many rows, with a backward pass in fat matrix products.
+
+`jax.grad` of `x @ kernel + bias` with `x` of rank three transposes whole activations
+before the kernel's product, and sums the bias in a tree of small reductions. Here both are
+products over all rows at once, as they lie.
+"""
+
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax.linen import initializers
+from jax import lax
+
+from pf_jax.types import Array, vary_alike
+
+DType = jax.typing.DTypeLike | None
+
+
+class Affine(NamedTuple):
+    """`x @ kernel + bias`; kernel `[I, O]`, bias `[O]`."""
+
+    kernel: Array
+    bias: Array
+
+
+def init_affine(key: Array, input_size: int, output_size: int) -> Affine:
+    """LeCun-normal kernel, zero bias."""
+    kernel = initializers.lecun_normal()(key, (input_size, output_size))
+    return Affine(kernel, jnp.zeros(output_size))
+
+
+def matmul(x: Array, kernel: Array, dtype: DType = None) -> Array:
+    """`x @ kernel` with operands rounded to `dtype` and accumulation in `x`'s own type.
+
+    Without a `dtype` nothing is rounded.
+    """
+    if dtype is None:
+        return jnp.matmul(x, kernel)
+    return jnp.matmul(
+        x.astype(dtype), kernel.astype(dtype), preferred_element_type=x.dtype
+    )
+
+
+def sum_of_products(x: Array, y: Array, dtype: DType = None) -> Array:
+    """`sum_r x[r]^T y[r]`: `[*S, R, I]`, `[*S, R, O]` -> `[*S, I, O]`."""
+    out = x.dtype
+    if dtype is not None:
+        x, y = x.astype(dtype), y.astype(dtype)
+    stack = tuple(range(x.ndim - 2))
+    row = (x.ndim - 2,)
+    dimensions = ((row, row), (stack, stack))
+    return lax.dot_general(x, y, dimensions, preferred_element_type=out)
+
+
+def sum_rows(x: Array) -> Array:
+    """`[*S, R, O]` -> `[*S, O]`, as a product with ones."""
+    return jnp.matmul(jnp.ones(x.shape[-2], x.dtype), x)
+
+
+def affine(
+    params: Affine, x: Array, *, dtype: DType = None, constant_rows: int = 0
+) -> Array:
+    """`x @ kernel + bias`; all of it carries gradients.
+
+    Args:
+        params: The weights.
+        x: `[..., N, I]`.
+        dtype: Of the matrix products' operands, in both passes.
+        constant_rows: How many of the first of the `N` rows are constants: no gradient
+            is formed for them.
+
+    Returns:
+        `[..., N, O]`.
+    """
+    return _affine(*vary_alike(params, x), dtype, constant_rows)
+
+
+def _rows(x: Array) -> Array:
+    """`[..., G]` -> `[R, G]`."""
+    return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+
+
+def _affine_primal(params: Affine, x: Array, dtype: DType, constant_rows: int) -> Array:
+    del constant_rows
+    rows = matmul(_rows(x), params.kernel, dtype) + params.bias
+    return rows.reshape(*x.shape[:-1], rows.shape[-1])
+
+
+def _affine_fwd(
+    params: Affine, x: Array, dtype: DType, constant_rows: int
+) -> tuple[Array, tuple[Affine, Array]]:
+    return _affine_primal(params, x, dtype, constant_rows), (params, x)
+
+
+def _affine_bwd(
+    dtype: DType, constant_rows: int, residuals: tuple[Affine, Array], d_out: Array
+) -> tuple[Affine, Array]:
+    params, x = residuals
+    d_rows = _rows(d_out)
+    d_kernel = sum_of_products(_rows(x), d_rows, dtype)
+    d_params = Affine(d_kernel, sum_rows(d_rows))
+    if constant_rows:
+        d_out = d_out[..., constant_rows:, :]
+        d_rows = _rows(d_out)
+    d_x = matmul(d_rows, params.kernel.T, dtype)
+    d_x = d_x.reshape(*d_out.shape[:-1], x.shape[-1])
+    if constant_rows:
+        d_x = jnp.pad(d_x, [(0, 0)] * (x.ndim - 2) + [(constant_rows, 0), (0, 0)])
+    return d_params, d_x
+
+
+_affine = jax.custom_vjp(_affine_primal, nondiff_argnums=(2, 3))
+_affine.defvjp(_affine_fwd, _affine_bwd)

@@ -1,0 +1,82 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from trees import assert_close, random_like
+
+from pf_jax.affine import Affine, affine, sum_of_products, sum_rows
+
+T, N, F, G = 5, 4, 3, 6
+
+
+def random_arguments():
+    like = (Affine(jnp.zeros((F, G)), jnp.zeros(G)), jnp.zeros((T, N, F)))
+    return random_like(like, 0, scale=1.0)
+
+
+def d_output():
+    return random_like(jnp.zeros((T, N, G)), 1, scale=1.0)
+
+
+def value_and_pullback(function, arguments):
+    value, pullback = jax.vjp(function, *arguments)
+    return value, pullback(d_output())
+
+
+def plain(params, x):
+    return x @ params.kernel + params.bias
+
+
+def test_affine_equals_plain_product():
+    arguments = random_arguments()
+    actual = value_and_pullback(affine, arguments)
+    assert_close(actual, value_and_pullback(plain, arguments))
+
+
+@pytest.mark.parametrize("constant_rows", [1, 3, N])
+def test_affine_with_constant_rows_equals_stopped_gradient(constant_rows):
+    def stopped(params, x):
+        constant = jax.lax.stop_gradient(x[:, :constant_rows])
+        return plain(params, jnp.concatenate([constant, x[:, constant_rows:]], axis=1))
+
+    def fast(params, x):
+        return affine(params, x, constant_rows=constant_rows)
+
+    arguments = random_arguments()
+    actual = value_and_pullback(fast, arguments)
+    assert_close(actual, value_and_pullback(stopped, arguments))
+
+
+def test_affine_takes_any_leading_axes():
+    params, x = random_arguments()
+    assert_close(affine(params, x[0, 0]), plain(params, x[0, 0]))
+    whole = jax.grad(lambda x: jnp.sum(affine(params, x) ** 2))(x)
+    alone = jax.grad(lambda x: jnp.sum(affine(params, x) ** 2))(x[0, 0])
+    assert_close(alone, whole[0, 0])
+
+
+def test_affine_rounds_operands_of_both_passes():
+    def rounded(x):
+        return x.astype(jnp.bfloat16).astype(jnp.float32)
+
+    params, x = random_arguments()
+    value, (d_params, d_x) = value_and_pullback(
+        lambda params, x: affine(params, x, dtype="bfloat16"), (params, x)
+    )
+    kernel, d_out = rounded(params.kernel), rounded(d_output())
+    assert_close(value, rounded(x) @ kernel + params.bias)
+    assert_close(d_x, d_out @ kernel.T)
+    assert_close(d_params.kernel, jnp.einsum("tni,tno->io", rounded(x), d_out))
+    assert_close(d_params.bias, jnp.sum(d_output(), axis=(0, 1)))
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves((d_params, d_x)))
+
+
+def test_sum_of_products_equals_einsum_over_stacks():
+    x, y = random_like((jnp.zeros((2, T, F)), jnp.zeros((2, T, G))), 2, scale=1.0)
+    expected = np.einsum("sri,sro->sio", x, y)
+    np.testing.assert_allclose(sum_of_products(x, y), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_sum_rows_equals_sum_over_stacks():
+    x = random_like(jnp.zeros((2, T, G)), 3, scale=1.0)
+    np.testing.assert_allclose(sum_rows(x), np.sum(x, axis=1), rtol=1e-5, atol=1e-6)
