@@ -65,6 +65,33 @@ class Generator(nn.Module):
         return logits, activations, tokens
 
 
+class LanguageModel(nn.Module):
+    """The same generator without its behavior: `nn.GRU` does the loop."""
+
+    def __init__(self, params: GeneratorParams):
+        super().__init__()
+        (layer,) = params.layers
+        hidden_size = layer.candidate_bias.shape[0]
+        self.embedding = _parameter(params.input)
+        self.rnn = nn.GRU(params.input.shape[1], hidden_size)
+        self.w_out = _parameter(params.readout.kernel.T)
+        self.b_out = _parameter(params.readout.bias)
+        weights = {
+            "weight_ih_l0": layer.input_kernel.T,
+            "bias_ih_l0": layer.input_bias,
+            "weight_hh_l0": layer.recurrent_kernel.T,
+            "bias_hh_l0": np.pad(layer.candidate_bias, (2 * hidden_size, 0)),
+        }
+        with torch.no_grad():
+            for name, value in weights.items():
+                getattr(self.rnn, name).copy_(_tensor(value))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Logits, `[T, B, V]`."""
+        hidden, _ = self.rnn(self.embedding[inputs])
+        return F.linear(hidden, self.w_out, self.b_out)
+
+
 class Discriminator(nn.Module):
     """A bidirectional GRU, three ReLU layers, the mean over time."""
 
@@ -107,6 +134,26 @@ def _parameter(array: object) -> nn.Parameter:
     return nn.Parameter(_tensor(array))
 
 
+def mean_nll(logits: Tensor, targets: Tensor) -> Tensor:
+    """Summed over time, in nats a sequence."""
+    flat = logits.flatten(0, 1), targets.flatten()
+    return F.cross_entropy(*flat, reduction="sum") / targets.shape[1]
+
+
+def likelihood_update(
+    model: LanguageModel,
+    optimizer: torch.optim.Optimizer,
+    inputs: Tensor,
+    targets: Tensor,
+) -> Tensor:
+    """One Adam step by the likelihood alone."""
+    optimizer.zero_grad()
+    loss = mean_nll(model(inputs), targets)
+    loss.backward()
+    optimizer.step()
+    return loss.detach()
+
+
 def losses_and_gradients(
     generator: Generator,
     discriminator: Discriminator,
@@ -116,13 +163,13 @@ def losses_and_gradients(
 ) -> tuple[Tensor, Tensor]:
     """Both players' losses, the gates open; their gradients go to `.grad`."""
     logits, activations = generator.teacher_forced(inputs)
-    nll = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
+    nll = mean_nll(logits, targets)
     of_data = torch.cat([activations, logits.softmax(-1)], dim=-1)
     logits, activations, _ = generator.free_running(inputs[0], noise)
     of_samples = torch.cat([activations, logits.softmax(-1)], dim=-1)
     discriminator.requires_grad_(False)
     adversarial = F.softplus(-discriminator(of_samples)).mean()
-    of_generator = nll / inputs.shape[1] + adversarial
+    of_generator = nll + adversarial
     of_generator.backward()
     discriminator.requires_grad_(True)
     of_discriminator = (

@@ -1,0 +1,219 @@
+"""One whole update of both players, in each form that is timed.
+
+Every form does the same work: both modes, both gradients, both Adam steps, the gates open.
+Each is a turn: a function of the turn's number that returns its seconds.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from benchmarks.timing import Turn, Worker, timed
+
+OURS = ("joint", "separate", "teacher_forcing")
+PEERS = ("plain", "flax", "torch")
+
+
+class Shape(NamedTuple):
+    """Of an update: rows of data, steps, and widths."""
+
+    batch: int = 32
+    steps: int = 100
+    hidden: int = 256
+    vocab: int = 50
+    disc: int = 128
+    mlp: int = 128
+
+    def flags(self) -> list[str]:
+        """For a command line."""
+        return [f"--{name}={value}" for name, value in self._asdict().items()]
+
+
+def multiply_adds(shape: Shape) -> int:
+    """Of the matrix products of one update, counted from the shapes.
+
+    Forward, and twice that for the gradients by the weights and by the inputs. The input
+    layers of the generator are table look-ups.
+    """
+    rows, hidden, disc = 2 * shape.batch * shape.steps, shape.hidden, shape.disc
+    generator = 3 * hidden * hidden + hidden * shape.vocab
+    features = hidden + shape.vocab
+    discriminator = 2 * (3 * disc * features + 3 * disc * disc)
+    discriminator += 2 * disc * shape.mlp + 2 * shape.mlp * shape.mlp + shape.mlp
+    return 3 * rows * (generator + discriminator)
+
+
+def tokens(shape: Shape, turn: int) -> np.ndarray:
+    """`[T + 1, B]`, new for each turn."""
+    source = np.random.default_rng(turn)
+    return source.integers(shape.vocab, size=(shape.steps + 1, shape.batch))
+
+
+def train_state(shape: Shape, **generator: Any) -> Any:
+    """The parameters that all forms start from; keywords go to the `Generator`."""
+    import jax
+    import optax
+
+    import pf_jax
+
+    return pf_jax.create_train_state(
+        jax.random.key(0),
+        generator=pf_jax.GeneratorSizes(shape.vocab, shape.hidden, 64),
+        discriminator=pf_jax.DiscriminatorSizes(shape.disc, shape.mlp),
+        settings=pf_jax.Settings(
+            generator=pf_jax.Generator(**generator),
+            gate=pf_jax.AccuracyGate(0.0, 1.0, 1.0),
+            optimizer=optax.adam(1e-4),
+        ),
+    )
+
+
+def update_turn(
+    state: Any, update: Callable[..., Any], inputs: Callable[[int], tuple[Any, ...]]
+) -> Turn:
+    """An update that takes the state and gives the new one first, its buffers donated."""
+    import jax
+
+    compiled = jax.jit(update, donate_argnums=0)
+    kept = [state]
+
+    def turn(number: int) -> float:
+        arguments = jax.block_until_ready(inputs(number))
+
+        def run() -> None:
+            kept[0] = jax.block_until_ready(compiled(kept[0], *arguments))[0]
+
+        return timed(run)
+
+    return turn
+
+
+def step_turn(shape: Shape, step: Callable[..., Any], **generator: Any) -> Turn:
+    """pf_jax's own updates."""
+    import jax
+    import jax.numpy as jnp
+
+    import pf_jax
+
+    def inputs(number: int) -> tuple[Any, ...]:
+        drawn = jnp.asarray(tokens(shape, number), jnp.int32)
+        return pf_jax.Batch(drawn[:-1], drawn[1:]), jax.random.key(number)
+
+    return update_turn(train_state(shape, **generator), step, inputs)
+
+
+def jax_peer_turn(
+    shape: Shape, losses_and_gradients: Callable[..., Any], params: Any
+) -> Turn:
+    """A JAX peer; its noise is drawn inside the update, as a user would."""
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    optimizer = optax.adam(1e-4)
+
+    def update(carry: Any, drawn: Any, key: Any) -> Any:
+        params, states = carry
+        noise = jax.random.gumbel(key, (shape.steps, shape.batch, shape.vocab))
+        losses, gradients = losses_and_gradients(*params, drawn[:-1], drawn[1:], noise)
+        new_params, new_states = [], []
+        for each in zip(gradients, states, params, strict=True):
+            updates, state = optimizer.update(*each)
+            new_params.append(optax.apply_updates(each[2], updates))
+            new_states.append(state)
+        return (tuple(new_params), tuple(new_states)), losses
+
+    def inputs(number: int) -> tuple[Any, ...]:
+        return jnp.asarray(tokens(shape, number), jnp.int32), jax.random.key(number)
+
+    return update_turn(
+        (params, tuple(optimizer.init(p) for p in params)), update, inputs
+    )
+
+
+def jax_turns(shape: Shape, names: Sequence[str]) -> dict[str, Turn]:
+    """The named forms that run on jax."""
+    import pf_jax
+    from benchmarks.peers import flax_peer, plain
+
+    steps = {
+        "joint": pf_jax.joint_step,
+        "separate": pf_jax.separate_step,
+        "teacher_forcing": pf_jax.teacher_forcing_step,
+    }
+    turns = {name: step_turn(shape, steps[name]) for name in names if name in steps}
+    if "plain" in names:
+        state = train_state(shape)
+        params = (state.generator, state.discriminator)
+        turns["plain"] = jax_peer_turn(shape, plain.losses_and_gradients, params)
+    if "flax" in names:
+        state = train_state(shape)
+        params = (
+            flax_peer.generator_variables(state.generator),
+            flax_peer.discriminator_variables(state.discriminator),
+        )
+        turns["flax"] = jax_peer_turn(shape, flax_peer.losses_and_gradients, params)
+    return turns
+
+
+def torch_turns(shape: Shape) -> dict[str, Turn]:
+    """PyTorch's whole update, and a teacher-forcing-only one with `nn.GRU`."""
+    import torch
+
+    from benchmarks.peers import torch_peer
+
+    state = train_state(shape)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    players = (
+        torch_peer.Generator(state.generator).to(device),
+        torch_peer.Discriminator(state.discriminator).to(device),
+    )
+    optimizers = tuple(torch.optim.Adam(p.parameters(), lr=1e-4) for p in players)
+    likelihood = torch_peer.LanguageModel(state.generator).to(device)
+    likelihood_optimizer = torch.optim.Adam(likelihood.parameters(), lr=1e-4)
+
+    def finish() -> None:
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    def data(number: int) -> tuple[torch.Tensor, torch.Tensor]:
+        drawn = torch.from_numpy(tokens(shape, number)).to(device)
+        finish()
+        return drawn[:-1], drawn[1:]
+
+    def whole(number: int) -> float:
+        batch = data(number)
+
+        def run() -> None:
+            size = (shape.steps, shape.batch, shape.vocab)
+            uniform = torch.rand(size, device=device).clamp_min(1e-20)
+            noise = -torch.log(-torch.log(uniform))
+            torch_peer.update(*players, optimizers, (*batch, noise))
+            finish()
+
+        return timed(run)
+
+    def teacher_forcing(number: int) -> float:
+        batch = data(number)
+
+        def run() -> None:
+            torch_peer.likelihood_update(likelihood, likelihood_optimizer, *batch)
+            finish()
+
+        return timed(run)
+
+    return {"torch": whole, "torch_nn_gru_likelihood": teacher_forcing}
+
+
+def turns_of(
+    shape: Shape, names: Sequence[str]
+) -> tuple[dict[str, Turn], list[Worker]]:
+    """The named forms, and the processes to close when done."""
+    turns, workers = jax_turns(shape, names), []
+    if "torch" in names:
+        worker = Worker("benchmarks.bench_update", [*shape.flags(), "--torch-worker"])
+        workers.append(worker)
+        for name in ("torch", "torch_nn_gru_likelihood"):
+            turns[name] = worker.turn(name)
+    return turns, workers

@@ -1,0 +1,198 @@
+"""Measures forms of one computation in turns, and reports what it saw.
+
+A turn runs one form once, on inputs of that turn's number, and returns its seconds. The
+forms take turns one after the other, so that whatever else the machine does meets them
+all; the first call of each, which compiles, is reported apart.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from importlib import metadata
+from typing import Any, NamedTuple
+
+SQUARE = 2048
+"""Rows of the matrices whose product gives the rate of multiply-adds."""
+
+COPIED = 1 << 26
+"""Floats in the array whose copy gives the rate of bytes."""
+
+Turn = Callable[[int], float]
+
+
+class Measurement(NamedTuple):
+    """Seconds by form.
+
+    Attributes:
+        first: Of the first call, compilation included.
+        seconds: Of every later turn.
+    """
+
+    first: dict[str, float]
+    seconds: dict[str, list[float]]
+
+    def medians(self) -> dict[str, float]:
+        """Of the later turns."""
+        return {name: statistics.median(times) for name, times in self.seconds.items()}
+
+
+def timed(function: Callable[[], Any]) -> float:
+    """Seconds of one call, which must wait for its result."""
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def interleave(turns: Mapping[str, Turn], repeats: int) -> Measurement:
+    """One compiling turn of each, one to warm up, then `repeats` rounds of all."""
+    first = {name: turn(0) for name, turn in turns.items()}
+    for turn in turns.values():
+        turn(1)
+    seconds: dict[str, list[float]] = {name: [] for name in turns}
+    for number in range(2, 2 + repeats):
+        for name, turn in turns.items():
+            seconds[name].append(turn(number))
+    return Measurement(first, seconds)
+
+
+def product_turn(dtype: str = "float32") -> Turn:
+    """A large matrix product, `SQUARE**3` multiply-adds."""
+    import jax
+
+    product = jax.jit(lambda x, y: x @ y)
+    x = jax.random.normal(jax.random.key(0), (SQUARE, SQUARE)).astype(dtype)
+    return lambda number: timed(lambda: jax.block_until_ready(product(x + number, x)))
+
+
+def copy_turn() -> Turn:
+    """A pass over a large array in place: `COPIED` floats read and written."""
+    import jax
+    import jax.numpy as jnp
+
+    touch = jax.jit(lambda x, number: x + number, donate_argnums=0)
+    x = [jax.block_until_ready(jnp.zeros(COPIED))]
+
+    def turn(number: int) -> float:
+        def run() -> None:
+            x[0] = jax.block_until_ready(touch(x[0], number))
+
+        return timed(run)
+
+    return turn
+
+
+def rates(medians: Mapping[str, float]) -> dict[str, float]:
+    """What the turns named `product` and `copy` say of the machine."""
+    found = {}
+    if "product" in medians:
+        found["multiply_adds_per_second"] = SQUARE**3 / medians["product"]
+    if "copy" in medians:
+        found["bytes_per_second"] = 8 * COPIED / medians["copy"]
+    return found
+
+
+def serve(turns: Mapping[str, Turn]) -> None:
+    """Takes `NAME NUMBER` a line from standard input, answers with the turn's seconds."""
+    for line in sys.stdin:
+        name, number = line.split()
+        print(turns[name](int(number)), flush=True)
+
+
+class Worker:
+    """Another process that serves turns, for a framework with threads of its own."""
+
+    def __init__(self, module: str, argv: list[str]):
+        """Starts `python -m module *argv`."""
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", module, *argv],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            # Its jax only makes parameters: it must not take a GPU's memory.
+            env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        )
+
+    def turn(self, name: str) -> Turn:
+        """One of the turns that it serves."""
+
+        def run(number: int) -> float:
+            assert self.process.stdin and self.process.stdout
+            self.process.stdin.write(f"{name} {number}\n")
+            self.process.stdin.flush()
+            answer = self.process.stdout.readline()
+            if not answer:
+                raise RuntimeError(f"the process that times {name} has ended")
+            return float(answer)
+
+        return run
+
+    def close(self) -> None:
+        """Ends it."""
+        self.process.kill()
+        self.process.wait()
+
+
+def surroundings() -> dict[str, Any]:
+    """The device and the versions that a result belongs to."""
+    import jax
+
+    versions = {"python": platform.python_version()}
+    for name in ("jax", "jaxlib", "flax", "optax", "numpy", "torch"):
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    device = jax.devices()[0]
+    return {
+        "device": device.device_kind,
+        "platform": device.platform,
+        "num_devices": jax.device_count(),
+        "processors": os.cpu_count(),
+        "xla_flags": os.environ.get("XLA_FLAGS", ""),
+        "versions": versions,
+    }
+
+
+def write_json(path: pathlib.Path, result: Mapping[str, Any]) -> None:
+    """Whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(result, indent=2) + "\n")
+    partial.replace(path)
+
+
+def table(measurement: Measurement, base: str, **floors: float) -> str:
+    """Medians and spread in milliseconds, and ratios to one form and to the floors."""
+    names = "".join(f"{'/' + name:>9}" for name in (base, *floors))
+    lines = [f"{'form':24}{'median ms':>11}{'min':>10}{'max':>10}{names}"]
+    medians = measurement.medians()
+    for name, median in medians.items():
+        times = measurement.seconds[name]
+        ratios = "".join(
+            f"{median / other:9.2f}" for other in (medians[base], *floors.values())
+        )
+        lines.append(
+            f"{name:24}{1e3 * median:11.2f}{1e3 * min(times):10.2f}"
+            f"{1e3 * max(times):10.2f}{ratios}"
+        )
+    for name, floor in floors.items():
+        lines.append(f"{name:24}{1e3 * floor:11.2f}{'':20}{floor / medians[base]:9.2f}")
+    return "\n".join(lines)
+
+
+def positive(text: str) -> int:
+    """An argument that must be at least 1."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text}: must be a whole number, at least 1")
+    return value
