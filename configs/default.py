@@ -19,6 +19,7 @@ def get_config() -> config_dict.ConfigDict:
     generator.num_layers = 1  # GRUs, one upon the other
     generator.hidden_size = 256  # units of each
     generator.embedding_size = 64  # of an input token
+    generator.unroll = 1  # steps that the body of a loop over time holds
     generator.recompute = False  # save memory: rebuild the gates in the backward pass
 
     config.behavior = behavior = config_dict.ConfigDict()

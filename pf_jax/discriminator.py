@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from pf_jax.affine import Affine, DType, affine, init_affine
 from pf_jax.behavior import Behavior
 from pf_jax.cells import init_gru
-from pf_jax.recurrence import Recurrent, gru_scan
+from pf_jax.recurrence import Loop, Recurrent, gru_scan
 from pf_jax.types import Array
 
 MAX_LOGIT = 10.0
@@ -68,7 +68,7 @@ def discriminator_logits(
     params: DiscriminatorParams,
     behavior: Behavior,
     *,
-    dtype: DType = None,
+    loop: Loop = Loop(),
     constant_rows: int = 0,
 ) -> Array:
     """One logit a sequence; `sigmoid` of it is the probability of teacher-forced.
@@ -80,14 +80,14 @@ def discriminator_logits(
     Args:
         params: The weights.
         behavior: `N` sequences.
-        dtype: Of the matrix products' operands.
+        loop: How it computes.
         constant_rows: How many of the first sequences have a behavior that is constant:
             no gradient is formed for it.
 
     Returns:
         `[N]`.
     """
-    steps = _step_logits(params, behavior, dtype, constant_rows)
+    steps = _step_logits(params, behavior, loop, constant_rows)
     if behavior.mask is None:
         logits = jnp.mean(steps, axis=0)
     else:
@@ -97,17 +97,17 @@ def discriminator_logits(
 
 
 def _step_logits(
-    params: DiscriminatorParams, behavior: Behavior, dtype: DType, constant_rows: int
+    params: DiscriminatorParams, behavior: Behavior, loop: Loop, constant_rows: int
 ) -> Array:
     """`[T, N]`, before the mean over time."""
-    projections = _projections(params.input, behavior, dtype, constant_rows)
+    projections = _projections(params.input, behavior, loop.dtype, constant_rows)
     num_rows, size = projections.shape[2], params.recurrent.bias.shape[-1]
     carry = jnp.zeros((2, num_rows, size), projections.dtype)
-    hidden = gru_scan(params.recurrent, projections, carry, dtype)
+    hidden = gru_scan(params.recurrent, projections, carry, loop)
     x = jnp.concatenate([hidden[:, 0], hidden[::-1, 1]], axis=-1)
     for layer in params.mlp:
-        x = jax.nn.relu(affine(layer, x, dtype=dtype))
-    return affine(params.output, x, dtype=dtype)[..., 0]
+        x = jax.nn.relu(affine(layer, x, dtype=loop.dtype))
+    return affine(params.output, x, dtype=loop.dtype)[..., 0]
 
 
 def _projections(

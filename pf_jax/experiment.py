@@ -27,7 +27,7 @@ PROFESSOR_FORCING_STEPS = {"joint": joint_step, "separate": separate_step}
 MODEL_SECTIONS = ("generator", "behavior", "discriminator", "data", "dtype")
 """What a checkpoint cannot be continued without: its shapes and its vocabulary."""
 
-FREE_FIELDS = ("generator.recompute", "data.path")
+FREE_FIELDS = ("generator.recompute", "generator.unroll", "data.path")
 """Fields of these sections that may change: the model is the same."""
 
 
@@ -47,6 +47,7 @@ def make_settings(config: config_dict.ConfigDict) -> Settings:
         generator=Generator(
             dtype=None if config.dtype == "float32" else config.dtype,
             recompute=config.generator.recompute,
+            unroll=config.generator.unroll,
         ),
         fields=tuple(config.behavior.fields),
         gate=AccuracyGate(**config.gate.to_dict()),

@@ -22,12 +22,14 @@ class Generator(NamedTuple):
             parameters' type. None rounds nothing. GRU only.
         recompute: Save only the carries for the backward pass and rebuild the gates in
             it, by one matrix product. GRU only.
+        unroll: How many steps a loop's body holds, as in `lax.scan`. GRU only.
     """
 
     cell: Cell = gru
     emission: Emission = categorical
     dtype: str | None = None
     recompute: bool = False
+    unroll: int = 1
 
 
 class GeneratorParams(NamedTuple):

@@ -15,6 +15,7 @@ from pf_jax.affine import Affine, affine
 from pf_jax.cells import GRUParams
 from pf_jax.generator import Generator, GeneratorParams, readout
 from pf_jax.recurrence import (
+    Loop,
     Recurrent,
     Trace,
     gru_gates,
@@ -76,6 +77,10 @@ def _recurrent(layer: GRUParams) -> Recurrent:
     return Recurrent(layer.recurrent_kernel, layer.candidate_bias)
 
 
+def _loop(generator: Generator) -> Loop:
+    return Loop(generator.dtype, generator.unroll)
+
+
 def _first_projection(params: GeneratorParams, generator: Generator) -> Any:
     """The input layer and the first `W x + b` as one: for tokens a table `[V, 3H]`."""
     first = params.layers[0]
@@ -101,7 +106,7 @@ def _run_layers(
     for index, layer in enumerate(params.layers):
         if index:
             x = _project(layer, traces[-1].hidden, generator)
-        traces.append(gru_trace(_recurrent(layer), x, carry[index], generator.dtype))
+        traces.append(gru_trace(_recurrent(layer), x, carry[index], _loop(generator)))
     return tuple(traces)
 
 
@@ -137,7 +142,8 @@ def _run_steps(
         carry = tuple(trace.hidden for trace in traces)
         return (carry, sample), (tuple(traces), sample)
 
-    return lax.scan(step, (carry, first_input), (data, noise))[1]
+    first = (carry, first_input)
+    return lax.scan(step, first, (data, noise), unroll=generator.unroll)[1]
 
 
 def _run(
@@ -180,7 +186,7 @@ def _replay(
         else:
             trace = traces[index]
         outputs.append(
-            gru_replay(_recurrent(layer), x, carry[index], trace, generator.dtype)
+            gru_replay(_recurrent(layer), x, carry[index], trace, _loop(generator))
         )
     hidden, preactivation = zip(*outputs, strict=True)
     return hidden, preactivation

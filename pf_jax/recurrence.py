@@ -32,6 +32,18 @@ class Recurrent(NamedTuple):
     bias: Array
 
 
+class Loop(NamedTuple):
+    """How a loop over time computes.
+
+    Attributes:
+        dtype: Of the matrix products' operands; None keeps the arguments' own.
+        unroll: How many steps the loop's body holds, as in `lax.scan`.
+    """
+
+    dtype: DType = None
+    unroll: int = 1
+
+
 class Trace(NamedTuple):
     """What a forward pass leaves behind for the backward one, each `[T, *S, N, H]`.
 
@@ -75,15 +87,15 @@ def gru_gates(
 
 
 def gru_trace(
-    recurrent: Recurrent, projections: Array, carry: Array, dtype: DType = None
+    recurrent: Recurrent, projections: Array, carry: Array, loop: Loop = Loop()
 ) -> Trace:
     """The forward pass over time."""
 
     def step(hidden: Array, projection: Array) -> tuple[Array, Trace]:
-        trace = gru_gates(recurrent, projection, hidden, dtype)
+        trace = gru_gates(recurrent, projection, hidden, loop.dtype)
         return trace.hidden, trace
 
-    return lax.scan(step, carry, projections)[1]
+    return lax.scan(step, carry, projections, unroll=loop.unroll)[1]
 
 
 def previous_hidden(carry: Array, hidden: Array) -> Array:
@@ -92,7 +104,7 @@ def previous_hidden(carry: Array, hidden: Array) -> Array:
 
 
 def _gru_pullback(
-    dtype: DType,
+    loop: Loop,
     recurrent: Recurrent,
     carry: Array,
     trace: Trace,
@@ -119,7 +131,7 @@ def _gru_pullback(
         if d_preactivation is not None:
             da = da + d_preactivation
         delta = jnp.concatenate([da * to_r, dh * to_z, da * reset], axis=-1)
-        return dh * update + matmul(delta, transposed, dtype), (delta, da)
+        return dh * update + matmul(delta, transposed, loop.dtype), (delta, da)
 
     d_carry, (delta, da) = lax.scan(
         step,
@@ -134,11 +146,12 @@ def _gru_pullback(
             update,
         ),
         reverse=True,
+        unroll=loop.unroll,
     )
     size = carry.shape[-1]
     rows = _all_rows(delta)
     d_recurrent = Recurrent(
-        sum_of_products(_all_rows(before), rows, dtype),
+        sum_of_products(_all_rows(before), rows, loop.dtype),
         sum_rows(rows[..., 2 * size :]),
     )
     d_projections = jnp.concatenate([delta[..., : 2 * size], da], axis=-1)
@@ -152,7 +165,7 @@ def _all_rows(x: Array) -> Array:
 
 
 def gru_scan(
-    recurrent: Recurrent, projections: Array, carry: Array, dtype: DType = None
+    recurrent: Recurrent, projections: Array, carry: Array, loop: Loop = Loop()
 ) -> Array:
     """A GRU over time.
 
@@ -160,32 +173,32 @@ def gru_scan(
         recurrent: The weights inside the loop.
         projections: `[T, *S, N, 3H]`, `W x + b`, float32.
         carry: `[*S, N, H]`, the first carry.
-        dtype: Of the matrix products' operands; None keeps the arguments' own.
+        loop: How it computes.
 
     Returns:
         `hidden`, `[T, *S, N, H]`; all of it carries gradients.
     """
     chex.assert_equal_rank([projections, carry[None]])
-    return _gru_scan(*vary_alike(recurrent, projections, carry), dtype)
+    return _gru_scan(*vary_alike(recurrent, projections, carry), loop)
 
 
 def _gru_scan_fwd(
-    recurrent: Recurrent, projections: Array, carry: Array, dtype: DType
+    recurrent: Recurrent, projections: Array, carry: Array, loop: Loop
 ) -> tuple[Array, tuple[Recurrent, Array, Trace]]:
-    trace = gru_trace(recurrent, projections, carry, dtype)
+    trace = gru_trace(recurrent, projections, carry, loop)
     return trace.hidden, (recurrent, carry, trace)
 
 
 def _gru_scan_primal(
-    recurrent: Recurrent, projections: Array, carry: Array, dtype: DType
+    recurrent: Recurrent, projections: Array, carry: Array, loop: Loop
 ) -> Array:
-    return _gru_scan_fwd(recurrent, projections, carry, dtype)[0]
+    return _gru_scan_fwd(recurrent, projections, carry, loop)[0]
 
 
 def _gru_scan_bwd(
-    dtype: DType, residuals: tuple[Recurrent, Array, Trace], d_hidden: Array
+    loop: Loop, residuals: tuple[Recurrent, Array, Trace], d_hidden: Array
 ) -> tuple[Recurrent, Array, Array]:
-    return _gru_pullback(dtype, *residuals, d_hidden)
+    return _gru_pullback(loop, *residuals, d_hidden)
 
 
 _gru_scan = jax.custom_vjp(_gru_scan_primal, nondiff_argnums=(3,))
@@ -197,7 +210,7 @@ def gru_replay(
     projections: Array,
     carry: Array,
     trace: Trace,
-    dtype: DType = None,
+    loop: Loop = Loop(),
 ) -> tuple[Array, Array]:
     """`gru_scan` for a pass that already ran: values from its trace, same gradients.
 
@@ -209,33 +222,33 @@ def gru_replay(
         projections: `[T, *S, N, 3H]`, that it read.
         carry: `[*S, N, H]`, the first carry.
         trace: What it left; constant.
-        dtype: Of the matrix products' operands; None keeps the arguments' own.
+        loop: How the backward pass computes.
 
     Returns:
         `hidden` and `preactivation`, each `[T, *S, N, H]`; both carry gradients.
     """
-    return _gru_replay(*vary_alike(recurrent, projections, carry, trace), dtype)
+    return _gru_replay(*vary_alike(recurrent, projections, carry, trace), loop)
 
 
 def _gru_replay_fwd(
-    recurrent: Recurrent, projections: Array, carry: Array, trace: Trace, dtype: DType
+    recurrent: Recurrent, projections: Array, carry: Array, trace: Trace, loop: Loop
 ) -> tuple[tuple[Array, Array], tuple[Recurrent, Array, Trace]]:
     del projections
     return (trace.hidden, trace.preactivation), (recurrent, carry, trace)
 
 
 def _gru_replay_primal(
-    recurrent: Recurrent, projections: Array, carry: Array, trace: Trace, dtype: DType
+    recurrent: Recurrent, projections: Array, carry: Array, trace: Trace, loop: Loop
 ) -> tuple[Array, Array]:
-    return _gru_replay_fwd(recurrent, projections, carry, trace, dtype)[0]
+    return _gru_replay_fwd(recurrent, projections, carry, trace, loop)[0]
 
 
 def _gru_replay_bwd(
-    dtype: DType,
+    loop: Loop,
     residuals: tuple[Recurrent, Array, Trace],
     cotangents: tuple[Array, Array],
 ) -> tuple[Recurrent, Array, Array, None]:
-    return *_gru_pullback(dtype, *residuals, *cotangents), None
+    return *_gru_pullback(loop, *residuals, *cotangents), None
 
 
 _gru_replay = jax.custom_vjp(_gru_replay_primal, nondiff_argnums=(4,))

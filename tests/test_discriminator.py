@@ -13,6 +13,7 @@ from trees import (
 
 from pf_jax.behavior import Behavior
 from pf_jax.discriminator import discriminator_logits, init_discriminator
+from pf_jax.recurrence import Loop
 
 T, N, F, D, M = 5, 4, 5, 3, 4
 MASK = np.array(
@@ -114,7 +115,7 @@ def test_discriminator_logits_are_clipped(params, features, bound):
 
 
 def test_discriminator_logits_in_bfloat16_are_close_to_float32(params, features):
-    rounded = discriminator_logits(params, Behavior(features), dtype=jnp.bfloat16)
+    rounded = discriminator_logits(params, Behavior(features), loop=Loop("bfloat16"))
     assert rounded.dtype == jnp.float32
     # Operands of 8 bits through a GRU and four layers, logits of size one.
     expected = logits_of(params, features)

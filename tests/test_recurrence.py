@@ -6,7 +6,7 @@ from jax import lax
 from trees import assert_close, random_like
 
 from pf_jax.cells import GRUParams, gru_step
-from pf_jax.recurrence import Recurrent, gru_replay, gru_scan, gru_trace
+from pf_jax.recurrence import Loop, Recurrent, gru_replay, gru_scan, gru_trace
 
 T, N, H = 6, 3, 4
 
@@ -43,10 +43,10 @@ def value_and_pullback(scan):
     return both
 
 
-def traced_scan(recurrent, projections, carry, dtype=None):
+def traced_scan(recurrent, projections, carry, loop=Loop()):
     """A loop without a derivative, and the derivative attached to what it left."""
-    trace = lax.stop_gradient(gru_trace(recurrent, projections, carry, dtype))
-    return gru_replay(recurrent, projections, carry, trace, dtype)
+    trace = lax.stop_gradient(gru_trace(recurrent, projections, carry, loop))
+    return gru_replay(recurrent, projections, carry, trace, loop)
 
 
 plain = value_and_pullback(plain_scan)
@@ -133,7 +133,7 @@ def test_gru_replay_gradient_equals_finite_difference():
 
 def test_gru_replay_in_bfloat16_is_close_to_float32():
     arguments, cotangents = random_arguments(), random_cotangents()
-    rounded = value_and_pullback(lambda *args: traced_scan(*args, jnp.bfloat16))
+    rounded = value_and_pullback(lambda *args: traced_scan(*args, Loop("bfloat16")))
     actual, expected = rounded(arguments, cotangents), plain(arguments, cotangents)
     # Operands of 8 bits: each product is off by up to 2^-8, and the gradients sum
     # 18 of them; what they sum to is up to 10.

@@ -27,6 +27,7 @@ T, B, V, E, H = 5, 3, 6, 4, 3
 KEY = jax.random.key(7)
 FAST = Generator()
 RECOMPUTED = Generator(recompute=True)
+UNROLLED = Generator(unroll=2)
 
 
 def _step_of_another_cell(params, carry, x):
@@ -199,12 +200,13 @@ def test_unroll_fast_equals_plain(mode, num_layers):
     assert_close(actual, expected, rtol=1e-11, atol=1e-11)
 
 
+@pytest.mark.parametrize("generator", [RECOMPUTED, UNROLLED])
 @pytest.mark.parametrize("mode", [teacher_forced, paired])
-def test_unroll_recomputed_equals_saved(mode):
+def test_unroll_recomputed_or_unrolled_equals_saved(mode, generator):
     with jax.enable_x64(True):
         params, inputs = make_params(2, dtype=jnp.float64), make_inputs()
         arguments = params, make_carry(params), inputs
-        actual = values_and_gradients(mode, RECOMPUTED, *arguments)
+        actual = values_and_gradients(mode, generator, *arguments)
         expected = values_and_gradients(mode, FAST, *arguments)
     assert_close(actual, expected, rtol=1e-11, atol=1e-11)
 
