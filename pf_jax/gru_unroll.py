@@ -29,6 +29,7 @@ from pf_jax.types import Array, Unroll, vary_alike
 class _Rollout(NamedTuple):
     inputs: Array
     traces: tuple[Trace, ...]
+    last: tuple[Array, ...]
     samples: Array
 
 
@@ -58,12 +59,11 @@ def unroll_gru(
     params, carry, data, first_input, noise = vary_alike(
         params, carry, data, first_input, noise
     )
-    hidden, preactivation, samples = _rollout(
+    hidden, preactivation, last, samples = _rollout(
         generator, params, carry, data, first_input, noise, temperature
     )
     inputs = _join_inputs(data, first_input, samples)
     logits = readout(params, hidden[-1], generator=generator)
-    last = tuple(layer[-1] for layer in hidden)
     return Unroll(inputs, logits, hidden, preactivation, last, samples)
 
 
@@ -118,7 +118,7 @@ def _run_steps(
     noise: Any,
     temperature: Array | float,
     generator: Generator,
-) -> tuple[tuple[Trace, ...], Array]:
+) -> tuple[tuple[Trace, ...], tuple[Array, ...], Array]:
     """Some rows read samples: step by step, all layers in each."""
     projection = _first_projection(params, generator)
     num_reading = data.shape[1]
@@ -142,8 +142,12 @@ def _run_steps(
         carry = tuple(trace.hidden for trace in traces)
         return (carry, sample), (tuple(traces), sample)
 
-    first = (carry, first_input)
-    return lax.scan(step, first, (data, noise), unroll=generator.unroll)[1]
+    # The last carry is the loop's own: a slice of all carries would keep them all alive
+    # where nothing but samples is asked for.
+    (last, _), (traces, samples) = lax.scan(
+        step, (carry, first_input), (data, noise), unroll=generator.unroll
+    )
+    return traces, last, samples
 
 
 def _run(
@@ -156,13 +160,14 @@ def _run(
     temperature: Array | float,
 ) -> _Rollout:
     if first_input.shape[0]:
-        traces, samples = _run_steps(
+        traces, last, samples = _run_steps(
             params, carry, data, first_input, noise, temperature, generator
         )
     else:
         traces = _run_layers(params, carry, data, generator)
+        last = tuple(trace.hidden[-1] for trace in traces)
         samples = data[:, :0]
-    return _Rollout(_join_inputs(data, first_input, samples), traces, samples)
+    return _Rollout(_join_inputs(data, first_input, samples), traces, last, samples)
 
 
 def _replay(
@@ -172,7 +177,7 @@ def _replay(
     hidden: tuple[Array, ...],
     traces: tuple[Trace, ...] | None,
     generator: Generator,
-) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+) -> tuple[tuple[Array, ...], tuple[Array, ...], tuple[Array, ...]]:
     """Teacher forcing over inputs already read; without traces they are rebuilt."""
     x = generator.emission.embed(_first_projection(params, generator), inputs)
     outputs = []
@@ -188,8 +193,8 @@ def _replay(
         outputs.append(
             gru_replay(_recurrent(layer), x, carry[index], trace, _loop(generator))
         )
-    hidden, preactivation = zip(*outputs, strict=True)
-    return hidden, preactivation
+    hidden, preactivation, last = zip(*outputs, strict=True)
+    return hidden, preactivation, last
 
 
 def _rollout_fwd(
@@ -201,13 +206,13 @@ def _rollout_fwd(
     noise: Any,
     temperature: Array | float,
 ) -> tuple[Any, Any]:
-    """`hidden` and `preactivation` of every layer, and the samples; and residuals."""
+    """`hidden`, `preactivation`, last carries, and samples; and residuals."""
     run = _run(generator, params, carry, data, first_input, noise, temperature)
     hidden = tuple(trace.hidden for trace in run.traces)
     preactivation = tuple(trace.preactivation for trace in run.traces)
     traces = None if generator.recompute else run.traces
     residuals = (params, carry, run.inputs, hidden, traces, data.shape[1])
-    return (hidden, preactivation, run.samples), residuals
+    return (hidden, preactivation, run.last, run.samples), residuals
 
 
 def _rollout_bwd(generator: Generator, residuals: Any, cotangents: Any) -> Any:
@@ -217,7 +222,7 @@ def _rollout_bwd(generator: Generator, residuals: Any, cotangents: Any) -> Any:
         return _replay(params, carry, inputs, hidden, traces, generator)
 
     _, pullback = vjp(replay, params, carry, inputs)
-    d_params, d_carry, d_inputs = pullback(tuple(cotangents[:2]))
+    d_params, d_carry, d_inputs = pullback(tuple(cotangents[:3]))
     d_data, d_first_input = d_inputs[:, :num_reading], d_inputs[0, num_reading:]
     return d_params, d_carry, d_data, d_first_input, None, None
 
@@ -230,7 +235,7 @@ def _rollout_primal(
     first_input: Array,
     noise: Any,
     temperature: Array | float,
-) -> tuple[tuple[Array, ...], tuple[Array, ...], Array]:
+) -> Any:
     return _rollout_fwd(
         generator, params, carry, data, first_input, noise, temperature
     )[0]

@@ -110,6 +110,7 @@ def _gru_pullback(
     trace: Trace,
     d_hidden: Array,
     d_preactivation: Array | None = None,
+    d_last: Array | None = None,
 ) -> tuple[Recurrent, Array, Array]:
     """Cotangents of the weights, the projections and the first carry.
 
@@ -135,7 +136,7 @@ def _gru_pullback(
 
     d_carry, (delta, da) = lax.scan(
         step,
-        jnp.zeros_like(carry),
+        jnp.zeros_like(carry) if d_last is None else d_last,
         (
             d_hidden,
             d_preactivation,
@@ -211,7 +212,7 @@ def gru_replay(
     carry: Array,
     trace: Trace,
     loop: Loop = Loop(),
-) -> tuple[Array, Array]:
+) -> tuple[Array, Array, Array]:
     """`gru_scan` for a pass that already ran: values from its trace, same gradients.
 
     A loop that must produce its inputs as it goes (free running) leaves a trace; this
@@ -225,28 +226,30 @@ def gru_replay(
         loop: How the backward pass computes.
 
     Returns:
-        `hidden` and `preactivation`, each `[T, *S, N, H]`; both carry gradients.
+        `hidden` and `preactivation`, each `[T, *S, N, H]`, and the last carry,
+        `[*S, N, H]`; all carry gradients.
     """
     return _gru_replay(*vary_alike(recurrent, projections, carry, trace), loop)
 
 
 def _gru_replay_fwd(
     recurrent: Recurrent, projections: Array, carry: Array, trace: Trace, loop: Loop
-) -> tuple[tuple[Array, Array], tuple[Recurrent, Array, Trace]]:
+) -> tuple[tuple[Array, Array, Array], tuple[Recurrent, Array, Trace]]:
     del projections
-    return (trace.hidden, trace.preactivation), (recurrent, carry, trace)
+    outputs = trace.hidden, trace.preactivation, trace.hidden[-1]
+    return outputs, (recurrent, carry, trace)
 
 
 def _gru_replay_primal(
     recurrent: Recurrent, projections: Array, carry: Array, trace: Trace, loop: Loop
-) -> tuple[Array, Array]:
+) -> tuple[Array, Array, Array]:
     return _gru_replay_fwd(recurrent, projections, carry, trace, loop)[0]
 
 
 def _gru_replay_bwd(
     loop: Loop,
     residuals: tuple[Recurrent, Array, Trace],
-    cotangents: tuple[Array, Array],
+    cotangents: tuple[Array, Array, Array],
 ) -> tuple[Recurrent, Array, Array, None]:
     return *_gru_pullback(loop, *residuals, *cotangents), None
 

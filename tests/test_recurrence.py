@@ -24,14 +24,15 @@ def random_arguments(*stack, seed=0):
 
 
 def random_cotangents(*stack):
-    return random_like((jnp.zeros((T, *stack, N, H)),) * 2, seed=1, scale=1.0)
+    over_time, last = jnp.zeros((T, *stack, N, H)), jnp.zeros((*stack, N, H))
+    return random_like((over_time, over_time, last), seed=1, scale=1.0)
 
 
 def plain_scan(recurrent, projections, carry):
     """`lax.scan` over the cell, whose input projection is the identity."""
     params = GRUParams(jnp.eye(3 * H), jnp.zeros(3 * H), *recurrent)
     _, output = lax.scan(lambda h, x: gru_step(params, h, x), carry, projections)
-    return output.hidden, output.preactivation
+    return output.hidden, output.preactivation, output.hidden[-1]
 
 
 def value_and_pullback(scan):
@@ -54,7 +55,7 @@ fast = value_and_pullback(traced_scan)
 
 
 def test_gru_scan_equals_plain_scan():
-    arguments, (d_hidden, _) = random_arguments(), random_cotangents()
+    arguments, (d_hidden, _, _) = random_arguments(), random_cotangents()
     actual = value_and_pullback(gru_scan)(arguments, d_hidden)
     expected = value_and_pullback(lambda *args: plain_scan(*args)[0])
     assert_close(actual, expected(arguments, d_hidden))
@@ -73,8 +74,8 @@ def test_gru_replay_equals_plain_scan_in_float64():
     assert_close(actual, expected, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("output", [0, 1])
-def test_gru_replay_passes_on_the_cotangent_of_either_output(output):
+@pytest.mark.parametrize("output", [0, 1, 2])
+def test_gru_replay_passes_on_the_cotangent_of_every_output(output):
     arguments, cotangents = random_arguments(), list(random_cotangents())
     cotangents[output] = jnp.zeros_like(cotangents[output])
     cotangents = tuple(cotangents)
@@ -84,7 +85,8 @@ def test_gru_replay_passes_on_the_cotangent_of_either_output(output):
 def test_gru_replay_of_one_step_equals_plain_scan():
     recurrent, projections, carry = random_arguments()
     arguments = (recurrent, projections[:1], carry)
-    cotangents = tuple(x[:1] for x in random_cotangents())
+    d_hidden, d_preactivation, d_last = random_cotangents()
+    cotangents = d_hidden[:1], d_preactivation[:1], d_last
     assert_close(fast(arguments, cotangents), plain(arguments, cotangents))
 
 
@@ -96,12 +98,15 @@ def test_gru_replay_stacked_equals_separate_scans():
         recurrent = Recurrent(*(np.asarray(x)[index] for x in recurrent))
         return recurrent, np.asarray(projections)[:, index], np.asarray(carry)[index]
 
-    def over_time(index, arrays):
-        return tuple(np.asarray(x)[:, index] for x in arrays)
+    def outputs_of(index, hidden, preactivation, last):
+        over_time = (np.asarray(x)[:, index] for x in (hidden, preactivation))
+        return *over_time, np.asarray(last)[index]
 
     for index in range(2):
-        expected = plain(arguments_of(index, *arguments), over_time(index, cotangents))
-        actual = over_time(index, outputs), arguments_of(index, *gradients)
+        expected = plain(
+            arguments_of(index, *arguments), outputs_of(index, *cotangents)
+        )
+        actual = outputs_of(index, *outputs), arguments_of(index, *gradients)
         assert_close(actual, expected)
 
 
