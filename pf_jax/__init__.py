@@ -20,7 +20,12 @@ from pf_jax.discriminator import (
     discriminator_logits,
     init_discriminator,
 )
-from pf_jax.emissions import Emission, categorical
+from pf_jax.emissions import (
+    Emission,
+    bernoulli,
+    categorical,
+    independent_bernoullis,
+)
 from pf_jax.errors import UserError
 from pf_jax.gate import AccuracyGate
 from pf_jax.generator import (
@@ -35,6 +40,7 @@ from pf_jax.losses import (
     nll,
     teacher_forced_loss,
 )
+from pf_jax.mixture import mixture_density
 from pf_jax.parallel import make_update
 from pf_jax.state import (
     DiscriminatorSizes,
@@ -77,6 +83,7 @@ __all__ = [
     "TrainState",
     "Unroll",
     "UserError",
+    "bernoulli",
     "categorical",
     "create_train_state",
     "discriminator_logits",
@@ -88,12 +95,14 @@ __all__ = [
     "gru",
     "gru_params_from_flax",
     "gru_step",
+    "independent_bernoullis",
     "init_discriminator",
     "init_generator",
     "init_gru",
     "initial_carry",
     "joint_step",
     "make_update",
+    "mixture_density",
     "nll",
     "row_keys",
     "separate_step",

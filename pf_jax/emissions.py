@@ -6,12 +6,13 @@ how a value becomes the next step's input. Samples carry no gradients.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from pf_jax.affine import Affine, affine, init_affine
 from pf_jax.types import Array, Params
 
 
@@ -20,13 +21,15 @@ class Emission(NamedTuple):
 
     Attributes:
         init_input: `(key, value_size, embedding_size) -> params` of the input layer.
-            `value_size` is `V` for tokens.
-        embed: `(params, values [...]) -> [..., E]`, the input layer.
+            `value_size` is `V` for tokens, `D` for vectors of numbers; an emission whose
+            values are all of one size takes no notice of it.
+        embed: `(params, values) -> [..., E]`, the input layer. Values are `[...]` where
+            one is a single token, `[..., D]` where one is a vector.
         compose: `(params, kernel [E, O], bias [O]) -> params`: the input layer followed
             by an affine one, as one input layer with outputs `[..., O]`.
-        noise: `(key, num_outputs, dtype) -> noise` of one sample.
-        sample: `(logits [..., P], noise [..., ...], temperature) -> values [...]`.
-        log_prob: `(logits [..., P], values [...]) -> [...]`, in nats.
+        noise: `(key, num_outputs, dtype) -> noise` of one sample, an array or a pytree.
+        sample: `(logits [..., P], noise [..., ...], temperature) -> values`.
+        log_prob: `(logits [..., P], values) -> [...]`, in nats.
         statistics: `(logits [..., P]) -> [..., S]`, what of the output distribution
             enters the behavior.
     """
@@ -34,8 +37,8 @@ class Emission(NamedTuple):
     init_input: Callable[[Array, int, int], Params]
     embed: Callable[[Params, Array], Array]
     compose: Callable[[Params, Array, Array], Params]
-    noise: Callable[..., Array]
-    sample: Callable[[Array, Array, jax.typing.ArrayLike], Array]
+    noise: Callable[..., Any]
+    sample: Callable[[Array, Any, jax.typing.ArrayLike], Array]
     log_prob: Callable[[Array, Array], Array]
     statistics: Callable[[Array], Array]
 
@@ -80,3 +83,84 @@ categorical = Emission(
     statistics=lambda logits: jax.nn.softmax(logits, axis=-1),
 )
 """Tokens: an embedding, a softmax."""
+
+
+def embed_numbers(params: Affine, values: Array) -> Array:
+    """The input layer of vectors of numbers, `[..., D]` -> `[..., E]`."""
+    return affine(params, values.astype(params.kernel.dtype))
+
+
+def compose_affine(params: Affine, kernel: Array, bias: Array) -> Affine:
+    """`(x @ A + a) @ kernel + bias` as one affine layer."""
+    return Affine(params.kernel @ kernel, params.bias @ kernel + bias)
+
+
+def sample_binary(
+    logits: Array, noise: Array, temperature: jax.typing.ArrayLike
+) -> Array:
+    """Whether each value is 1, at odds `exp(logits / temperature)`; any shape, bool.
+
+    The difference of two Gumbel variables is logistic, so this is Gumbel-max for two
+    classes: at temperature zero the likelier value.
+
+    Args:
+        logits: Of value 1.
+        noise: Logistic, in the logits' shape.
+        temperature: Of the noise.
+    """
+    return lax.stop_gradient(logits) + temperature * noise > 0
+
+
+def binary_log_prob(logits: Array, values: Array) -> Array:
+    """`log sigmoid(logits)` of 1, `log sigmoid(-logits)` of 0; any shape, in nats."""
+    signed = jnp.where(values == 1, logits, -logits)
+    # A value that is neither must show, not be read as the nearer one.
+    is_binary = (values == 0) | (values == 1)
+    return jnp.where(is_binary, jax.nn.log_sigmoid(signed), jnp.nan)
+
+
+def _init_pixel_embedding(key: Array, value_size: int, embedding_size: int) -> Array:
+    del value_size
+    return _init_embedding(key, 2, embedding_size)
+
+
+def _logistic_noise(key: Array, num_outputs: int, dtype: jax.typing.DTypeLike) -> Array:
+    return jax.random.logistic(key, (num_outputs,), dtype)
+
+
+def _sample_pixel(
+    logits: Array, noise: Array, temperature: jax.typing.ArrayLike
+) -> Array:
+    return sample_binary(logits, noise, temperature)[..., 0].astype(jnp.int32)
+
+
+def _sample_binary_vector(
+    logits: Array, noise: Array, temperature: jax.typing.ArrayLike
+) -> Array:
+    return sample_binary(logits, noise, temperature).astype(logits.dtype)
+
+
+bernoulli = Emission(
+    init_input=_init_pixel_embedding,
+    embed=_embed,
+    compose=_compose_embedding,
+    noise=_logistic_noise,
+    sample=_sample_pixel,
+    log_prob=lambda logits, pixels: binary_log_prob(logits[..., 0], pixels),
+    statistics=jax.nn.sigmoid,
+)
+"""Binary pixels, one a step: int32 0 or 1, `[...]`; logits `[..., 1]`.
+
+Pixels are tokens of a vocabulary of two to the input layer, an embedding of two rows."""
+
+independent_bernoullis = Emission(
+    init_input=init_affine,
+    embed=embed_numbers,
+    compose=compose_affine,
+    noise=_logistic_noise,
+    sample=_sample_binary_vector,
+    log_prob=lambda logits, values: jnp.sum(binary_log_prob(logits, values), axis=-1),
+    statistics=jax.nn.sigmoid,
+)
+"""Vectors of numbers 0 or 1, `[..., D]`, such as the keys of a piano that sound at a step;
+logits `[..., D]`. Given the past, keys are independent of one another."""

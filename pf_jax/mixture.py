@@ -1,0 +1,250 @@
+"""Pen strokes: a mixture of bivariate Gaussians, and a Bernoulli for the pen.
+
+The output distribution of Graves, "Generating Sequences With Recurrent Neural Networks"
+(2013, arXiv 1308.0850), section 4.1, and the bias of section 5.4 that sharpens it.
+"""
+
+import functools
+import math
+import operator
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from pf_jax.affine import Affine, init_affine
+from pf_jax.emissions import (
+    Emission,
+    binary_log_prob,
+    compose_affine,
+    embed_numbers,
+    sample_binary,
+)
+from pf_jax.types import Array
+
+# Offsets are measured on a grid, and a resting pen repeats one exactly: around such a point
+# the likelihood grows without bound as a Gaussian shrinks. The bounds are factors of a
+# thousand either side of offsets that are scaled to deviations around one, far from any
+# that describe strokes, and squares of what they scale stay far from overflow.
+MAX_ABS_LOG_STD = 7.0
+
+# A Gaussian of equal deviations and correlation tanh(x) is exp(x) times as long as it is
+# wide: 150 here, thinner than a line that a pen draws. In float32 tanh(9) is 1.
+MAX_ABS_CORRELATION_ARGUMENT = 5.0
+
+_STROKE_SIZE = 3
+
+
+class MixtureParams(NamedTuple):
+    """The readout's parameters by name; `K` components.
+
+    Attributes:
+        weight_logits: `[..., K]`.
+        means: `[..., K, 2]`.
+        log_stds: `[..., K, 2]`, within `MAX_ABS_LOG_STD`.
+        correlation_arguments: `[..., K]`, correlations before their tanh, within
+            `MAX_ABS_CORRELATION_ARGUMENT`.
+        pen_logits: `[...]`, of a lifted pen.
+    """
+
+    weight_logits: Array
+    means: Array
+    log_stds: Array
+    correlation_arguments: Array
+    pen_logits: Array
+
+
+class MixtureNoise(NamedTuple):
+    """The noise of one sample.
+
+    Attributes:
+        component: `[..., K]`, Gumbel.
+        offset: `[..., 2]`, standard normal.
+        pen: `[...]`, logistic.
+    """
+
+    component: Array
+    offset: Array
+    pen: Array
+
+
+def mixture_density(num_components: int) -> Emission:
+    """Strokes `(dx, dy, pen)`, float32 `[..., 3]`; pen 1 where the stroke ends, else 0.
+
+        P(dx, dy, pen) = sum_k pi_k N(dx, dy | mu_k, sigma_k, rho_k) * (e if pen else 1 - e)
+
+    Graves (2013), equations 15-26, where the readout's row is, in this order,
+
+        K         logits of pi                  pi = softmax             equation 19
+        2K        mu, x and y of each           as they are              equation 20
+        2K        log sigma, x and y of each    sigma = exp, bounded     equation 21
+        K         arguments of rho              rho = tanh, bounded      equation 22
+        1         logit of e                    e = sigmoid              equation 18
+
+    Equation 18 has the logit's other sign. The log-probability is of equations 23-26. The
+    discriminator sees `[..., 6K + 1]`: in the same order pi, mu, sigma, rho and e.
+
+    Temperature scales the noise: of the choice of a component, of the offset around its
+    mean, and of the pen. At zero a sample is the likeliest component's mean and the
+    likelier pen.
+
+    Args:
+        num_components: `K`; the readout is `6K + 1` wide, `num_outputs` of a generator.
+
+    Returns:
+        The emission; equal ones for equal arguments, so that a jit cache knows them.
+
+    Raises:
+        ValueError: Without a component.
+    """
+    num_components = operator.index(num_components)
+    if num_components < 1:
+        raise ValueError(
+            f"num_components is {num_components}: a mixture needs 1 or more"
+        )
+    return _mixture_density(num_components)
+
+
+def split_params(params: Array, num_components: int) -> MixtureParams:
+    """The readout's row `[..., 6K + 1]` by name, within its bounds."""
+    chex.assert_axis_dimension(params, -1, 6 * num_components + 1)
+    k = num_components
+    weights, means, log_stds, arguments, pen = jnp.split(
+        params, [k, 3 * k, 5 * k, 6 * k], axis=-1
+    )
+    pairs = (*params.shape[:-1], k, 2)
+    return MixtureParams(
+        weights,
+        means.reshape(pairs),
+        jnp.clip(log_stds.reshape(pairs), -MAX_ABS_LOG_STD, MAX_ABS_LOG_STD),
+        jnp.clip(
+            arguments, -MAX_ABS_CORRELATION_ARGUMENT, MAX_ABS_CORRELATION_ARGUMENT
+        ),
+        pen[..., 0],
+    )
+
+
+def biased(params: Array, bias: jax.typing.ArrayLike, num_components: int) -> Array:
+    """Parameters of a sharper mixture, for cleaner samples (Graves 2013, section 5.4).
+
+        sigma = exp(log sigma - bias)                   equation 61
+        pi = softmax((1 + bias) * logits)               equation 62
+
+    Means, correlations and the pen stay as they are; deviations keep their bounds.
+
+    Args:
+        params: `[..., 6K + 1]`.
+        bias: A number from 0, which changes nothing; at infinity only the likeliest
+            component's mean is left.
+        num_components: `K`.
+
+    Returns:
+        `[..., 6K + 1]`.
+    """
+    chex.assert_axis_dimension(params, -1, 6 * num_components + 1)
+    k = num_components
+    weights, means, log_stds, rest = jnp.split(params, [k, 3 * k, 5 * k], axis=-1)
+    return jnp.concatenate(
+        [weights * (1 + bias), means, log_stds - bias, rest], axis=-1
+    )
+
+
+def _init_input(key: Array, value_size: int, embedding_size: int) -> Affine:
+    del value_size
+    return init_affine(key, _STROKE_SIZE, embedding_size)
+
+
+def _noise(
+    num_components: int, key: Array, num_outputs: int, dtype: jax.typing.DTypeLike
+) -> MixtureNoise:
+    del num_outputs
+    component, offset, pen = jax.random.split(key, 3)
+    return MixtureNoise(
+        jax.random.gumbel(component, (num_components,), dtype),
+        jax.random.normal(offset, (2,), dtype),
+        jax.random.logistic(pen, (), dtype),
+    )
+
+
+def _sample(
+    num_components: int,
+    params: Array,
+    noise: MixtureNoise,
+    temperature: jax.typing.ArrayLike,
+) -> Array:
+    mixture = split_params(lax.stop_gradient(params), num_components)
+    perturbed = mixture.weight_logits + temperature * noise.component
+    component = jnp.argmax(perturbed, axis=-1, keepdims=True)
+    argument = jnp.take_along_axis(mixture.correlation_arguments, component, axis=-1)
+    component = component[..., None]
+    mean = jnp.take_along_axis(mixture.means, component, axis=-2)[..., 0, :]
+    log_std = jnp.take_along_axis(mixture.log_stds, component, axis=-2)[..., 0, :]
+    # (x, rho x + sqrt(1 - rho^2) y) has correlation rho, and the root is sech(argument).
+    x, y = noise.offset[..., :1], noise.offset[..., 1:]
+    correlated = jnp.tanh(argument) * x + y / jnp.cosh(argument)
+    normal = jnp.concatenate([x, correlated], axis=-1)
+    offset = mean + temperature * jnp.exp(log_std) * normal
+    pen = sample_binary(mixture.pen_logits, noise.pen, temperature)
+    return jnp.concatenate([offset, pen[..., None].astype(offset.dtype)], axis=-1)
+
+
+def _log_prob(num_components: int, params: Array, strokes: Array) -> Array:
+    chex.assert_axis_dimension(strokes, -1, _STROKE_SIZE)
+    mixture = split_params(params, num_components)
+    log_weights = jax.nn.log_softmax(mixture.weight_logits, axis=-1)
+    offsets = strokes[..., None, :2]
+    log_densities = log_weights + _gaussian_log_density(mixture, offsets)
+    pen = binary_log_prob(mixture.pen_logits, strokes[..., 2])
+    return jax.nn.logsumexp(log_densities, axis=-1) + pen
+
+
+def _gaussian_log_density(mixture: MixtureParams, offsets: Array) -> Array:
+    """Of each component (equations 24 and 25), `[..., K]`.
+
+    With `u`, `v` the sum and the difference of the two standardized offsets and
+    `rho = tanh(a)`, `1 + rho = 2 / (1 + exp(-2a))` and `1 - rho = 2 / (1 + exp(2a))`, so
+
+        Z / (1 - rho^2) = ((1 + exp(-2a)) u^2 + (1 + exp(2a)) v^2) / 4
+        log sqrt(1 - rho^2) = -log cosh(a)
+
+    which no cancellation spoils where `rho` is close to one, and nothing makes negative.
+    """
+    standardized = (offsets - mixture.means) * jnp.exp(-mixture.log_stds)
+    x, y = standardized[..., 0], standardized[..., 1]
+    argument = mixture.correlation_arguments
+    square = (1 + jnp.exp(-2 * argument)) * (x + y) ** 2
+    square += (1 + jnp.exp(2 * argument)) * (x - y) ** 2
+    log_cosh = jnp.logaddexp(argument, -argument) - math.log(2)
+    log_scale = jnp.sum(mixture.log_stds, axis=-1) + math.log(2 * math.pi)
+    return log_cosh - log_scale - square / 8
+
+
+def _statistics(num_components: int, params: Array) -> Array:
+    mixture = split_params(params, num_components)
+    flat = (*params.shape[:-1], 2 * num_components)
+    return jnp.concatenate(
+        [
+            jax.nn.softmax(mixture.weight_logits, axis=-1),
+            mixture.means.reshape(flat),
+            jnp.exp(mixture.log_stds).reshape(flat),
+            jnp.tanh(mixture.correlation_arguments),
+            jax.nn.sigmoid(mixture.pen_logits)[..., None],
+        ],
+        axis=-1,
+    )
+
+
+# Partials of equal arguments are not equal, so there is one for each number, kept for good.
+@functools.cache
+def _mixture_density(num_components: int) -> Emission:
+    return Emission(
+        init_input=_init_input,
+        embed=embed_numbers,
+        compose=compose_affine,
+        noise=functools.partial(_noise, num_components),
+        sample=functools.partial(_sample, num_components),
+        log_prob=functools.partial(_log_prob, num_components),
+        statistics=functools.partial(_statistics, num_components),
+    )
