@@ -25,10 +25,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--json", type=pathlib.Path)
     parser.add_argument("--torch-worker", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
-    arguments.peers = [name for name in arguments.peers.split(",") if name]
-    unknown = sorted(set(arguments.peers) - set(PEERS))
-    if unknown:
-        parser.error(f"--peers={','.join(unknown)}: known are {','.join(PEERS)}")
+    arguments.peers = timing.names_of(parser, "--peers", arguments.peers, PEERS)
     arguments.shape = Shape(*(getattr(arguments, name) for name in Shape._fields))
     return arguments
 

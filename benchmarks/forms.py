@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks.timing import Turn, Worker, timed
 
-OURS = ("joint", "separate", "teacher_forcing")
+OURS = ("joint", "joint_recomputed", "separate", "teacher_forcing")
 PEERS = ("plain", "flax", "torch")
 
 
@@ -89,8 +89,8 @@ def update_turn(
     return turn
 
 
-def step_turn(shape: Shape, step: Callable[..., Any], **generator: Any) -> Turn:
-    """pf_jax's own updates."""
+def step_inputs(shape: Shape) -> Callable[[int], tuple[Any, ...]]:
+    """What pf_jax's own updates take beside the state: by turn, a batch and a key."""
     import jax
     import jax.numpy as jnp
 
@@ -100,7 +100,12 @@ def step_turn(shape: Shape, step: Callable[..., Any], **generator: Any) -> Turn:
         drawn = jnp.asarray(tokens(shape, number), jnp.int32)
         return pf_jax.Batch(drawn[:-1], drawn[1:]), jax.random.key(number)
 
-    return update_turn(train_state(shape, **generator), step, inputs)
+    return inputs
+
+
+def step_turn(shape: Shape, step: Callable[..., Any], **generator: Any) -> Turn:
+    """pf_jax's own updates."""
+    return update_turn(train_state(shape, **generator), step, step_inputs(shape))
 
 
 def jax_peer_turn(
@@ -143,6 +148,8 @@ def jax_turns(shape: Shape, names: Sequence[str]) -> dict[str, Turn]:
         "teacher_forcing": pf_jax.teacher_forcing_step,
     }
     turns = {name: step_turn(shape, steps[name]) for name in names if name in steps}
+    if "joint_recomputed" in names:
+        turns["joint_recomputed"] = step_turn(shape, pf_jax.joint_step, recompute=True)
     if "plain" in names:
         state = train_state(shape)
         params = (state.generator, state.discriminator)
@@ -157,13 +164,17 @@ def jax_turns(shape: Shape, names: Sequence[str]) -> dict[str, Turn]:
     return turns
 
 
-def torch_turns(shape: Shape) -> dict[str, Turn]:
-    """PyTorch's whole update, and a teacher-forcing-only one with `nn.GRU`."""
+def torch_turns(shape: Shape, state: Any = None) -> dict[str, Turn]:
+    """PyTorch's whole update, and a teacher-forcing-only one with `nn.GRU`.
+
+    They start from the parameters of `state`, `train_state`'s by default.
+    """
     import torch
 
     from benchmarks.peers import torch_peer
 
-    state = train_state(shape)
+    if state is None:
+        state = train_state(shape)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     players = (
         torch_peer.Generator(state.generator).to(device),

@@ -14,7 +14,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from typing import Any, NamedTuple
 
@@ -99,24 +99,24 @@ def rates(medians: Mapping[str, float]) -> dict[str, float]:
 
 
 def serve(turns: Mapping[str, Turn]) -> None:
-    """Takes `NAME NUMBER` a line from standard input, answers with the turn's seconds."""
+    """Takes `NUMBER NAME` a line from standard input, answers with the turn's seconds."""
     for line in sys.stdin:
-        name, number = line.split()
+        number, name = line.rstrip("\n").split(" ", 1)
         print(turns[name](int(number)), flush=True)
 
 
 class Worker:
     """Another process that serves turns, for a framework with threads of its own."""
 
-    def __init__(self, module: str, argv: list[str]):
-        """Starts `python -m module *argv`."""
+    def __init__(self, module: str, argv: list[str], **environment: str):
+        """Starts `python -m module *argv`, with these environment variables."""
         self.process = subprocess.Popen(
             [sys.executable, "-m", module, *argv],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            # Its jax only makes parameters: it must not take a GPU's memory.
-            env={**os.environ, "JAX_PLATFORMS": "cpu"},
+            # Its jax makes parameters or simulated devices: no GPU's memory is its.
+            env={**os.environ, "JAX_PLATFORMS": "cpu", **environment},
         )
 
     def turn(self, name: str) -> Turn:
@@ -124,7 +124,7 @@ class Worker:
 
         def run(number: int) -> float:
             assert self.process.stdin and self.process.stdout
-            self.process.stdin.write(f"{name} {number}\n")
+            self.process.stdin.write(f"{number} {name}\n")
             self.process.stdin.flush()
             answer = self.process.stdout.readline()
             if not answer:
@@ -136,7 +136,7 @@ class Worker:
     def close(self) -> None:
         """Ends it."""
         self.process.kill()
-        self.process.wait()
+        self.process.communicate()
 
 
 def surroundings() -> dict[str, Any]:
@@ -185,6 +185,17 @@ def table(measurement: Measurement, base: str, **floors: float) -> str:
     for name, floor in floors.items():
         lines.append(f"{name:24}{1e3 * floor:11.2f}{'':20}{floor / medians[base]:9.2f}")
     return "\n".join(lines)
+
+
+def names_of(
+    parser: argparse.ArgumentParser, flag: str, text: str, known: Sequence[str]
+) -> list[str]:
+    """A comma-separated argument, each of its names a known one."""
+    names = [name for name in text.split(",") if name]
+    unknown = sorted(set(names) - set(known))
+    if unknown:
+        parser.error(f"{flag}={','.join(unknown)}: known are {','.join(known)}")
+    return names
 
 
 def positive(text: str) -> int:

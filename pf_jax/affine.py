@@ -55,8 +55,13 @@ def sum_of_products(x: Array, y: Array, dtype: DType = None) -> Array:
 
 
 def sum_rows(x: Array) -> Array:
-    """`[*S, R, O]` -> `[*S, O]`, as a product with ones."""
-    return jnp.matmul(jnp.ones(x.shape[-2], x.dtype), x)
+    """`[..., N, O]` -> `[..., O]`, as products with ones.
+
+    Summing those over time afterwards makes long sums in two short stages, which keeps
+    their rounding small.
+    """
+    ones = jnp.ones((*x.shape[:-2], 1, x.shape[-2]), x.dtype)
+    return jnp.matmul(ones, x, precision=lax.Precision.HIGHEST)[..., 0, :]
 
 
 def affine(
@@ -100,7 +105,8 @@ def _affine_bwd(
     params, x = residuals
     d_rows = _rows(d_out)
     d_kernel = sum_of_products(_rows(x), d_rows, dtype)
-    d_params = Affine(d_kernel, sum_rows(d_rows))
+    d_bias = sum_rows(d_out[None] if d_out.ndim == 1 else d_out)
+    d_bias = jnp.sum(d_bias, axis=range(d_bias.ndim - 1))
     if constant_rows:
         d_out = d_out[..., constant_rows:, :]
         d_rows = _rows(d_out)
@@ -108,7 +114,7 @@ def _affine_bwd(
     d_x = d_x.reshape(*d_out.shape[:-1], x.shape[-1])
     if constant_rows:
         d_x = jnp.pad(d_x, [(0, 0)] * (x.ndim - 2) + [(constant_rows, 0), (0, 0)])
-    return d_params, d_x
+    return Affine(d_kernel, d_bias), d_x
 
 
 _affine = jax.custom_vjp(_affine_primal, nondiff_argnums=(2, 3))

@@ -150,10 +150,9 @@ def _gru_pullback(
         unroll=loop.unroll,
     )
     size = carry.shape[-1]
-    rows = _all_rows(delta)
     d_recurrent = Recurrent(
-        sum_of_products(_all_rows(before), rows, loop.dtype),
-        sum_rows(rows[..., 2 * size :]),
+        sum_of_products(_all_rows(before), _all_rows(delta), loop.dtype),
+        jnp.sum(sum_rows(delta[..., 2 * size :]), axis=0),
     )
     d_projections = jnp.concatenate([delta[..., : 2 * size], da], axis=-1)
     return d_recurrent, d_projections, d_carry

@@ -77,6 +77,16 @@ def test_sum_of_products_equals_einsum_over_stacks():
     np.testing.assert_allclose(sum_of_products(x, y), expected, rtol=1e-5, atol=1e-6)
 
 
+def test_affine_bias_gradient_is_exact_to_rounding_over_long_sequences():
+    d_out = random_like(jnp.zeros((784, 16, G)), 4, scale=1.0)
+    params, x = Affine(jnp.zeros((F, G)), jnp.zeros(G)), jnp.zeros((784, 16, F))
+    _, pullback = jax.vjp(lambda params: affine(params, x), params)
+    expected = np.sum(np.asarray(d_out, np.float64), axis=(0, 1))
+    error = np.linalg.norm(pullback(d_out)[0].bias - expected)
+    # One running sum over the 12,544 rows is off by 2e-6.
+    assert error < 5e-7 * np.linalg.norm(expected)
+
+
 def test_sum_rows_equals_sum_over_stacks():
     x = random_like(jnp.zeros((2, T, G)), 3, scale=1.0)
     np.testing.assert_allclose(sum_rows(x), np.sum(x, axis=1), rtol=1e-5, atol=1e-6)

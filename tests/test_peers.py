@@ -63,6 +63,41 @@ def test_flax_peer_equals_joint_step(case):
     assert_close(found[1], expected)
 
 
+def test_flax_language_model_equals_unroll_teacher_forced(case):
+    state, (inputs, _, _), _, _ = case
+    model = flax_peer.LanguageModel(V, 4, H)
+    found = model.apply(flax_peer.generator_variables(state.generator), inputs)
+    expected = pf_jax.unroll_teacher_forced(state.generator, inputs).logits
+    assert_close(found, expected)
+
+
+def test_torch_language_model_equals_unroll_teacher_forced(case):
+    torch = pytest.importorskip("torch", reason="needs the extra [bench]")
+    from benchmarks.peers import torch_peer
+
+    state, (inputs, _, _), _, _ = case
+    model = torch_peer.LanguageModel(state.generator)
+    tokens = torch.from_numpy(np.array(inputs, np.int64))
+    expected = np.asarray(pf_jax.unroll_teacher_forced(state.generator, inputs).logits)
+    assert_close(model(tokens).detach().numpy(), expected)
+
+
+def test_torch_language_model_samples_from_its_own_distribution(case):
+    torch = pytest.importorskip("torch", reason="needs the extra [bench]")
+    from benchmarks.peers import torch_peer
+
+    state, _, _, _ = case
+    model = torch_peer.LanguageModel(state.generator)
+    # One sharp distribution a step: the sample is then the argmax, which teacher
+    # forcing over the samples must give back.
+    with torch.no_grad():
+        model.w_out.mul_(1e4)
+    first = torch.arange(B) % V
+    samples = model.sample(first, T)
+    read = torch.cat([first[None], samples[:-1]])
+    assert_close(model(read).argmax(-1).numpy(), samples.numpy())
+
+
 def test_torch_peer_equals_joint_step(case):
     torch = pytest.importorskip("torch", reason="needs the extra [bench]")
     from benchmarks.peers import torch_peer

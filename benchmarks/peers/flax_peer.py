@@ -83,6 +83,22 @@ class Generator(nn.Module):
         return scan(self, (h, first_input), noise)[1]
 
 
+class LanguageModel(nn.Module):
+    """The generator without its behavior, from Flax's own parts; its `cell` the same."""
+
+    vocab_size: int
+    embedding_size: int
+    hidden_size: int
+
+    @nn.compact
+    def __call__(self, inputs: Array) -> Array:
+        """Teacher-forced logits."""
+        x = nn.Embed(self.vocab_size, self.embedding_size, name="embed")(inputs)
+        cell = nn.GRUCell(self.hidden_size, name="cell")
+        hidden = nn.RNN(cell, time_major=True)(x)
+        return nn.Dense(self.vocab_size, name="readout")(hidden)
+
+
 class Discriminator(nn.Module):
     """A bidirectional GRU, three ReLU layers, the mean over time."""
 

@@ -91,6 +91,25 @@ class LanguageModel(nn.Module):
         hidden, _ = self.rnn(self.embedding[inputs])
         return F.linear(hidden, self.w_out, self.b_out)
 
+    @torch.no_grad()
+    def sample(self, first_input: Tensor, num_steps: int) -> Tensor:
+        """Tokens, `[T, B]`, a step at a time."""
+        weights = (
+            self.rnn.weight_ih_l0,
+            self.rnn.weight_hh_l0,
+            self.rnn.bias_ih_l0,
+            self.rnn.bias_hh_l0,
+        )
+        hidden_size = self.rnn.hidden_size
+        h = self.w_out.new_zeros(first_input.shape[0], hidden_size)
+        token, tokens = first_input, []
+        for _ in range(num_steps):
+            h = torch.gru_cell(self.embedding[token], h, *weights)
+            logits = F.linear(h, self.w_out, self.b_out)
+            token = torch.multinomial(torch.softmax(logits, dim=-1), 1)[:, 0]
+            tokens.append(token)
+        return torch.stack(tokens)
+
 
 class Discriminator(nn.Module):
     """A bidirectional GRU, three ReLU layers, the mean over time."""

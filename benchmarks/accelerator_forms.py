@@ -1,0 +1,191 @@
+"""The processes of `run_accelerator` that time jax; each entry is a turn.
+
+A process takes a job and the name of a file, and writes that file again after every shape:
+should it be stopped, what it has measured stays.
+"""
+
+import functools
+import itertools
+import pathlib
+import statistics
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import pf_jax
+from benchmarks import forms, timing
+from benchmarks.accelerator_plan import Entry
+from benchmarks.forms import Shape
+from benchmarks.timing import Turn, timed
+
+_MATMULS = {"float32": "highest", "tf32": "tensorfloat32", "bfloat16": "tensorfloat32"}
+"""What float32 products are computed in; in bfloat16 few are left."""
+
+
+class UnavailableError(Exception):
+    """What an entry asks for is not to be had here; no failure."""
+
+
+def drawn_state(shape: Shape, seed: int = 0, **generator: Any) -> pf_jax.TrainState:
+    """A training state with drawn weights and biases, on the host.
+
+    Numpy draws them, the same on every device and in seconds; pf_jax's own orthogonal
+    kernels take a CPU half a minute at the largest shape.
+
+    Args:
+        shape: Of the update.
+        seed: Of the numbers.
+        **generator: Go to the `Generator`.
+    """
+    source = np.random.default_rng(seed)
+
+    def draw(leaf: Any) -> np.ndarray:
+        scale = leaf.shape[-2] ** -0.5 if len(leaf.shape) > 1 else 0.1
+        return source.standard_normal(leaf.shape, np.float32) * np.float32(scale)
+
+    shapes = jax.eval_shape(lambda: forms.train_state(shape, **generator))
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+    return zeros.replace(
+        generator=jax.tree.map(draw, shapes.generator),
+        discriminator=jax.tree.map(draw, shapes.discriminator),
+    )
+
+
+def last_line(text: str) -> str:
+    """What an error says in the end."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1][:300] if lines else ""
+
+
+def _measured(entry: Entry, first: float, seconds: list[float]) -> Entry:
+    return entry | {
+        "median_seconds": statistics.median(seconds),
+        "first_call_seconds": first,
+        "raw_seconds": seconds,
+    }
+
+
+def measure_group(
+    group: list[Entry], turn_of: Callable[[Entry], Turn], repeats: int
+) -> list[Entry]:
+    """Entries in turns; one that fails leaves the others theirs."""
+    found, turns, first = {}, {}, {}
+    for index, entry in enumerate(group):
+        try:
+            turn = turn_of(entry)
+            first[index] = turn(0)
+            turns[str(index)] = turn
+        except UnavailableError as reason:
+            found[index] = entry | {"skipped": str(reason)}
+        except Exception as error:
+            found[index] = entry | {"error": last_line(f"{error!r}")}
+    try:
+        measurement = timing.interleave(turns, repeats)
+        for name, seconds in measurement.seconds.items():
+            index = int(name)
+            found[index] = _measured(group[index], first[index], seconds)
+    except Exception as error:
+        for name in turns:
+            found[int(name)] = group[int(name)] | {"error": last_line(f"{error!r}")}
+    return [found[index] for index in range(len(group))]
+
+
+def measure(
+    job: Mapping[str, Any], result: pathlib.Path, turn_of: Callable[[Entry], Turn]
+) -> None:
+    """All entries of a job, neighbors of one shape in turns."""
+    entries: list[Entry] = []
+    for _, group in itertools.groupby(job["entries"], key=lambda entry: entry["shape"]):
+        entries += measure_group(list(group), turn_of, job["repeats"])
+        timing.write_json(result, {"entries": entries})
+
+
+def _product_turn(square: int, dtype: str | None) -> Turn:
+    product = jax.jit(jnp.matmul)
+    x = jax.random.normal(jax.random.key(0), (square, square)).astype(dtype)
+    return lambda number: timed(lambda: jax.block_until_ready(product(x, x)))
+
+
+def _copy_turn(floats: int) -> Turn:
+    """An array read once and written once, in place."""
+    touch = jax.jit(lambda x, number: x + number, donate_argnums=0)
+    kept = [jax.block_until_ready(jnp.zeros(floats))]
+
+    def turn(number: int) -> float:
+        def run() -> None:
+            kept[0] = jax.block_until_ready(touch(kept[0], number))
+
+        return timed(run)
+
+    return turn
+
+
+def _free_running_turn(shape: Shape, **generator: Any) -> Turn:
+    """`T` sampled steps of the generator, from new first tokens."""
+    state = drawn_state(shape, **generator)
+    params = jax.device_put(state.generator)
+
+    @jax.jit
+    def sample(params: Any, key: Any, first_input: Any) -> Any:
+        unroll = pf_jax.unroll_free_running(
+            params,
+            key,
+            first_input,
+            num_steps=shape.steps,
+            generator=state.settings.generator,
+        )
+        return unroll.samples
+
+    inputs = forms.step_inputs(shape)
+
+    def turn(number: int) -> float:
+        batch, key = jax.block_until_ready(inputs(number))
+        first = jax.block_until_ready(batch.inputs[0])
+        return timed(lambda: jax.block_until_ready(sample(params, key, first)))
+
+    return turn
+
+
+def _step_turn(step: Callable[..., Any], shape: Shape, **generator: Any) -> Turn:
+    state = jax.device_put(drawn_state(shape, **generator))
+    return forms.update_turn(state, step, forms.step_inputs(shape))
+
+
+_FORMS = {
+    "joint_step": functools.partial(_step_turn, pf_jax.joint_step),
+    "teacher_forcing_step": functools.partial(_step_turn, pf_jax.teacher_forcing_step),
+    "unroll_free_running": _free_running_turn,
+}
+
+
+def _jax_turn(entry: Entry) -> Turn:
+    """An entry's form, in its precision."""
+    precision, sizes = entry["precision"], entry["shape"]
+    dtype = "bfloat16" if precision == "bfloat16" else None
+    if entry["form"] == "product":
+        turn = _product_turn(sizes["square"], dtype)
+    elif entry["form"] == "copy":
+        turn = _copy_turn(sizes["floats"])
+    else:
+        unroll = entry["setting"].get("unroll", 1)
+        turn = _FORMS[entry["form"]](Shape(**sizes), dtype=dtype, unroll=unroll)
+
+    def in_precision(number: int) -> float:
+        with jax.default_matmul_precision(_MATMULS[precision]):
+            return turn(number)
+
+    return in_precision
+
+
+def time_jax(job: Mapping[str, Any], result: pathlib.Path) -> None:
+    """The process that times pf_jax and the rates."""
+    measure(job, result, _jax_turn)
+
+
+def probe(job: Mapping[str, Any], result: pathlib.Path) -> None:
+    """The process that says what there is to measure."""
+    del job
+    timing.write_json(result, timing.surroundings())

@@ -1,0 +1,206 @@
+"""What `run_accelerator` measures, part by part, and how it reports what it found.
+
+Plain data and pure functions: nothing here imports jax or torch. An entry is one row of
+the report, a dictionary that says what is to be timed; the process that times it adds the
+seconds, or the reason why there are none.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from benchmarks.forms import Shape, multiply_adds
+
+Entry = dict[str, Any]
+
+PRECISIONS = ("float32", "tf32", "bfloat16")
+SHAPES = (
+    Shape(64, 784, 512, 2, 512, 512),
+    Shape(64, 200, 1024, 50, 512, 512),
+    Shape(256, 50, 1024, 50, 1024, 1024),
+    Shape(64, 50, 1024, 10000, 512, 512),
+)
+SMOKE_SHAPES = (Shape(4, 12, 16, 5, 8, 8),)
+UNROLLS = (2, 4, 8)
+
+# Collectives stay out: one device has none.
+_KINDS = "FUSION,CUBLAS,CUBLASLT,CUDNN,CUSTOM_CALL,DYNAMIC_SLICE_FUSION"
+_COMMAND_BUFFERS = "--xla_gpu_enable_command_buffer"
+# Without a smallest size of 1 XLA leaves short sequences, such as one loop, outside.
+COMMAND_BUFFERS = {
+    "with while": f"{_COMMAND_BUFFERS}={_KINDS},CONDITIONAL,WHILE "
+    "--xla_gpu_graph_min_graph_size=1",
+    "without while": f"{_COMMAND_BUFFERS}={_KINDS} --xla_gpu_graph_min_graph_size=1",
+    "none": f"{_COMMAND_BUFFERS}=",
+}
+"""XLA flags by setting. What XLA does without them is its version's choice."""
+
+
+class Sizes(NamedTuple):
+    """Of a whole run.
+
+    Attributes:
+        shapes: Of the updates.
+        unrolled: Those of them that are timed with several `unroll` values.
+        unrolls: These values.
+        square: Rows of the matrices whose product gives the rate of multiply-adds. An
+            accelerator spends a smaller one in dispatch.
+        floats: In the array whose copy gives the rate of bytes.
+        repeats: Of every turn.
+        steps: `T` of the checks.
+    """
+
+    shapes: tuple[Shape, ...] = SHAPES
+    unrolled: tuple[Shape, ...] = SHAPES[:2]
+    unrolls: tuple[int, ...] = UNROLLS
+    square: int = 8192
+    floats: int = 1 << 29
+    repeats: int = 5
+    steps: tuple[int, ...] = (50, 784)
+
+
+SMOKE = Sizes(SMOKE_SHAPES, SMOKE_SHAPES, (2,), 256, 1 << 20, 2, (12,))
+"""Every part, in as few compilations as that takes."""
+
+
+class Part(NamedTuple):
+    """Entries that one process times.
+
+    Attributes:
+        name: For the report.
+        child: Which process, a key of `run_accelerator.CHILDREN`.
+        entries: What it times, in turns where neighbors have one shape.
+        seconds: It may take.
+        xla_flags: Of its process, which no other platform than a GPU is given.
+    """
+
+    name: str
+    child: str
+    entries: list[Entry]
+    seconds: float
+    xla_flags: str = ""
+
+
+def _likelihood(shape: Shape) -> int:
+    """Multiply-adds of one mode's forward pass, counted as `multiply_adds` does."""
+    hidden = shape.hidden
+    return shape.batch * shape.steps * (3 * hidden * hidden + hidden * shape.vocab)
+
+
+def _gradient(shape: Shape) -> int:
+    return 3 * _likelihood(shape)
+
+
+_WORK = {
+    "joint_step": multiply_adds,
+    "teacher_forcing_step": _gradient,
+    "unroll_free_running": _likelihood,
+    "update": multiply_adds,
+    "likelihood_update": _gradient,
+    "nn_gru_gradient": _gradient,
+    "sample": _likelihood,
+}
+
+
+def new_entry(
+    framework: str, form: str, precision: str, shape: Shape, **setting: Any
+) -> Entry:
+    """One row of the report, before it is measured."""
+    return {
+        "framework": framework,
+        "form": form,
+        "precision": precision,
+        "shape": shape._asdict(),
+        "setting": setting,
+        "multiply_adds": _WORK[form](shape),
+    }
+
+
+def _rate_entries(precision: str, sizes: Sizes) -> list[Entry]:
+    """What gives the rates: a product, and once a copy."""
+    common = {"framework": "jax", "precision": precision, "setting": {}}
+    square, floats = sizes.square, sizes.floats
+    product = {"form": "product", "shape": {"square": square}}
+    entries = [common | product | {"multiply_adds": square**3}]
+    if precision == "float32":
+        copy = {"form": "copy", "shape": {"floats": floats}, "bytes": 8 * floats}
+        entries.append(common | copy)
+    return entries
+
+
+def _jax_entries(
+    shapes: Iterable[Shape], precision: str, forms: Sequence[str], **setting: Any
+) -> list[Entry]:
+    return [
+        new_entry("jax", form, precision, shape, **setting)
+        for shape in shapes
+        for form in forms
+    ]
+
+
+def _torch_entries(shape: Shape) -> list[Entry]:
+    rows = [
+        (form, precision, {})
+        for form in ("update", "likelihood_update")
+        for precision in ("float32", "tf32")
+    ]
+    rows += [("nn_gru_gradient", name, {}) for name in ("tf32", "bfloat16", "float16")]
+    rows += [
+        ("sample", precision, {"cuda_graph": graph})
+        for precision in ("tf32", "bfloat16")
+        for graph in (False, True)
+    ]
+    return [
+        new_entry("torch", form, precision, shape, **setting)
+        for form, precision, setting in rows
+    ]
+
+
+def parts(sizes: Sizes) -> list[Part]:
+    """All that is timed, the parts most worth having first."""
+    updates = ("joint_step", "teacher_forcing_step", "unroll_free_running")
+    few = ("joint_step", "unroll_free_running")
+    plan = [
+        Part(
+            f"updates in {precision}",
+            "jax",
+            _rate_entries(precision, sizes)
+            + _jax_entries(sizes.shapes, precision, updates),
+            100,
+        )
+        for precision in PRECISIONS
+    ]
+    torch = [entry for shape in sizes.shapes for entry in _torch_entries(shape)]
+    plan.append(Part("torch", "torch", torch, 90))
+    for name, flags in COMMAND_BUFFERS.items():
+        entries = _jax_entries(sizes.shapes, "tf32", few, command_buffers=name)
+        plan.append(Part(f"command buffers {name}", "jax", entries, 60, flags))
+    unrolled = [
+        new_entry("jax", form, "tf32", shape, unroll=unroll)
+        for shape in sizes.unrolled
+        for unroll in sizes.unrolls
+        for form in few
+    ]
+    # Before the last setting of the command buffers, which is the least worth having.
+    plan.insert(-1, Part("unroll", "jax", unrolled, 90))
+    return plan
+
+
+def with_floors(entries: Sequence[Entry]) -> list[Entry]:
+    """The entries, with the time that their multiply-adds take at the product's rate."""
+    rates = {
+        entry["precision"]: entry["multiply_adds"] / entry["median_seconds"]
+        for entry in entries
+        if entry["form"] == "product" and "median_seconds" in entry
+    }
+    return [
+        entry | {"floor_seconds": entry["multiply_adds"] / rates[entry["precision"]]}
+        if entry["form"] in _WORK and entry["precision"] in rates
+        else entry
+        for entry in entries
+    ]
+
+
+def slug(device: str) -> str:
+    """A device's name as a file's: `NVIDIA H100 80GB HBM3` -> `nvidia-h100-80gb-hbm3`."""
+    return re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")

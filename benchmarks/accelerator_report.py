@@ -1,0 +1,117 @@
+"""The Markdown form of what `run_accelerator` found: a row for every entry."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from benchmarks.accelerator_plan import Entry
+
+_SHAPE = {
+    "batch": "B",
+    "steps": "T",
+    "hidden": "H",
+    "vocab": "V",
+    "disc": "D",
+    "mlp": "M",
+    "square": "",
+    "floats": "",
+}
+_TIMES = (
+    "framework",
+    "form",
+    "shape",
+    "precision",
+    "setting",
+    "median ms",
+    "min",
+    "max",
+    "first call s",
+    "/floor",
+    "note",
+)
+_CHECKS = ("losses", "matrices", "vectors", "free run")
+
+
+def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    lines = [header, ["---"] * len(header), *rows]
+    # A pipe would start a column.
+    return [
+        "| " + " | ".join(cell.replace("|", "/") for cell in line) + " |"
+        for line in lines
+    ]
+
+
+def _note(entry: Entry) -> str:
+    """Why there is no time; of the rates, the rate."""
+    for reason in ("error", "skipped"):
+        if reason in entry:
+            return f"{reason}: {entry[reason]}"
+    if entry["form"] == "product":
+        rate = 2 * entry["multiply_adds"] / entry["median_seconds"]
+        return f"{rate / 1e12:.3g} TFLOP/s"
+    if entry["form"] == "copy":
+        return f"{entry['bytes'] / entry['median_seconds'] / 1e9:.3g} GB/s"
+    return ""
+
+
+def time_row(entry: Entry) -> list[str]:
+    """One entry's cells."""
+    shape = " ".join(f"{_SHAPE[name]}{size}" for name, size in entry["shape"].items())
+    setting = ", ".join(f"{name}={value}" for name, value in entry["setting"].items())
+    times = [""] * 5
+    if "median_seconds" in entry:
+        seconds, median = entry["raw_seconds"], entry["median_seconds"]
+        times = [f"{1e3 * x:.3f}" for x in (median, min(seconds), max(seconds))]
+        times.append(f"{entry['first_call_seconds']:.1f}")
+        floor = entry.get("floor_seconds")
+        times.append(f"{median / floor:.1f}" if floor else "")
+    return [
+        entry["framework"],
+        entry["form"],
+        shape,
+        entry["precision"],
+        setting,
+        *times,
+        _note(entry),
+    ]
+
+
+def _check_row(case: Mapping[str, Any]) -> list[str]:
+    worst = [f"{case[kind]['error']:.1e} {case[kind]['name']}" for kind in _CHECKS]
+    passed = "yes" if case["passed"] else "NO"
+    return [str(case["seed"]), str(case["steps"]), *worst, passed]
+
+
+def _correctness(found: Mapping[str, Any]) -> list[str]:
+    bounds = found.get("bounds", {})
+    passed = "passed" if found["passed"] else f"FAILED {found.get('error', '')}".strip()
+    header = [f"{kind} (<= {bounds[kind]:.0e})" if bounds else kind for kind in _CHECKS]
+    return [
+        f"Correctness: {passed}",
+        "",
+        "The largest relative errors of `joint_step` in float32 against a plain scan in "
+        "float64 on the CPU over the same tokens: of the losses, and of the gradients by "
+        "matrices and by vectors. Free run: how far teacher forcing over its tokens is "
+        "from its hidden states.",
+        "",
+        *_table(
+            ["seed", "T", *header, "passed"], map(_check_row, found.get("cases", []))
+        ),
+    ]
+
+
+def markdown(result: Mapping[str, Any]) -> str:
+    """The whole file."""
+    versions = ", ".join(f"{name} {v}" for name, v in result["versions"].items())
+    lines = [
+        f"# {result['device']}",
+        "",
+        f"{versions}. {result['wall_seconds']:.0f} s in all.",
+        "",
+        *_correctness(result["correctness"]),
+        "",
+        "The floor is the multiply-adds over the rate of the product of the same "
+        "precision.",
+        "",
+        *_table(_TIMES, map(time_row, result["entries"])),
+    ]
+    return "\n".join(lines) + "\n"

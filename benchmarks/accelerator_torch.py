@@ -1,0 +1,154 @@
+"""The process of `run_accelerator` that times PyTorch; each entry is a turn."""
+
+import functools
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from benchmarks import forms
+from benchmarks.accelerator_forms import UnavailableError, drawn_state, measure
+from benchmarks.accelerator_plan import Entry
+from benchmarks.forms import Shape
+from benchmarks.peers import torch_peer
+from benchmarks.timing import Turn, timed
+
+_DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+_DTYPES = {
+    "float32": torch.float32,
+    "tf32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+
+
+def _finish() -> None:
+    if _DEVICE == "cuda":
+        torch.cuda.synchronize()
+
+
+# One shape at a time: its entries share the parameters.
+@functools.lru_cache(maxsize=1)
+def _state(shape: Shape) -> Any:
+    return drawn_state(shape)
+
+
+@functools.lru_cache(maxsize=1)
+def _updates(shape: Shape) -> dict[str, Turn]:
+    return forms.torch_turns(shape, _state(shape))
+
+
+def _data(shape: Shape, number: int) -> tuple[Tensor, Tensor]:
+    drawn = torch.from_numpy(forms.tokens(shape, number)).to(_DEVICE)
+    _finish()
+    return drawn[:-1], drawn[1:]
+
+
+def _gradient_turn(shape: Shape, dtype: torch.dtype) -> Turn:
+    """Teacher forcing by `nn.GRU`, forward and backward, all weights in `dtype`."""
+    model = torch_peer.LanguageModel(_state(shape).generator).to(_DEVICE, dtype)
+
+    def turn(number: int) -> float:
+        inputs, targets = _data(shape, number)
+
+        def run() -> None:
+            model.zero_grad()
+            torch_peer.mean_nll(model(inputs).float(), targets).backward()
+            _finish()
+
+        return timed(run)
+
+    return turn
+
+
+def _sampler(
+    model: torch_peer.LanguageModel, shape: Shape, first_input: Tensor
+) -> Callable[[], Tensor]:
+    """`T` sampled steps, few operations in each: the fused cell, the noise drawn before.
+
+    No operation waits for the device, as `multinomial` may: a graph could not hold it.
+    """
+    rnn = model.rnn
+    weights = (rnn.weight_ih_l0, rnn.weight_hh_l0, rnn.bias_ih_l0, rnn.bias_hh_l0)
+
+    @torch.no_grad()
+    def sample() -> Tensor:
+        size = (shape.steps, shape.batch, shape.vocab)
+        uniform = torch.rand(size, device=_DEVICE).clamp_min(1e-20)
+        h = model.w_out.new_zeros(shape.batch, shape.hidden)
+        token, tokens = first_input, []
+        for noise in (-torch.log(-torch.log(uniform))).unbind():
+            h = torch.gru_cell(model.embedding[token], h, *weights)
+            logits = F.linear(h, model.w_out, model.b_out)
+            token = torch.argmax(logits + noise, dim=1)
+            tokens.append(token)
+        return torch.stack(tokens)
+
+    return sample
+
+
+def _captured(sample: Callable[[], Tensor]) -> Callable[[], None]:
+    """The whole loop as one CUDA graph."""
+    # Libraries set themselves up in their first calls, which a graph cannot hold.
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        sample()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        sample()
+    return graph.replay
+
+
+def _sample_turn(shape: Shape, dtype: torch.dtype, *, cuda_graph: bool) -> Turn:
+    if cuda_graph and _DEVICE != "cuda":
+        raise UnavailableError("needs CUDA")
+    model = torch_peer.LanguageModel(_state(shape).generator).to(_DEVICE, dtype)
+    first_input = _data(shape, 0)[0][0].clone()
+    sample = _sampler(model, shape, first_input)
+    ready: list[Callable[[], Any]] = [] if cuda_graph else [sample]
+
+    def turn(number: int) -> float:
+        first_input.copy_(_data(shape, number)[0][0])
+
+        def run() -> None:
+            # Captured within the first turn, so that it counts as compilation and runs
+            # in that turn's precision.
+            if not ready:
+                ready.append(_captured(sample))
+            ready[0]()
+            _finish()
+
+        return timed(run)
+
+    return turn
+
+
+def _torch_turn(entry: Entry) -> Turn:
+    """An entry's form, in its precision."""
+    form, precision = entry["form"], entry["precision"]
+    shape, dtype = Shape(**entry["shape"]), _DTYPES[precision]
+    if form == "nn_gru_gradient":
+        turn = _gradient_turn(shape, dtype)
+    elif form == "sample":
+        turn = _sample_turn(shape, dtype, **entry["setting"])
+    else:
+        names = {"update": "torch", "likelihood_update": "torch_nn_gru_likelihood"}
+        turn = _updates(shape)[names[form]]
+
+    def in_precision(number: int) -> float:
+        high = precision != "float32"
+        torch.set_float32_matmul_precision("high" if high else "highest")
+        torch.backends.cudnn.allow_tf32 = high
+        return turn(number)
+
+    return in_precision
+
+
+def time_torch(job: Mapping[str, Any], result: pathlib.Path) -> None:
+    """The process that times PyTorch."""
+    measure(job, result, _torch_turn)

@@ -1,0 +1,214 @@
+"""Times and peak memory of the joint update as one size at a time doubles.
+
+    python -m benchmarks.bench_scaling [--sweeps steps,batch,hidden,vocab,devices,dispatch]
+        [--batch B] [--steps T] [--hidden H] [--vocab V] [--disc D] [--mlp M]
+        [--doublings N] [--json FILE] [--plot FILE]
+
+`devices` spreads the same batch over more simulated CPU devices, and `dispatch` runs more
+updates in one call; both go through `pf_jax.make_update`, each point in a process of its
+own. Seconds are of one update. Memory is XLA's own count for the compiled update:
+arguments, and the arrays that live within it.
+"""
+
+import argparse
+import functools
+import pathlib
+import statistics
+from typing import Any
+
+from benchmarks import timing
+from benchmarks.forms import Shape, multiply_adds, step_inputs, tokens, train_state
+from benchmarks.timing import Turn, Worker, timed
+
+SHAPES = ("steps", "batch", "hidden", "vocab")
+RUNS = ("devices", "dispatch")
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """What to sweep, and from which shape."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    for name, default in Shape(16, 25, 64, 50, 32, 32)._asdict().items():
+        parser.add_argument(f"--{name}", type=timing.positive, default=default)
+    parser.add_argument("--sweeps", default=",".join((*SHAPES, *RUNS)))
+    parser.add_argument("--doublings", type=timing.positive, default=3)
+    parser.add_argument("--repeats", type=timing.positive, default=5)
+    parser.add_argument("--json", type=pathlib.Path)
+    parser.add_argument("--plot", type=pathlib.Path)
+    parser.add_argument("--worker", type=timing.positive, help=argparse.SUPPRESS)
+    arguments = parser.parse_args(argv)
+    known = (*SHAPES, *RUNS)
+    arguments.sweeps = timing.names_of(parser, "--sweeps", arguments.sweeps, known)
+    arguments.shape = Shape(*(getattr(arguments, name) for name in Shape._fields))
+    largest = 2**arguments.doublings
+    if "devices" in arguments.sweeps and arguments.batch % largest:
+        parser.error(
+            f"--batch={arguments.batch}: must be a multiple of {largest} devices"
+        )
+    return arguments
+
+
+def update_turn(shape: Shape) -> tuple[Turn, dict[str, int]]:
+    """The joint update of one shape, and its memory in bytes."""
+    import jax
+
+    import pf_jax
+
+    inputs = step_inputs(shape)
+    kept = [train_state(shape)]
+    step = jax.jit(pf_jax.joint_step, donate_argnums=0)
+    compiled = step.lower(kept[0], *inputs(0)).compile()
+    found = compiled.memory_analysis()
+    memory = {
+        "argument_bytes": found.argument_size_in_bytes,
+        "temporary_bytes": found.temp_size_in_bytes,
+    }
+
+    def turn(number: int) -> float:
+        arguments = jax.block_until_ready(inputs(number))
+
+        def run() -> None:
+            kept[0] = jax.block_until_ready(compiled(kept[0], *arguments))[0]
+
+        return timed(run)
+
+    return turn, memory
+
+
+def dispatch_turn(shape: Shape, num_updates: int) -> Turn:
+    """Seconds of each of so many updates in one dispatch, over all devices."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    import pf_jax
+    from pf_jax.parallel import make_update, replicate
+
+    def make_batch(data: Any, rows: Any) -> pf_jax.Batch:
+        chunk = data[:, rows]
+        return pf_jax.Batch(chunk[:-1], chunk[1:])
+
+    update = make_update(pf_jax.joint_step, make_batch)
+    kept = [replicate(train_state(shape))]
+    rows = np.tile(np.arange(shape.batch), (num_updates, 1))
+
+    def turn(number: int) -> float:
+        data, key = (
+            jnp.asarray(tokens(shape, number), jnp.int32),
+            jax.random.key(number),
+        )
+
+        def run() -> None:
+            kept[0] = jax.block_until_ready(update(kept[0], data, rows, key))[0]
+
+        return timed(run) / num_updates
+
+    return turn
+
+
+def sweep_shape(name: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Points of one size, in turns."""
+    first = getattr(arguments.shape, name)
+    sizes = [first * 2**i for i in range(arguments.doublings + 1)]
+    shapes = [arguments.shape._replace(**{name: size}) for size in sizes]
+    turns, memory = zip(*map(update_turn, shapes), strict=True)
+    measured = timing.interleave(
+        {str(size): turn for size, turn in zip(sizes, turns, strict=True)},
+        arguments.repeats,
+    )
+    return [
+        _point(size, measured.seconds[str(size)])
+        | bytes_
+        | {"multiply_adds": multiply_adds(shape)}
+        for size, shape, bytes_ in zip(sizes, shapes, memory, strict=True)
+    ]
+
+
+def sweep_runs(name: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Points of one way to run, each in a process, in turns."""
+    sizes = [2**i for i in range(arguments.doublings + 1)]
+    workers = {}
+    for size in sizes:
+        devices, updates = (size, 1) if name == "devices" else (1, size)
+        workers[str(size)] = Worker(
+            "benchmarks.bench_scaling",
+            [*arguments.shape.flags(), f"--worker={updates}", "--sweeps="],
+            XLA_FLAGS=f"--xla_force_host_platform_device_count={devices}",
+        )
+    try:
+        turns = {size: worker.turn("update") for size, worker in workers.items()}
+        measured = timing.interleave(turns, arguments.repeats)
+    finally:
+        for worker in workers.values():
+            worker.close()
+    return [_point(size, measured.seconds[str(size)]) for size in sizes]
+
+
+def _point(size: int, seconds: list[float]) -> dict[str, Any]:
+    median = statistics.median(seconds)
+    return {"size": size, "seconds": median, "raw_seconds": seconds}
+
+
+def table(sweeps: dict[str, list[dict[str, Any]]]) -> str:
+    """A row a point; ratios are to the point before."""
+    columns = f"{'size':>7}{'median ms':>11}{'ratio':>7}{'temp MiB':>10}{'ratio':>7}"
+    lines = [f"{'sweep':10}{columns}"]
+    for name, points in sweeps.items():
+        for before, point in zip([None, *points[:-1]], points, strict=True):
+            line = f"{name:10}{point['size']:7}{1e3 * point['seconds']:11.2f}"
+            line += _ratio(before, point, "seconds")
+            if "temporary_bytes" in point:
+                line += f"{point['temporary_bytes'] / 2**20:10.1f}"
+                line += _ratio(before, point, "temporary_bytes")
+            lines.append(line)
+    return "\n".join(lines)
+
+
+def _ratio(before: dict[str, Any] | None, point: dict[str, Any], field: str) -> str:
+    return f"{point[field] / before[field]:7.2f}" if before else f"{'':7}"
+
+
+def plot(path: pathlib.Path, sweeps: dict[str, list[dict[str, Any]]]) -> None:
+    """A panel a sweep: time, and memory where it is known, both scales logarithmic."""
+    from matplotlib.figure import Figure
+
+    num_rows = -(-len(sweeps) // 3)
+    figure = Figure(figsize=(11, 3 * num_rows), layout="constrained")
+    panels = figure.subplots(num_rows, min(3, len(sweeps)), squeeze=False).flat
+    for axes, (name, points) in zip(panels, sweeps.items(), strict=False):
+        sizes = [point["size"] for point in points]
+        axes.loglog(sizes, [1e3 * p["seconds"] for p in points], "o-", label="ms")
+        if "temporary_bytes" in points[0]:
+            memory = [p["temporary_bytes"] / 2**20 for p in points]
+            axes.loglog(sizes, memory, "s--", label="MiB")
+        axes.set_title(name)
+        axes.set_xticks(sizes, [str(size) for size in sizes])
+        axes.set_yscale("log", base=2)
+        axes.yaxis.set_major_formatter("{x:g}")
+        low, high = axes.get_ylim()
+        axes.set_ylim(low / 1.5, high * 1.5)
+        axes.minorticks_off()
+        axes.legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measures and writes."""
+    arguments = parse_arguments(argv)
+    if arguments.worker:
+        timing.serve({"update": dispatch_turn(arguments.shape, arguments.worker)})
+        return
+    sweep = {name: functools.partial(sweep_shape, name) for name in SHAPES}
+    sweep |= {name: functools.partial(sweep_runs, name) for name in RUNS}
+    found = {name: sweep[name](arguments) for name in arguments.sweeps}
+    print(table(found))
+    if arguments.json:
+        shape = arguments.shape._asdict()
+        result = {"sweeps": found, "shape": shape, **timing.surroundings()}
+        timing.write_json(arguments.json, result)
+    if arguments.plot:
+        plot(arguments.plot, found)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,294 @@
+"""Times the unrolls: forward, forward with backward, and sampling, beside their peers.
+
+    python -m benchmarks.bench_unroll --batch 32 --steps 100 --hidden 256 --vocab 50 \
+        [--peers flax,torch] [--json FILE] [--plot FILE]
+
+Teacher forcing meets `flax.linen.RNN` and `torch.nn.GRU`; sampling, which keeps the tokens
+alone, meets a PyTorch loop over `torch.gru_cell`. `recomputed` is `Generator(recompute=
+True)`, which saves nothing but the carries for the backward pass; `saved_bytes` in the JSON
+are what each form keeps for it. The losses are sums of squares of what a user would read:
+logits, and pre-tanh activations too where the discriminator would see them.
+"""
+
+import argparse
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks import timing
+from benchmarks.forms import Shape, tokens, train_state
+from benchmarks.timing import Turn, Worker, timed
+
+PEERS = ("flax", "torch")
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """The shape and what to time."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    for name in ("batch", "steps", "hidden", "vocab"):
+        default = getattr(Shape(), name)
+        parser.add_argument(f"--{name}", type=timing.positive, default=default)
+    parser.add_argument("--peers", default="", help=f"of {','.join(PEERS)}")
+    parser.add_argument("--repeats", type=timing.positive, default=7)
+    parser.add_argument("--json", type=pathlib.Path)
+    parser.add_argument("--plot", type=pathlib.Path)
+    parser.add_argument("--torch-worker", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args(argv)
+    arguments.peers = timing.names_of(parser, "--peers", arguments.peers, PEERS)
+    arguments.shape = Shape(
+        arguments.batch, arguments.steps, arguments.hidden, arguments.vocab, 1, 1
+    )
+    return arguments
+
+
+def multiply_adds(shape: Shape, form: str) -> int:
+    """Of a form's matrix products: one third forward, two thirds backward."""
+    rows = shape.batch * shape.steps * (2 if form.startswith("paired") else 1)
+    products = 3 * shape.hidden * shape.hidden + shape.hidden * shape.vocab
+    return rows * products * (1 if form.endswith("forward") else 3)
+
+
+def call_turn(shape: Shape, function: Callable[..., Any], params: Any) -> Turn:
+    """A compiled function of parameters, tokens and a key."""
+    import jax
+    import jax.numpy as jnp
+
+    compiled = jax.jit(function)
+
+    def turn(number: int) -> float:
+        drawn = jnp.asarray(tokens(shape, number)[:-1], jnp.int32)
+        arguments = jax.block_until_ready((params, drawn, jax.random.key(number)))
+        return timed(lambda: jax.block_until_ready(compiled(*arguments)))
+
+    return turn
+
+
+def unrolls(shape: Shape, *, recompute: bool = False) -> dict[str, Callable[..., Any]]:
+    """pf_jax's, as functions of parameters, data and a key."""
+    import pf_jax
+
+    generator = pf_jax.Generator(recompute=recompute)
+    return {
+        "teacher_forced": lambda params, data, key: pf_jax.unroll_teacher_forced(
+            params, data, generator=generator
+        ),
+        "free_running": lambda params, data, key: pf_jax.unroll_free_running(
+            params, key, data[0], num_steps=shape.steps, generator=generator
+        ),
+        "paired": lambda params, data, key: pf_jax.unroll_paired(
+            params, key, data, generator=generator
+        ),
+    }
+
+
+def behavior_loss(unroll: Any) -> Any:
+    """Of an unroll whose behavior is read."""
+    import jax.numpy as jnp
+
+    return jnp.sum(unroll.logits**2) + jnp.sum(unroll.preactivation[0] ** 2)
+
+
+def likelihood_loss(unroll: Any) -> Any:
+    """Of an unroll whose logits alone are read."""
+    import jax.numpy as jnp
+
+    return jnp.sum(unroll.logits**2)
+
+
+def our_forms(shape: Shape) -> dict[str, Callable[..., Any]]:
+    """Every row of pf_jax's own."""
+    import jax
+
+    def gradient(unroll: Callable[..., Any], loss: Callable[..., Any]) -> Any:
+        return jax.grad(lambda params, data, key: loss(unroll(params, data, key)))
+
+    forms: dict[str, Callable[..., Any]] = {}
+    for name, unroll in unrolls(shape).items():
+        loss = likelihood_loss if name == "teacher_forced" else behavior_loss
+        forms[f"{name} forward"] = unroll
+        forms[f"{name} backward"] = gradient(unroll, loss)
+    recomputed = unrolls(shape, recompute=True)["paired"]
+    forms["paired recomputed backward"] = gradient(recomputed, behavior_loss)
+    sample = unrolls(shape)["free_running"]
+    forms["sampling forward"] = lambda *arguments: sample(*arguments).samples
+    return forms
+
+
+def flax_forms(shape: Shape, params: Any) -> tuple[dict[str, Callable[..., Any]], Any]:
+    """`flax.linen.RNN` over `GRUCell`."""
+    import jax
+    import jax.numpy as jnp
+
+    from benchmarks.peers import flax_peer
+
+    model = flax_peer.LanguageModel(*params.input.shape, shape.hidden)
+
+    def logits(variables: Any, data: Any, key: Any) -> Any:
+        return model.apply(variables, data)
+
+    def loss(variables: Any, data: Any, key: Any) -> Any:
+        return jnp.sum(logits(variables, data, key) ** 2)
+
+    forms = {
+        "flax teacher_forced forward": logits,
+        "flax teacher_forced backward": jax.grad(loss),
+    }
+    return forms, flax_peer.generator_variables(params)
+
+
+def torch_turns(shape: Shape) -> dict[str, Turn]:
+    """`torch.nn.GRU`, and a sampling loop."""
+    import torch
+
+    from benchmarks.peers import torch_peer
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = torch_peer.LanguageModel(train_state(shape).generator).to(device)
+
+    def backward(data: torch.Tensor) -> None:
+        model.zero_grad()
+        model(data).square().sum().backward()
+
+    def turn_of(function: Callable[[torch.Tensor], Any]) -> Turn:
+        def run(data: torch.Tensor) -> None:
+            function(data)
+            if device == "cuda":
+                torch.cuda.synchronize()
+
+        def turn(number: int) -> float:
+            data = torch.from_numpy(tokens(shape, number)[:-1]).to(device)
+            return timed(lambda: run(data))
+
+        return turn
+
+    return {
+        "torch teacher_forced forward": turn_of(torch.no_grad()(model)),
+        "torch teacher_forced backward": turn_of(backward),
+        "torch sampling forward": turn_of(lambda d: model.sample(d[0], shape.steps)),
+    }
+
+
+def saved_bytes(shape: Shape, params: Any) -> dict[str, int]:
+    """What an unroll keeps for its backward pass, its own arguments excepted."""
+    import jax
+    import jax.numpy as jnp
+
+    data = jax.ShapeDtypeStruct((shape.steps, shape.batch), jnp.int32)
+    key = jax.eval_shape(lambda: jax.random.key(0))
+
+    def residuals(unroll: Callable[..., Any]) -> int:
+        def pullback(params: Any, data: Any, key: Any) -> Any:
+            def outputs(params: Any) -> Any:
+                found = unroll(params, data, key)
+                return found.logits, found.hidden, found.preactivation
+
+            return jax.vjp(outputs, params)[1]
+
+        program = jax.make_jaxpr(pullback)(params, data, key).jaxpr
+        # An array that several parts keep is one array.
+        kept = {var for var in program.outvars if var not in program.invars}
+        return sum(var.aval.size * var.aval.dtype.itemsize for var in kept)
+
+    return {
+        "paired": residuals(unrolls(shape)["paired"]),
+        "paired recomputed": residuals(unrolls(shape, recompute=True)["paired"]),
+    }
+
+
+def measure(shape: Shape, peers: list[str], repeats: int) -> timing.Measurement:
+    """All forms in turns."""
+    params = train_state(shape).generator
+    turns = {"product": timing.product_turn()}
+    for name, function in our_forms(shape).items():
+        turns[name] = call_turn(shape, function, params)
+    if "flax" in peers:
+        forms, variables = flax_forms(shape, params)
+        for name, function in forms.items():
+            turns[name] = call_turn(shape, function, variables)
+    worker = None
+    if "torch" in peers:
+        worker = Worker("benchmarks.bench_unroll", [*_flags(shape), "--torch-worker"])
+        for name in TORCH_FORMS:
+            turns[name] = worker.turn(name)
+    try:
+        return timing.interleave(turns, repeats)
+    finally:
+        if worker:
+            worker.close()
+
+
+TORCH_FORMS = (
+    "torch teacher_forced forward",
+    "torch teacher_forced backward",
+    "torch sampling forward",
+)
+
+
+def _flags(shape: Shape) -> list[str]:
+    return [f"--{name}={getattr(shape, name)}" for name in Shape._fields[:4]]
+
+
+def report(shape: Shape, measured: timing.Measurement) -> dict[str, Any]:
+    """What the JSON holds."""
+    medians = measured.medians()
+    rate = timing.rates(medians)["multiply_adds_per_second"]
+    forms = [name for name in medians if name != "product"]
+    return {
+        "seconds": {name: medians[name] for name in forms},
+        "floor_seconds": {n: multiply_adds(shape, n) / rate for n in forms},
+        "saved_bytes": saved_bytes(shape, train_state(shape).generator),
+        "multiply_adds_per_second": rate,
+        "first_call_seconds": measured.first,
+        "raw_seconds": measured.seconds,
+        "shape": {name: getattr(shape, name) for name in Shape._fields[:4]},
+        **timing.surroundings(),
+    }
+
+
+def table(result: dict[str, Any]) -> str:
+    """A row a form."""
+    lines = [f"{'form':32}{'median ms':>11}{'min':>10}{'max':>10}{'/floor':>9}"]
+    for name, median in result["seconds"].items():
+        times = result["raw_seconds"][name]
+        lines.append(
+            f"{name:32}{1e3 * median:11.2f}{1e3 * min(times):10.2f}"
+            f"{1e3 * max(times):10.2f}{median / result['floor_seconds'][name]:9.2f}"
+        )
+    for name, count in result["saved_bytes"].items():
+        lines.append(f"saved for the backward pass, {name}: {count / 2**20:.1f} MiB")
+    return "\n".join(lines)
+
+
+def plot(path: pathlib.Path, result: dict[str, Any]) -> None:
+    """A bar a form, with its floor."""
+    from matplotlib.figure import Figure
+
+    names = list(result["seconds"])[::-1]
+    figure = Figure(figsize=(8, 0.35 * len(names) + 1), layout="constrained")
+    axes = figure.subplots()
+    axes.barh(names, [1e3 * result["seconds"][n] for n in names], color="#4477aa")
+    floors = [1e3 * result["floor_seconds"][n] for n in names]
+    axes.barh(names, floors, height=0.3, color="#ccbb44", label="floor")
+    axes.set_xlabel("ms")
+    axes.legend()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Measures and writes."""
+    arguments = parse_arguments(argv)
+    if arguments.torch_worker:
+        timing.serve(torch_turns(arguments.shape))
+        return
+    measured = measure(arguments.shape, arguments.peers, arguments.repeats)
+    result = report(arguments.shape, measured)
+    print(table(result))
+    if arguments.json:
+        timing.write_json(arguments.json, result)
+    if arguments.plot:
+        plot(arguments.plot, result)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,248 @@
+"""One command for one accelerator: checks what pf_jax computes there, then times it.
+
+    python -m benchmarks.run_accelerator [--smoke] [--out benchmarks/results] \
+        [--budget SECONDS]
+
+Writes OUT/DEVICE.json and OUT/DEVICE.md (OUT/DEVICE-smoke.* with --smoke), again after
+every part: stopped early, it keeps what it has. Each part is a process of its own, since
+XLA's flags and the memory that a framework holds are a process's; it runs alone, in what
+is left of the budget, and one that fails becomes an error in the report. The exit status
+is 1 where the checks did not pass.
+"""
+
+import argparse
+import importlib
+import importlib.util
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from benchmarks import accelerator_plan as plan
+from benchmarks import timing
+from benchmarks.accelerator_plan import Entry, Part
+from benchmarks.accelerator_report import markdown
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+CHILDREN = {
+    "probe": ("benchmarks.accelerator_forms", "probe"),
+    "reference": ("benchmarks.accelerator_checks", "reference"),
+    "check": ("benchmarks.accelerator_checks", "check"),
+    "jax": ("benchmarks.accelerator_forms", "time_jax"),
+    "torch": ("benchmarks.accelerator_torch", "time_torch"),
+}
+"""Where each process's work is; this one imports neither jax nor torch."""
+
+ENVIRONMENTS = {
+    "reference": {"JAX_PLATFORMS": "cpu", "JAX_ENABLE_X64": "1"},
+    # Its jax only knows the parameters' shapes: it must not take a GPU's memory.
+    "torch": {"JAX_PLATFORMS": "cpu"},
+}
+
+LEAST_SECONDS = 3.0
+"""Nothing is started with less time than this left."""
+
+
+class Ended(NamedTuple):
+    """A process that has ended.
+
+    Attributes:
+        found: What it has written.
+        error: Why it did not end well; empty if it did.
+        seconds: That it took.
+    """
+
+    found: dict[str, Any]
+    error: str
+    seconds: float
+
+
+def run_command(
+    command: Sequence[str], environment: Mapping[str, str], seconds: float
+) -> str:
+    """Runs it, and says why it did not end well; nothing if it did."""
+    if seconds < LEAST_SECONDS:
+        return "out of time"
+    try:
+        ended = subprocess.run(
+            command,
+            cwd=ROOT,
+            env={**os.environ, **environment},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=seconds,
+        )
+    except subprocess.TimeoutExpired:
+        return f"out of time after {seconds:.0f} s"
+    if ended.returncode == 0:
+        return ""
+    lines = [line.strip() for line in ended.stderr.splitlines() if line.strip()]
+    return (lines or [f"exit status {ended.returncode}"])[-1][:300]
+
+
+def run_child(
+    child: str,
+    job: Mapping[str, Any],
+    scratch: pathlib.Path,
+    seconds: float,
+    xla_flags: str = "",
+) -> Ended:
+    """Runs one of `CHILDREN` on a job."""
+    start = time.monotonic()
+    job_file, result = scratch / "job.json", scratch / "result.json"
+    timing.write_json(job_file, job)
+    result.unlink(missing_ok=True)
+    environment = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
+    environment |= ENVIRONMENTS.get(child, {})
+    if xla_flags:
+        inherited = os.environ.get("XLA_FLAGS", "")
+        environment["XLA_FLAGS"] = f"{inherited} {xla_flags}".strip()
+    command = [sys.executable, "-m", "benchmarks.run_accelerator", f"--child={child}"]
+    command += [f"--job={job_file}", f"--result={result}"]
+    error = run_command(command, environment, seconds)
+    found = json.loads(result.read_text()) if result.exists() else {}
+    return Ended(found, error, time.monotonic() - start)
+
+
+def completed(planned: Sequence[Entry], ended: Ended) -> list[Entry]:
+    """The planned entries as measured, and those that were not, with the reason."""
+    measured = ended.found.get("entries", [])
+    reason = ended.error or "not measured"
+    return measured + [entry | {"error": reason} for entry in planned[len(measured) :]]
+
+
+def skip_reason(part: Part, platform: str) -> str:
+    """Why a part cannot run here; nothing if it can."""
+    # An XLA that does not know a flag ends the process.
+    if part.xla_flags and platform != "gpu":
+        return "needs a GPU"
+    if part.child == "torch" and importlib.util.find_spec("torch") is None:
+        return "needs torch"
+    return ""
+
+
+class Run:
+    """One run: its budget, and the report so far.
+
+    Attributes:
+        sizes: Of what is measured.
+        result: What the JSON holds.
+    """
+
+    def __init__(self, arguments: argparse.Namespace, scratch: pathlib.Path):
+        """Starts the clock."""
+        self.sizes = plan.SMOKE if arguments.smoke else plan.Sizes()
+        self._start = time.monotonic()
+        self._arguments = arguments
+        self._scratch = scratch
+        self.result: dict[str, Any] = {
+            "smoke": arguments.smoke,
+            "budget_seconds": arguments.budget,
+            "repeats": self.sizes.repeats,
+        }
+
+    def child(
+        self, name: str, job: Mapping[str, Any], seconds: float, xla_flags: str = ""
+    ) -> Ended:
+        """Runs a process in what is left of the budget, or in less."""
+        left = self._start + self._arguments.budget - time.monotonic()
+        return run_child(name, job, self._scratch, min(seconds, left), xla_flags)
+
+    def probe(self) -> str:
+        """Finds the device; says why there is nothing to measure, if so."""
+        ended = self.child("probe", {}, 60)
+        if ended.error:
+            return f"jax does not start: {ended.error}"
+        self.result |= ended.found
+        if ended.found["platform"] == "cpu" and not self._arguments.smoke:
+            return "no accelerator found: run it on one, or with --smoke"
+        return ""
+
+    def check(self) -> None:
+        """Correctness, against the float64 reference."""
+        arrays = self._scratch / "reference.npz"
+        job = {"steps": self.sizes.steps, "arrays": str(arrays)}
+        reference = self.child("reference", job, 90)
+        found, error = {}, reference.error and f"the reference: {reference.error}"
+        if not error:
+            found, error, _ = self.child("check", job, 90)
+        if error:
+            found |= {"passed": False, "error": error}
+        self.result |= {"correctness": found, "entries": [], "parts": []}
+        self.write()
+
+    def time(self, part: Part) -> None:
+        """One part's entries."""
+        reason, seconds = skip_reason(part, self.result["platform"]), 0.0
+        if reason:
+            entries = [entry | {"skipped": reason} for entry in part.entries]
+        else:
+            job = {"entries": part.entries, "repeats": self.sizes.repeats}
+            ended = self.child(part.child, job, part.seconds, part.xla_flags)
+            reason, seconds = ended.error, ended.seconds
+            entries = completed(part.entries, ended)
+        entries = [{"part": part.name} | entry for entry in entries]
+        self.result["entries"] = plan.with_floors([*self.result["entries"], *entries])
+        self.result["parts"].append(
+            {"name": part.name, "seconds": seconds, "problem": reason}
+        )
+        self.write()
+        done = sum("median_seconds" in entry for entry in entries)
+        print(f"{part.name}: {done} of {len(entries)} in {seconds:.0f} s {reason}")
+
+    def write(self) -> None:
+        """Both files, whole."""
+        self.result["wall_seconds"] = time.monotonic() - self._start
+        name = plan.slug(self.result["device"]) + "-smoke" * self._arguments.smoke
+        path = self._arguments.out / f"{name}.json"
+        timing.write_json(path, self.result)
+        path.with_suffix(".md").write_text(markdown(self.result))
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """Of the run, or of one of its processes."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--smoke", action="store_true", help="tiny, for any device")
+    parser.add_argument(
+        "--out", type=pathlib.Path, default=ROOT / "benchmarks" / "results"
+    )
+    parser.add_argument("--budget", type=timing.positive, default=450, help="seconds")
+    parser.add_argument("--child", choices=CHILDREN, help=argparse.SUPPRESS)
+    for name in ("--job", "--result"):
+        parser.add_argument(name, type=pathlib.Path, help=argparse.SUPPRESS)
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Checks, times and writes; the exit status."""
+    arguments = parse_arguments(argv)
+    if arguments.child:
+        module, function = CHILDREN[arguments.child]
+        work = getattr(importlib.import_module(module), function)
+        work(json.loads(arguments.job.read_text()), arguments.result)
+        return 0
+    if arguments.smoke:
+        # Most of its time is XLA's, and what it shows needs no fast code.
+        os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+    with tempfile.TemporaryDirectory() as scratch:
+        run = Run(arguments, pathlib.Path(scratch))
+        problem = run.probe()
+        if problem:
+            print(f"run_accelerator: {problem}", file=sys.stderr)
+            return 2
+        run.check()
+        for part in plan.parts(run.sizes):
+            run.time(part)
+    return 0 if run.result["correctness"]["passed"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

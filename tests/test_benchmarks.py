@@ -1,0 +1,138 @@
+"""The benchmarks run on small shapes and write what they promise."""
+
+import json
+import math
+
+import pytest
+
+from benchmarks import bench_scaling, bench_unroll, bench_update, timing
+from benchmarks.forms import Shape, multiply_adds
+
+SMALL = ["--batch=2", "--steps=4", "--hidden=4", "--vocab=5"]
+
+
+def run(module, tmp_path, *flags):
+    path = tmp_path / "results" / "result.json"
+    module.main([*SMALL, "--json", str(path), *flags])
+    return json.loads(path.read_text())
+
+
+def assert_times(seconds):
+    assert all(math.isfinite(time) and time > 0 for time in seconds.values())
+
+
+@pytest.fixture(autouse=True)
+def small_product(monkeypatch):
+    monkeypatch.setattr(timing, "SQUARE", 64)
+
+
+def test_bench_update_times_every_form_in_turns(tmp_path, capsys):
+    flags = ["--disc=3", "--mlp=3", "--peers=plain,flax", "--repeats=2"]
+    result = run(bench_update, tmp_path, *flags)
+    ours = {"joint", "joint_recomputed", "separate", "teacher_forcing"}
+    assert set(result["seconds"]) == ours | {"plain", "flax"}
+    assert_times(result["seconds"])
+    assert all(len(result["raw_seconds"][name]) == 2 for name in ours)
+    rate = result["multiply_adds_per_second"]
+    assert result["floor_seconds"] == pytest.approx(result["multiply_adds"] / rate)
+    assert "joint" in capsys.readouterr().out
+
+
+def test_multiply_adds_of_a_hand_counted_update():
+    # Per row: generator 3*2*2 + 2*3; discriminator 2 directions of 3*1*(2+3) + 3*1*1,
+    # then 2*1*1, 1, 1 and 1. Of 2*1*1 rows; forward once, backward twice.
+    shape = Shape(batch=1, steps=1, hidden=2, vocab=3, disc=1, mlp=1)
+    assert multiply_adds(shape) == 3 * 2 * (12 + 6 + 2 * (15 + 3) + 2 + 1 + 1 + 1)
+
+
+def test_bench_unroll_times_modes_and_counts_saved_bytes(tmp_path):
+    result = run(bench_unroll, tmp_path, "--peers=flax", "--repeats=1")
+    modes = [f"{mode} forward" for mode in ("teacher_forced", "free_running", "paired")]
+    assert {*modes, "sampling forward", "flax teacher_forced backward"} <= set(
+        result["seconds"]
+    )
+    assert_times(result["seconds"])
+    saved = result["saved_bytes"]
+    assert saved["paired recomputed"] < saved["paired"]
+
+
+def test_saved_bytes_double_with_the_steps_and_fall_with_recomputation():
+    def saved(steps):
+        shape = Shape(batch=4, steps=steps, hidden=64)
+        return bench_unroll.saved_bytes(
+            shape, bench_unroll.train_state(shape).generator
+        )
+
+    short, long = saved(50), saved(100)
+    for name in short:
+        assert long[name] <= 2 * short[name]
+        assert long[name] > 1.9 * short[name]
+    assert long["paired recomputed"] <= long["paired"] / 3
+
+
+def test_bench_scaling_reports_time_and_memory_of_each_point(tmp_path):
+    flags = ["--sweeps=steps", "--doublings=1", "--repeats=1", "--disc=3", "--mlp=3"]
+    result = run(bench_scaling, tmp_path, *flags, "--plot", str(tmp_path / "p.png"))
+    first, second = result["sweeps"]["steps"]
+    assert (first["size"], second["size"]) == (4, 8)
+    assert second["temporary_bytes"] > first["temporary_bytes"] > 0
+    assert second["multiply_adds"] == 2 * first["multiply_adds"]
+    assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_bench_scaling_spreads_a_batch_over_simulated_devices(tmp_path):
+    flags = ["--sweeps=devices", "--doublings=1", "--repeats=1", "--disc=3", "--mlp=3"]
+    points = run(bench_scaling, tmp_path, *flags)["sweeps"]["devices"]
+    assert [point["size"] for point in points] == [1, 2]
+    assert all(point["seconds"] > 0 for point in points)
+
+
+@pytest.mark.parametrize(
+    ("module", "flags", "message"),
+    [
+        (bench_update, ["--steps=0"], "must be a whole number, at least 1"),
+        (bench_update, ["--peers=plain,jaxx"], "--peers=jaxx: known are"),
+        (bench_unroll, ["--repeats=x"], "must be a whole number, at least 1"),
+        (bench_scaling, ["--sweeps=time"], "--sweeps=time: known are"),
+        (bench_scaling, ["--batch=6"], "--batch=6: must be a multiple of 8 devices"),
+    ],
+)
+def test_benchmarks_refuse_wrong_flags(module, flags, message, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        module.main(flags)
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_interleave_gives_each_form_its_turn_on_the_same_inputs():
+    calls = []
+
+    def turn_of(name):
+        def turn(number):
+            calls.append((name, number))
+            return 1.0 + number
+
+        return turn
+
+    measured = timing.interleave({"a": turn_of("a"), "b": turn_of("b")}, repeats=2)
+    order = [(name, number) for number in range(4) for name in "ab"]
+    assert calls == order
+    assert measured.first == {"a": 1.0, "b": 1.0}
+    assert measured.seconds["a"] == [3.0, 4.0]
+    assert measured.medians()["b"] == 3.5
+
+
+def test_write_json_replaces_a_file_whole(tmp_path):
+    path = tmp_path / "deep" / "result.json"
+    timing.write_json(path, {"a": 1})
+    timing.write_json(path, {"b": [2]})
+    assert json.loads(path.read_text()) == {"b": [2]}
+    assert [file.name for file in path.parent.iterdir()] == ["result.json"]
+
+
+def test_write_json_keeps_the_old_file_where_writing_fails(tmp_path):
+    path = tmp_path / "result.json"
+    timing.write_json(path, {"a": 1})
+    with pytest.raises(TypeError):
+        timing.write_json(path, {"b": object()})
+    assert json.loads(path.read_text()) == {"a": 1}

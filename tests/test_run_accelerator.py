@@ -1,0 +1,305 @@
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from benchmarks import accelerator_plan as plan
+from benchmarks import run_accelerator
+from benchmarks.accelerator_report import markdown, time_row
+from benchmarks.forms import Shape, multiply_adds
+from benchmarks.run_accelerator import Ended, completed, run_command
+
+ROOT = pathlib.Path(__file__).parent.parent
+SHAPE = Shape(2, 3, 4, 5, 6, 7)
+
+
+def run(*arguments):
+    # Their own processes: they choose XLA's flags, and one device is what they time.
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    return subprocess.run(
+        [sys.executable, "-m", "benchmarks.run_accelerator", *arguments],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory):
+    """The JSON and the Markdown of one smoke run."""
+    out = tmp_path_factory.mktemp("results")
+    ended = run("--smoke", f"--out={out}")
+    assert ended.returncode == 0, ended.stderr
+    assert sorted(path.name for path in out.iterdir()) == [
+        "cpu-smoke.json",
+        "cpu-smoke.md",
+    ]
+    result = json.loads((out / "cpu-smoke.json").read_text())
+    return result, (out / "cpu-smoke.md").read_text()
+
+
+def python(code):
+    return [sys.executable, "-c", code]
+
+
+def measured(entry, *seconds):
+    return entry | {
+        "median_seconds": sorted(seconds)[len(seconds) // 2],
+        "first_call_seconds": 1.5,
+        "raw_seconds": list(seconds),
+    }
+
+
+def table_rows(text, title):
+    """The rows of the table whose first column has this title."""
+    lines = text.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith(f"| {title} |"))
+    rows = []
+    for line in lines[start + 2 :]:
+        if not line.startswith("|"):
+            break
+        rows.append([cell.strip() for cell in line.strip("|").split("|")])
+    return rows
+
+
+def test_smoke_passes_every_check(smoke):
+    found = smoke[0]["correctness"]
+    assert found["passed"] and "error" not in found
+    assert [(case["seed"], case["steps"]) for case in found["cases"]] == [
+        (seed, steps) for steps in plan.SMOKE.steps for seed in range(3)
+    ]
+    for case in found["cases"]:
+        assert case["same_tokens"]
+        for kind in ("matrices", "vectors"):
+            # Equal to the bit would mean that nothing was compared.
+            assert 0 < case[kind]["error"] <= found["bounds"][kind]
+
+
+def test_smoke_measures_what_was_planned(smoke):
+    result = smoke[0]
+    keys = ("framework", "form", "precision", "shape", "setting")
+    planned = [
+        tuple(entry[key] for key in keys)
+        for part in plan.parts(plan.SMOKE)
+        for entry in part.entries
+    ]
+    assert [tuple(entry[key] for key in keys) for entry in result["entries"]] == planned
+    for entry in result["entries"]:
+        outcomes = entry.keys() & {"median_seconds", "skipped", "error"}
+        wants_gpu = entry["setting"].keys() & {"command_buffers", "cuda_graph"}
+        if entry["setting"].get("cuda_graph") is False:
+            wants_gpu = set()
+        if wants_gpu:
+            assert outcomes == {"skipped"}
+        elif entry["framework"] == "torch" and not has_torch():
+            assert entry["skipped"] == "needs torch"
+        else:
+            assert outcomes == {"median_seconds"}, entry
+            assert len(entry["raw_seconds"]) == plan.SMOKE.repeats
+
+
+def has_torch():
+    return run_accelerator.importlib.util.find_spec("torch") is not None
+
+
+def test_smoke_names_what_it_ran_on(smoke):
+    result = smoke[0]
+    assert (result["device"], result["platform"], result["smoke"]) == ("cpu",) * 2 + (
+        True,
+    )
+    assert result["versions"].keys() >= {"python", "jax", "jaxlib", "numpy"}
+    names = [part.name for part in plan.parts(plan.SMOKE)]
+    assert [part["name"] for part in result["parts"]] == names
+
+
+def test_smoke_table_has_a_row_for_each_entry(smoke):
+    result, text = smoke
+    rows = table_rows(text, "framework")
+    assert rows == [time_row(entry) for entry in result["entries"]]
+    assert len(table_rows(text, "seed")) == len(result["correctness"]["cases"])
+
+
+def test_main_without_accelerator_says_so_in_one_line(tmp_path):
+    ended = run(f"--out={tmp_path}")
+    assert ended.returncode == 2
+    assert ended.stderr.splitlines() == [
+        "run_accelerator: no accelerator found: run it on one, or with --smoke"
+    ]
+    assert not list(tmp_path.iterdir())
+
+
+def test_run_command_gives_the_last_line_of_an_error():
+    code = "import sys; print('first', file=sys.stderr); sys.exit('the reason')"
+    assert run_command(python(code), {}, 60) == "the reason"
+    assert run_command(python("raise SystemExit(7)"), {}, 60) == "exit status 7"
+    assert run_command(python("pass"), {}, 60) == ""
+
+
+def test_run_command_passes_the_environment():
+    code = "import os, sys; sys.exit(os.environ['SETTING'])"
+    assert run_command(python(code), {"SETTING": "seen"}, 60) == "seen"
+
+
+def test_run_command_ends_what_takes_too_long(monkeypatch):
+    monkeypatch.setattr(run_accelerator, "LEAST_SECONDS", 0.0)
+    sleep = python("import time; time.sleep(600)")
+    assert run_command(sleep, {}, 0.5) == "out of time after 0 s"
+
+
+def test_run_command_starts_nothing_out_of_time(tmp_path):
+    file = tmp_path / "started"
+    touch = python(f"open({str(file)!r}, 'w')")
+    assert run_command(touch, {}, run_accelerator.LEAST_SECONDS / 2) == "out of time"
+    assert not file.exists()
+
+
+def test_a_failing_part_leaves_the_others_theirs(tmp_path, monkeypatch):
+    good, bad = (plan.new_entry("jax", "joint_step", "tf32", SHAPE, n=n) for n in "ab")
+    run = new_run(tmp_path, ["--smoke"])
+
+    def child(name, job, seconds, xla_flags=""):
+        if name == "torch":
+            return Ended({}, "it broke", 1.0)
+        return Ended({"entries": [measured(good, 0.5)]}, "", 1.0)
+
+    monkeypatch.setattr(run, "child", child)
+    monkeypatch.setattr(run_accelerator, "skip_reason", lambda part, platform: "")
+    run.time(plan.Part("one", "torch", [bad], 9))
+    run.time(plan.Part("two", "jax", [good], 9))
+    written = json.loads((tmp_path / "a-device-smoke.json").read_text())
+    assert [entry.get("error") for entry in written["entries"]] == ["it broke", None]
+    assert written["entries"][1]["median_seconds"] == 0.5
+    rows = table_rows((tmp_path / "a-device-smoke.md").read_text(), "framework")
+    assert [row[-1] for row in rows] == ["error: it broke", ""]
+
+
+def new_run(tmp_path, flags):
+    arguments = run_accelerator.parse_arguments([*flags, f"--out={tmp_path}"])
+    run = run_accelerator.Run(arguments, tmp_path)
+    run.result |= {
+        "device": "A device",
+        "platform": "cpu",
+        "versions": {"python": "3"},
+        "correctness": {"passed": True, "cases": []},
+        "entries": [],
+        "parts": [],
+    }
+    return run
+
+
+def test_run_gives_a_child_what_is_left_of_the_budget(tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr(
+        run_accelerator, "run_child", lambda *arguments: given.append(arguments[3])
+    )
+    run = new_run(tmp_path, ["--budget=20"])
+    run.child("jax", {}, 5)
+    run.child("jax", {}, 60)
+    assert given[0] == 5
+    assert 19 < given[1] <= 20
+
+
+def test_a_failed_reference_fails_the_checks(tmp_path, monkeypatch):
+    run = new_run(tmp_path, ["--smoke"])
+    monkeypatch.setattr(run, "child", lambda *_: Ended({}, "no float64", 1.0))
+    run.check()
+    found = run.result["correctness"]
+    assert found == {"passed": False, "error": "the reference: no float64"}
+    assert "FAILED the reference: no float64" in markdown(run.result)
+
+
+def test_checks_cut_short_do_not_pass(tmp_path, monkeypatch):
+    run = new_run(tmp_path, ["--smoke"])
+    cases = {"passed": True, "cases": [], "bounds": {}}
+    answers = iter([Ended({}, "", 1.0), Ended(cases, "out of time", 1.0)])
+    monkeypatch.setattr(run, "child", lambda *_: next(answers))
+    run.check()
+    assert run.result["correctness"]["passed"] is False
+
+
+def test_completed_keeps_what_was_measured_before_the_end():
+    planned = [plan.new_entry("jax", "joint_step", "tf32", SHAPE, n=n) for n in "abc"]
+    first = measured(planned[0], 0.5)
+    ended = Ended({"entries": [first]}, "out of time after 9 s", 9.0)
+    assert completed(planned, ended) == [
+        first,
+        planned[1] | {"error": "out of time after 9 s"},
+        planned[2] | {"error": "out of time after 9 s"},
+    ]
+
+
+def test_skip_reason_keeps_gpu_flags_from_other_platforms():
+    part = plan.Part("x", "jax", [], 9, "--xla_gpu_flag=1")
+    assert run_accelerator.skip_reason(part, "cpu") == "needs a GPU"
+    assert run_accelerator.skip_reason(part, "tpu") == "needs a GPU"
+    assert run_accelerator.skip_reason(part, "gpu") == ""
+    assert run_accelerator.skip_reason(part._replace(xla_flags=""), "cpu") == ""
+
+
+def test_with_floors_divides_by_the_rate_of_the_same_precision():
+    def product(precision, seconds):
+        entry = plan.new_entry("jax", "joint_step", precision, SHAPE)
+        return measured(entry | {"form": "product", "multiply_adds": 100}, seconds)
+
+    step = plan.new_entry("jax", "joint_step", "tf32", SHAPE)
+    other = plan.new_entry("jax", "joint_step", "bfloat16", SHAPE)
+    entries = [product("float32", 1.0), product("tf32", 0.5), step, other]
+    floors = [entry.get("floor_seconds") for entry in plan.with_floors(entries)]
+    assert floors == [None, None, multiply_adds(SHAPE) / 200, None]
+
+
+def test_new_entry_counts_the_work_of_its_form():
+    # One mode of B2 T3 H4 V5: a recurrent product and a readout at each step.
+    forward = 2 * 3 * (3 * 4 * 4 + 4 * 5)
+    counts = {
+        form: plan.new_entry("jax", form, "tf32", SHAPE)["multiply_adds"]
+        for form in ("unroll_free_running", "sample", "nn_gru_gradient", "update")
+    }
+    assert counts == {
+        "unroll_free_running": forward,
+        "sample": forward,
+        "nn_gru_gradient": 3 * forward,
+        "update": multiply_adds(SHAPE),
+    }
+
+
+def test_time_row_shows_milliseconds_and_the_ratio_to_the_floor():
+    entry = plan.new_entry("jax", "joint_step", "tf32", SHAPE, unroll=4)
+    entry = measured(entry, 0.004, 0.002, 0.003) | {"floor_seconds": 0.0015}
+    assert time_row(entry) == [
+        *("jax", "joint_step", "B2 T3 H4 V5 D6 M7", "tf32", "unroll=4"),
+        *("3.000", "2.000", "4.000", "1.5", "2.0", ""),
+    ]
+
+
+def test_time_row_gives_the_rates():
+    common = {"framework": "jax", "precision": "float32", "setting": {}}
+    product = {"form": "product", "shape": {"square": 10}, "multiply_adds": 10**12}
+    copy = {"form": "copy", "shape": {"floats": 10}, "bytes": 6 * 10**9}
+    assert time_row(measured(common | product, 0.5))[-1] == "4 TFLOP/s"
+    assert time_row(measured(common | copy, 0.5))[-1] == "12 GB/s"
+
+
+def test_time_row_of_an_error_starts_no_column():
+    entry = plan.new_entry("jax", "joint_step", "tf32", SHAPE) | {"error": "a | b"}
+    run_result = {
+        "device": "A device",
+        "versions": {},
+        "wall_seconds": 1.0,
+        "correctness": {"passed": True, "cases": []},
+        "entries": [entry],
+    }
+    (row,) = table_rows(markdown(run_result), "framework")
+    assert row[-1] == "error: a / b"
+
+
+@pytest.mark.parametrize(
+    ("device", "name"),
+    [("NVIDIA H100 80GB HBM3", "nvidia-h100-80gb-hbm3"), ("TPU v4 (x)", "tpu-v4-x")],
+)
+def test_slug_is_a_file_name(device, name):
+    assert plan.slug(device) == name
