@@ -1,7 +1,7 @@
 """Times the unrolls: forward, forward with backward, and sampling, beside their peers.
 
     python -m benchmarks.bench_unroll --batch 32 --steps 100 --hidden 256 --vocab 50 \
-        [--peers flax,torch] [--json FILE] [--plot FILE]
+        [--peers flax,torch] [--only sampling] [--json FILE] [--plot FILE]
 
 Teacher forcing meets `flax.linen.RNN` and `torch.nn.GRU`; sampling, which keeps the tokens
 alone, meets a PyTorch loop over `torch.gru_cell`. `recomputed` is `Generator(recompute=
@@ -21,6 +21,25 @@ from benchmarks.timing import Turn, Worker, timed
 
 PEERS = ("flax", "torch")
 
+TORCH_FORMS = (
+    "torch teacher_forced forward",
+    "torch teacher_forced backward",
+    "torch sampling forward",
+)
+FORMS = (
+    "teacher_forced forward",
+    "teacher_forced backward",
+    "free_running forward",
+    "free_running backward",
+    "paired forward",
+    "paired backward",
+    "paired recomputed backward",
+    "sampling forward",
+    "flax teacher_forced forward",
+    "flax teacher_forced backward",
+    *TORCH_FORMS,
+)
+
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     """The shape and what to time."""
@@ -29,12 +48,15 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         default = getattr(Shape(), name)
         parser.add_argument(f"--{name}", type=timing.positive, default=default)
     parser.add_argument("--peers", default="", help=f"of {','.join(PEERS)}")
+    parser.add_argument("--only", default="", help="forms whose name has this in it")
     parser.add_argument("--repeats", type=timing.positive, default=7)
     parser.add_argument("--json", type=pathlib.Path)
     parser.add_argument("--plot", type=pathlib.Path)
     parser.add_argument("--torch-worker", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     arguments.peers = timing.names_of(parser, "--peers", arguments.peers, PEERS)
+    if not any(arguments.only in name for name in FORMS):
+        parser.error(f"--only={arguments.only}: in no name of {', '.join(FORMS)}")
     arguments.shape = Shape(
         arguments.batch, arguments.steps, arguments.hidden, arguments.vocab, 1, 1
     )
@@ -195,10 +217,11 @@ def saved_bytes(shape: Shape, params: Any) -> dict[str, int]:
     }
 
 
-def measure(shape: Shape, peers: list[str], repeats: int) -> timing.Measurement:
-    """All forms in turns."""
+def measure(arguments: argparse.Namespace) -> timing.Measurement:
+    """All forms that are asked for, in turns."""
+    shape, peers = arguments.shape, arguments.peers
     params = train_state(shape).generator
-    turns = {"product": timing.product_turn()}
+    turns = {}
     for name, function in our_forms(shape).items():
         turns[name] = call_turn(shape, function, params)
     if "flax" in peers:
@@ -210,18 +233,13 @@ def measure(shape: Shape, peers: list[str], repeats: int) -> timing.Measurement:
         worker = Worker("benchmarks.bench_unroll", [*_flags(shape), "--torch-worker"])
         for name in TORCH_FORMS:
             turns[name] = worker.turn(name)
+    turns = {name: turn for name, turn in turns.items() if arguments.only in name}
+    turns["product"] = timing.product_turn()
     try:
-        return timing.interleave(turns, repeats)
+        return timing.interleave(turns, arguments.repeats)
     finally:
         if worker:
             worker.close()
-
-
-TORCH_FORMS = (
-    "torch teacher_forced forward",
-    "torch teacher_forced backward",
-    "torch sampling forward",
-)
 
 
 def _flags(shape: Shape) -> list[str]:
@@ -281,7 +299,7 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.torch_worker:
         timing.serve(torch_turns(arguments.shape))
         return
-    measured = measure(arguments.shape, arguments.peers, arguments.repeats)
+    measured = measure(arguments)
     result = report(arguments.shape, measured)
     print(table(result))
     if arguments.json:

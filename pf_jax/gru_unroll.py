@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax import custom_vjp, lax, vjp
 
-from pf_jax.affine import Affine, affine
+from pf_jax.affine import Affine, affine, matmul
 from pf_jax.cells import GRUParams
 from pf_jax.generator import Generator, GeneratorParams, readout
 from pf_jax.recurrence import (
@@ -22,6 +22,7 @@ from pf_jax.recurrence import (
     gru_replay,
     gru_trace,
     previous_hidden,
+    step_product,
 )
 from pf_jax.types import Array, Unroll, vary_alike
 
@@ -122,6 +123,10 @@ def _run_steps(
     """Some rows read samples: step by step, all layers in each."""
     projection = _first_projection(params, generator)
     num_reading = data.shape[1]
+    products = [
+        step_product(layer.recurrent_kernel, layer_carry.shape[0], generator.dtype)
+        for layer, layer_carry in zip(params.layers, carry, strict=True)
+    ]
 
     def step(
         state: tuple[tuple[Array, ...], Array], now: tuple[Array, Any]
@@ -133,9 +138,9 @@ def _run_steps(
         for index, layer in enumerate(params.layers):
             if index:
                 x = _project(layer, traces[-1].hidden, generator)
-            traces.append(
-                gru_gates(_recurrent(layer), x, carry[index], generator.dtype)
-            )
+            hidden = carry[index]
+            product = products[index](hidden)
+            traces.append(gru_gates(_recurrent(layer), x, product, hidden))
         logits = readout(params, traces[-1].hidden[num_reading:], generator=generator)
         sample = generator.emission.sample(logits, noise, temperature)
         sample = sample.astype(own.dtype)
@@ -186,7 +191,8 @@ def _replay(
             x = _project(layer, outputs[-1][0], generator)
         if traces is None:
             before = previous_hidden(carry[index], hidden[index])
-            trace = gru_gates(_recurrent(layer), x, before, generator.dtype)
+            product = matmul(before, layer.recurrent_kernel, generator.dtype)
+            trace = gru_gates(_recurrent(layer), x, product, before)
             trace = trace._replace(hidden=hidden[index])
         else:
             trace = traces[index]

@@ -9,6 +9,7 @@ any number of GRUs side by side: with leading axes `S`, kernels are `[*S, H, 3H]
 arrays over time `[T, *S, N, ...]`.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import chex
@@ -30,6 +31,9 @@ class Recurrent(NamedTuple):
 
     kernel: Array
     bias: Array
+
+
+Product = Callable[[Array], Array]
 
 
 class Loop(NamedTuple):
@@ -62,22 +66,48 @@ class Trace(NamedTuple):
     recurrent: Array
 
 
+def step_product(kernel: Array, num_rows: int, dtype: DType = None) -> Product:
+    """`x -> x @ kernel`, for the body of a loop in which the kernel stays the same.
+
+    XLA:CPU packs the right operand of a product anew at each step, which for a large
+    kernel and few rows takes as long as the product. There the transposed product
+    `kernel^T x^T` makes it the left one: 1.8 times as fast for 32 rows of 1024 units, 1.3
+    for 64, slower for 64 of 512.
+
+    Args:
+        kernel: `[*S, I, O]`.
+        num_rows: `N` of `x`, `[*S, N, I]`.
+        dtype: Of the operands.
+    """
+    is_large = kernel.ndim == 2 and kernel.size >= 2**14 * num_rows
+    if dtype is not None or not is_large or jax.default_backend() != "cpu":
+        return lambda x: matmul(x, kernel, dtype)
+    # Without the barriers XLA takes both transpositions back.
+    transposed = lax.optimization_barrier(kernel.T)
+
+    def product(x: Array) -> Array:
+        rows_last = lax.dot_general(transposed, x, (((1,), (1,)), ((), ())))
+        return lax.optimization_barrier(rows_last).T
+
+    return product
+
+
 def gru_gates(
-    recurrent: Recurrent, projection: Array, hidden: Array, dtype: DType = None
+    recurrent: Recurrent, projection: Array, product: Array, hidden: Array
 ) -> Trace:
     """One step, or all steps at once when their carries are known.
 
     Args:
         recurrent: The weights.
         projection: `[..., N, 3H]`, `W x + b`.
-        hidden: `[..., N, H]`, the carries that the steps start from.
-        dtype: Of the matrix product's operands.
+        product: `[..., N, 3H]`, `U h`.
+        hidden: `[..., N, H]`, `h`, the carries that the steps start from.
 
     Returns:
         The trace; its `hidden` is the carries that the steps end in.
     """
     x_r, x_z, x_n = jnp.split(projection, 3, axis=-1)
-    u_r, u_z, u_n = jnp.split(matmul(hidden, recurrent.kernel, dtype), 3, axis=-1)
+    u_r, u_z, u_n = jnp.split(product, 3, axis=-1)
     reset = jax.nn.sigmoid(x_r + u_r)
     update = jax.nn.sigmoid(x_z + u_z)
     u_n = u_n + recurrent.bias[..., None, :]
@@ -90,9 +120,10 @@ def gru_trace(
     recurrent: Recurrent, projections: Array, carry: Array, loop: Loop = Loop()
 ) -> Trace:
     """The forward pass over time."""
+    product = step_product(recurrent.kernel, carry.shape[-2], loop.dtype)
 
     def step(hidden: Array, projection: Array) -> tuple[Array, Trace]:
-        trace = gru_gates(recurrent, projection, hidden, loop.dtype)
+        trace = gru_gates(recurrent, projection, product(hidden), hidden)
         return trace.hidden, trace
 
     return lax.scan(step, carry, projections, unroll=loop.unroll)[1]
@@ -124,6 +155,7 @@ def _gru_pullback(
     to_reset = trace.recurrent * reset * (1 - reset)
     to_update = (before - candidate) * update * (1 - update)
     transposed = jnp.swapaxes(recurrent.kernel, -1, -2)
+    product = step_product(transposed, carry.shape[-2], loop.dtype)
 
     def step(dh: Array, now: Any) -> tuple[Array, tuple[Array, Array]]:
         d_hidden, d_preactivation, to_a, to_r, to_z, reset, update = now
@@ -132,7 +164,7 @@ def _gru_pullback(
         if d_preactivation is not None:
             da = da + d_preactivation
         delta = jnp.concatenate([da * to_r, dh * to_z, da * reset], axis=-1)
-        return dh * update + matmul(delta, transposed, loop.dtype), (delta, da)
+        return dh * update + product(delta), (delta, da)
 
     d_carry, (delta, da) = lax.scan(
         step,

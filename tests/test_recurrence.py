@@ -6,7 +6,14 @@ from jax import lax
 from trees import assert_close, random_like
 
 from pf_jax.cells import GRUParams, gru_step
-from pf_jax.recurrence import Loop, Recurrent, gru_replay, gru_scan, gru_trace
+from pf_jax.recurrence import (
+    Loop,
+    Recurrent,
+    gru_replay,
+    gru_scan,
+    gru_trace,
+    step_product,
+)
 
 T, N, H = 6, 3, 4
 
@@ -59,6 +66,36 @@ def test_gru_scan_equals_plain_scan():
     actual = value_and_pullback(gru_scan)(arguments, d_hidden)
     expected = value_and_pullback(lambda *args: plain_scan(*args)[0])
     assert_close(actual, expected(arguments, d_hidden))
+
+
+def test_step_product_equals_matmul_on_either_side_of_its_choice():
+    assert jax.default_backend() == "cpu"
+    for num_rows, is_transposed in ((1, True), (2, False)):
+        x, kernel = random_like((jnp.zeros((num_rows, 80)), jnp.zeros((80, 240))), 5)
+        product = jax.jit(lambda x, kernel: step_product(kernel, x.shape[0])(x))
+        assert ("optimization_barrier" in str(product.trace(x, kernel).jaxpr)) == (
+            is_transposed
+        )
+        np.testing.assert_allclose(product(x, kernel), x @ kernel, rtol=1e-5, atol=1e-6)
+
+
+def test_gru_scan_of_a_large_kernel_and_few_rows_equals_plain_scan():
+    size = 80
+    like = (
+        Recurrent(jnp.zeros((size, 3 * size)), jnp.zeros(size)),
+        jnp.zeros((T, 1, 3 * size)),
+        jnp.zeros((1, size)),
+    )
+    arguments = random_like(like, 6, scale=0.1)
+    d_hidden = random_like(jnp.zeros((T, 1, size)), 7, scale=1.0)
+
+    def plain_hidden(recurrent, projections, carry):
+        params = GRUParams(jnp.eye(3 * size), jnp.zeros(3 * size), *recurrent)
+        _, output = lax.scan(lambda h, x: gru_step(params, h, x), carry, projections)
+        return output.hidden
+
+    actual = value_and_pullback(gru_scan)(arguments, d_hidden)
+    assert_close(actual, value_and_pullback(plain_hidden)(arguments, d_hidden))
 
 
 def test_gru_replay_equals_plain_scan():
