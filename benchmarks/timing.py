@@ -51,14 +51,20 @@ def timed(function: Callable[[], Any]) -> float:
 
 
 def interleave(turns: Mapping[str, Turn], repeats: int) -> Measurement:
-    """One compiling turn of each, one to warm up, then `repeats` rounds of all."""
+    """One compiling turn of each, one to warm up, then `repeats` rounds of all.
+
+    Each round starts with another form, so that none always follows the same one, whose
+    threads and freed memory it would meet.
+    """
     first = {name: turn(0) for name, turn in turns.items()}
     for turn in turns.values():
         turn(1)
     seconds: dict[str, list[float]] = {name: [] for name in turns}
+    names = list(turns)
     for number in range(2, 2 + repeats):
-        for name, turn in turns.items():
-            seconds[name].append(turn(number))
+        first_name = number % len(names)
+        for name in names[first_name:] + names[:first_name]:
+            seconds[name].append(turns[name](number))
     return Measurement(first, seconds)
 
 
