@@ -18,7 +18,12 @@ SHAPE = Shape(2, 3, 4, 5, 6, 7)
 
 def run(*arguments):
     # Their own processes: they choose XLA's flags, and one device is what they time.
-    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+    environment = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "",
+        # Where the suite asks for fast code, a run of a minute takes several.
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+    }
     return subprocess.run(
         [sys.executable, "-m", "benchmarks.run_accelerator", *arguments],
         cwd=ROOT,
