@@ -55,8 +55,10 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--torch-worker", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     arguments.peers = timing.names_of(parser, "--peers", arguments.peers, PEERS)
-    if not any(arguments.only in name for name in FORMS):
-        parser.error(f"--only={arguments.only}: in no name of {', '.join(FORMS)}")
+    left_out = tuple(set(PEERS) - set(arguments.peers))
+    forms = [name for name in FORMS if not name.startswith(left_out)]
+    if not any(arguments.only in name for name in forms):
+        parser.error(f"--only={arguments.only}: in no name of {', '.join(forms)}")
     arguments.shape = Shape(
         arguments.batch, arguments.steps, arguments.hidden, arguments.vocab, 1, 1
     )
