@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import pf_jax
@@ -54,12 +53,6 @@ def drawn_state(shape: Shape, seed: int = 0, **generator: Any) -> pf_jax.TrainSt
     )
 
 
-def last_line(text: str) -> str:
-    """What an error says in the end."""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][:300] if lines else ""
-
-
 def _measured(entry: Entry, first: float, seconds: list[float]) -> Entry:
     return entry | {
         "median_seconds": statistics.median(seconds),
@@ -81,15 +74,16 @@ def measure_group(
         except UnavailableError as reason:
             found[index] = entry | {"skipped": str(reason)}
         except Exception as error:
-            found[index] = entry | {"error": last_line(f"{error!r}")}
+            found[index] = entry | {"error": timing.last_line(f"{error!r}")}
     try:
-        measurement = timing.interleave(turns, repeats)
-        for name, seconds in measurement.seconds.items():
+        for name, seconds in timing.rounds(turns, repeats).items():
             index = int(name)
             found[index] = _measured(group[index], first[index], seconds)
     except Exception as error:
         for name in turns:
-            found[int(name)] = group[int(name)] | {"error": last_line(f"{error!r}")}
+            found[int(name)] = group[int(name)] | {
+                "error": timing.last_line(f"{error!r}")
+            }
     return [found[index] for index in range(len(group))]
 
 
@@ -101,26 +95,6 @@ def measure(
     for _, group in itertools.groupby(job["entries"], key=lambda entry: entry["shape"]):
         entries += measure_group(list(group), turn_of, job["repeats"])
         timing.write_json(result, {"entries": entries})
-
-
-def _product_turn(square: int, dtype: str | None) -> Turn:
-    product = jax.jit(jnp.matmul)
-    x = jax.random.normal(jax.random.key(0), (square, square)).astype(dtype)
-    return lambda number: timed(lambda: jax.block_until_ready(product(x, x)))
-
-
-def _copy_turn(floats: int) -> Turn:
-    """An array read once and written once, in place."""
-    touch = jax.jit(lambda x, number: x + number, donate_argnums=0)
-    kept = [jax.block_until_ready(jnp.zeros(floats))]
-
-    def turn(number: int) -> float:
-        def run() -> None:
-            kept[0] = jax.block_until_ready(touch(kept[0], number))
-
-        return timed(run)
-
-    return turn
 
 
 def _free_running_turn(shape: Shape, **generator: Any) -> Turn:
@@ -166,9 +140,9 @@ def _jax_turn(entry: Entry) -> Turn:
     precision, sizes = entry["precision"], entry["shape"]
     dtype = "bfloat16" if precision == "bfloat16" else None
     if entry["form"] == "product":
-        turn = _product_turn(sizes["square"], dtype)
+        turn = timing.product_turn(sizes["square"], dtype)
     elif entry["form"] == "copy":
-        turn = _copy_turn(sizes["floats"])
+        turn = timing.copy_turn(sizes["floats"])
     else:
         unroll = entry["setting"].get("unroll", 1)
         turn = _FORMS[entry["form"]](Shape(**sizes), dtype=dtype, unroll=unroll)

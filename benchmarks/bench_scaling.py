@@ -17,8 +17,15 @@ import statistics
 from typing import Any
 
 from benchmarks import timing
-from benchmarks.forms import Shape, multiply_adds, step_inputs, tokens, train_state
-from benchmarks.timing import Turn, Worker, timed
+from benchmarks.forms import (
+    Shape,
+    multiply_adds,
+    state_turn,
+    step_inputs,
+    tokens,
+    train_state,
+)
+from benchmarks.timing import Turn, Worker
 
 SHAPES = ("steps", "batch", "hidden", "vocab")
 RUNS = ("devices", "dispatch")
@@ -53,25 +60,15 @@ def update_turn(shape: Shape) -> tuple[Turn, dict[str, int]]:
 
     import pf_jax
 
-    inputs = step_inputs(shape)
-    kept = [train_state(shape)]
+    state, inputs = train_state(shape), step_inputs(shape)
     step = jax.jit(pf_jax.joint_step, donate_argnums=0)
-    compiled = step.lower(kept[0], *inputs(0)).compile()
+    compiled = step.lower(state, *inputs(0)).compile()
     found = compiled.memory_analysis()
     memory = {
         "argument_bytes": found.argument_size_in_bytes,
         "temporary_bytes": found.temp_size_in_bytes,
     }
-
-    def turn(number: int) -> float:
-        arguments = jax.block_until_ready(inputs(number))
-
-        def run() -> None:
-            kept[0] = jax.block_until_ready(compiled(kept[0], *arguments))[0]
-
-        return timed(run)
-
-    return turn, memory
+    return state_turn(state, compiled, inputs), memory
 
 
 def dispatch_turn(shape: Shape, num_updates: int) -> Turn:
@@ -88,21 +85,14 @@ def dispatch_turn(shape: Shape, num_updates: int) -> Turn:
         return pf_jax.Batch(chunk[:-1], chunk[1:])
 
     update = make_update(pf_jax.joint_step, make_batch)
-    kept = [replicate(train_state(shape))]
     rows = np.tile(np.arange(shape.batch), (num_updates, 1))
 
-    def turn(number: int) -> float:
-        data, key = (
-            jnp.asarray(tokens(shape, number), jnp.int32),
-            jax.random.key(number),
-        )
+    def inputs(number: int) -> tuple[Any, ...]:
+        data = jnp.asarray(tokens(shape, number), jnp.int32)
+        return data, rows, jax.random.key(number)
 
-        def run() -> None:
-            kept[0] = jax.block_until_ready(update(kept[0], data, rows, key))[0]
-
-        return timed(run) / num_updates
-
-    return turn
+    turn = state_turn(replicate(train_state(shape)), update, inputs)
+    return lambda number: turn(number) / num_updates
 
 
 def sweep_shape(name: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:

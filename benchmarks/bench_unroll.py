@@ -105,18 +105,18 @@ def unrolls(shape: Shape, *, recompute: bool = False) -> dict[str, Callable[...,
     }
 
 
-def behavior_loss(unroll: Any) -> Any:
-    """Of an unroll whose behavior is read."""
-    import jax.numpy as jnp
-
-    return jnp.sum(unroll.logits**2) + jnp.sum(unroll.preactivation[0] ** 2)
-
-
 def likelihood_loss(unroll: Any) -> Any:
     """Of an unroll whose logits alone are read."""
     import jax.numpy as jnp
 
     return jnp.sum(unroll.logits**2)
+
+
+def behavior_loss(unroll: Any) -> Any:
+    """Of an unroll whose behavior is read."""
+    import jax.numpy as jnp
+
+    return likelihood_loss(unroll) + jnp.sum(unroll.preactivation[0] ** 2)
 
 
 def our_forms(shape: Shape) -> dict[str, Callable[..., Any]]:
@@ -219,10 +219,9 @@ def saved_bytes(shape: Shape, params: Any) -> dict[str, int]:
     }
 
 
-def measure(arguments: argparse.Namespace) -> timing.Measurement:
+def measure(arguments: argparse.Namespace, params: Any) -> timing.Measurement:
     """All forms that are asked for, in turns."""
     shape, peers = arguments.shape, arguments.peers
-    params = train_state(shape).generator
     turns = {}
     for name, function in our_forms(shape).items():
         turns[name] = call_turn(shape, function, params)
@@ -236,7 +235,7 @@ def measure(arguments: argparse.Namespace) -> timing.Measurement:
         for name in TORCH_FORMS:
             turns[name] = worker.turn(name)
     turns = {name: turn for name, turn in turns.items() if arguments.only in name}
-    turns["product"] = timing.product_turn()
+    turns["product"] = timing.product_turn(timing.SQUARE)
     try:
         return timing.interleave(turns, arguments.repeats)
     finally:
@@ -248,15 +247,15 @@ def _flags(shape: Shape) -> list[str]:
     return [f"--{name}={getattr(shape, name)}" for name in Shape._fields[:4]]
 
 
-def report(shape: Shape, measured: timing.Measurement) -> dict[str, Any]:
+def report(shape: Shape, params: Any, measured: timing.Measurement) -> dict[str, Any]:
     """What the JSON holds."""
     medians = measured.medians()
-    rate = timing.rates(medians)["multiply_adds_per_second"]
+    rate = timing.SQUARE**3 / medians["product"]
     forms = [name for name in medians if name != "product"]
     return {
         "seconds": {name: medians[name] for name in forms},
         "floor_seconds": {n: multiply_adds(shape, n) / rate for n in forms},
-        "saved_bytes": saved_bytes(shape, train_state(shape).generator),
+        "saved_bytes": saved_bytes(shape, params),
         "multiply_adds_per_second": rate,
         "first_call_seconds": measured.first,
         "raw_seconds": measured.seconds,
@@ -301,8 +300,9 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.torch_worker:
         timing.serve(torch_turns(arguments.shape))
         return
-    measured = measure(arguments)
-    result = report(arguments.shape, measured)
+    params = train_state(arguments.shape).generator
+    measured = measure(arguments, params)
+    result = report(arguments.shape, params, measured)
     print(table(result))
     if arguments.json:
         timing.write_json(arguments.json, result)

@@ -34,7 +34,7 @@ def measure(shape: Shape, peers: list[str], repeats: int) -> timing.Measurement:
     """All forms in turns, and the product that gives the rate."""
     turns, workers = turns_of(shape, (*OURS, *peers))
     try:
-        product = {"product": timing.product_turn()}
+        product = {"product": timing.product_turn(timing.SQUARE)}
         return timing.interleave(product | turns, repeats)
     finally:
         for worker in workers:
@@ -44,7 +44,7 @@ def measure(shape: Shape, peers: list[str], repeats: int) -> timing.Measurement:
 def report(shape: Shape, measured: timing.Measurement) -> dict[str, Any]:
     """What the JSON holds."""
     medians = measured.medians()
-    rate = timing.rates(medians)["multiply_adds_per_second"]
+    rate = timing.SQUARE**3 / medians["product"]
     return {
         "seconds": {name: medians[name] for name in medians if name != "product"},
         "floor_seconds": multiply_adds(shape) / rate,

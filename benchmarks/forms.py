@@ -69,13 +69,12 @@ def train_state(shape: Shape, **generator: Any) -> Any:
     )
 
 
-def update_turn(
-    state: Any, update: Callable[..., Any], inputs: Callable[[int], tuple[Any, ...]]
+def state_turn(
+    state: Any, compiled: Callable[..., Any], inputs: Callable[[int], tuple[Any, ...]]
 ) -> Turn:
-    """An update that takes the state and gives the new one first, its buffers donated."""
+    """A call that takes the state, which it may use up, and gives the new one first."""
     import jax
 
-    compiled = jax.jit(update, donate_argnums=0)
     kept = [state]
 
     def turn(number: int) -> float:
@@ -87,6 +86,17 @@ def update_turn(
         return timed(run)
 
     return turn
+
+
+def update_turn(
+    state: Any, update: Callable[..., Any], inputs: Callable[[int], tuple[Any, ...]]
+) -> Turn:
+    """An update, compiled, from a copy of the state; its buffers are donated."""
+    import jax
+    import jax.numpy as jnp
+
+    copied = jax.tree.map(jnp.copy, state)
+    return state_turn(copied, jax.jit(update, donate_argnums=0), inputs)
 
 
 def step_inputs(shape: Shape) -> Callable[[int], tuple[Any, ...]]:
@@ -101,11 +111,6 @@ def step_inputs(shape: Shape) -> Callable[[int], tuple[Any, ...]]:
         return pf_jax.Batch(drawn[:-1], drawn[1:]), jax.random.key(number)
 
     return inputs
-
-
-def step_turn(shape: Shape, step: Callable[..., Any], **generator: Any) -> Turn:
-    """pf_jax's own updates."""
-    return update_turn(train_state(shape, **generator), step, step_inputs(shape))
 
 
 def jax_peer_turn(
@@ -142,20 +147,21 @@ def jax_turns(shape: Shape, names: Sequence[str]) -> dict[str, Turn]:
     import pf_jax
     from benchmarks.peers import flax_peer, plain
 
-    steps = {
-        "joint": pf_jax.joint_step,
-        "separate": pf_jax.separate_step,
-        "teacher_forcing": pf_jax.teacher_forcing_step,
+    state = train_state(shape)
+    generator = state.settings.generator._replace(recompute=True)
+    recomputed = state.replace(settings=state.settings._replace(generator=generator))
+    ours = {
+        "joint": (state, pf_jax.joint_step),
+        "joint_recomputed": (recomputed, pf_jax.joint_step),
+        "separate": (state, pf_jax.separate_step),
+        "teacher_forcing": (state, pf_jax.teacher_forcing_step),
     }
-    turns = {name: step_turn(shape, steps[name]) for name in names if name in steps}
-    if "joint_recomputed" in names:
-        turns["joint_recomputed"] = step_turn(shape, pf_jax.joint_step, recompute=True)
+    inputs = step_inputs(shape)
+    turns = {name: update_turn(*ours[name], inputs) for name in names if name in ours}
     if "plain" in names:
-        state = train_state(shape)
         params = (state.generator, state.discriminator)
         turns["plain"] = jax_peer_turn(shape, plain.losses_and_gradients, params)
     if "flax" in names:
-        state = train_state(shape)
         params = (
             flax_peer.generator_variables(state.generator),
             flax_peer.discriminator_variables(state.discriminator),

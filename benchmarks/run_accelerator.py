@@ -84,8 +84,7 @@ def run_command(
         return f"out of time after {seconds:.0f} s"
     if ended.returncode == 0:
         return ""
-    lines = [line.strip() for line in ended.stderr.splitlines() if line.strip()]
-    return (lines or [f"exit status {ended.returncode}"])[-1][:300]
+    return timing.last_line(ended.stderr) or f"exit status {ended.returncode}"
 
 
 def run_child(
@@ -204,7 +203,7 @@ class Run:
         name = plan.slug(self.result["device"]) + "-smoke" * self._arguments.smoke
         path = self._arguments.out / f"{name}.json"
         timing.write_json(path, self.result)
-        path.with_suffix(".md").write_text(markdown(self.result))
+        timing.write_text(path.with_suffix(".md"), markdown(self.result))
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:

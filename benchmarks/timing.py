@@ -6,6 +6,7 @@ all; the first call of each, which compiles, is reported apart.
 """
 
 import argparse
+import collections
 import json
 import os
 import pathlib
@@ -20,9 +21,6 @@ from typing import Any, NamedTuple
 
 SQUARE = 2048
 """Rows of the matrices whose product gives the rate of multiply-adds."""
-
-COPIED = 1 << 26
-"""Floats in the array whose copy gives the rate of bytes."""
 
 Turn = Callable[[int], float]
 
@@ -51,39 +49,45 @@ def timed(function: Callable[[], Any]) -> float:
 
 
 def interleave(turns: Mapping[str, Turn], repeats: int) -> Measurement:
-    """One compiling turn of each, one to warm up, then `repeats` rounds of all.
+    """One compiling turn of each, one to warm up, then `repeats` rounds of all."""
+    first = {name: turn(0) for name, turn in turns.items()}
+    return Measurement(first, rounds(turns, repeats))
+
+
+def rounds(turns: Mapping[str, Turn], repeats: int) -> dict[str, list[float]]:
+    """Seconds of turns that have compiled, after one of each to warm up.
 
     Each round starts with another form, so that none always follows the same one, whose
     threads and freed memory it would meet.
     """
-    first = {name: turn(0) for name, turn in turns.items()}
     for turn in turns.values():
         turn(1)
     seconds: dict[str, list[float]] = {name: [] for name in turns}
-    names = list(turns)
+    order = collections.deque(turns)
     for number in range(2, 2 + repeats):
-        first_name = number % len(names)
-        for name in names[first_name:] + names[:first_name]:
+        for name in order:
             seconds[name].append(turns[name](number))
-    return Measurement(first, seconds)
+        order.rotate(-1)
+    return seconds
 
 
-def product_turn(dtype: str = "float32") -> Turn:
-    """A large matrix product, `SQUARE**3` multiply-adds."""
+def product_turn(square: int, dtype: str | None = None) -> Turn:
+    """A large matrix product, `square**3` multiply-adds."""
     import jax
+    import jax.numpy as jnp
 
-    product = jax.jit(lambda x, y: x @ y)
-    x = jax.random.normal(jax.random.key(0), (SQUARE, SQUARE)).astype(dtype)
-    return lambda number: timed(lambda: jax.block_until_ready(product(x + number, x)))
+    product = jax.jit(jnp.matmul)
+    x = jax.random.normal(jax.random.key(0), (square, square)).astype(dtype)
+    return lambda number: timed(lambda: jax.block_until_ready(product(x, x)))
 
 
-def copy_turn() -> Turn:
-    """A pass over a large array in place: `COPIED` floats read and written."""
+def copy_turn(floats: int) -> Turn:
+    """An array read once and written once, in place."""
     import jax
     import jax.numpy as jnp
 
     touch = jax.jit(lambda x, number: x + number, donate_argnums=0)
-    x = [jax.block_until_ready(jnp.zeros(COPIED))]
+    x = [jax.block_until_ready(jnp.zeros(floats))]
 
     def turn(number: int) -> float:
         def run() -> None:
@@ -92,16 +96,6 @@ def copy_turn() -> Turn:
         return timed(run)
 
     return turn
-
-
-def rates(medians: Mapping[str, float]) -> dict[str, float]:
-    """What the turns named `product` and `copy` say of the machine."""
-    found = {}
-    if "product" in medians:
-        found["multiply_adds_per_second"] = SQUARE**3 / medians["product"]
-    if "copy" in medians:
-        found["bytes_per_second"] = 8 * COPIED / medians["copy"]
-    return found
 
 
 def serve(turns: Mapping[str, Turn]) -> None:
@@ -166,12 +160,23 @@ def surroundings() -> dict[str, Any]:
     }
 
 
-def write_json(path: pathlib.Path, result: Mapping[str, Any]) -> None:
+def last_line(text: str) -> str:
+    """What an error says in the end; nothing of an empty text."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1][:300] if lines else ""
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
     """Whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(result, indent=2) + "\n")
+    partial.write_text(text)
     partial.replace(path)
+
+
+def write_json(path: pathlib.Path, result: Mapping[str, Any]) -> None:
+    """Whole or not at all."""
+    write_text(path, json.dumps(result, indent=2) + "\n")
 
 
 def table(measurement: Measurement, base: str, **floors: float) -> str:

@@ -7,6 +7,7 @@ import jax
 from pf_jax.affine import Affine, affine, init_affine
 from pf_jax.cells import Cell, CellOutput, gru
 from pf_jax.emissions import Emission, categorical
+from pf_jax.recurrence import Loop
 from pf_jax.types import Array, Carry, Params
 
 
@@ -30,6 +31,11 @@ class Generator(NamedTuple):
     dtype: str | None = None
     recompute: bool = False
     unroll: int = 1
+
+    @property
+    def loop(self) -> Loop:
+        """How its loops over time compute; the discriminator's compute alike."""
+        return Loop(self.dtype, self.unroll)
 
 
 class GeneratorParams(NamedTuple):

@@ -15,7 +15,6 @@ from pf_jax.affine import Affine, affine, matmul
 from pf_jax.cells import GRUParams
 from pf_jax.generator import Generator, GeneratorParams, readout
 from pf_jax.recurrence import (
-    Loop,
     Recurrent,
     Trace,
     gru_gates,
@@ -78,10 +77,6 @@ def _recurrent(layer: GRUParams) -> Recurrent:
     return Recurrent(layer.recurrent_kernel, layer.candidate_bias)
 
 
-def _loop(generator: Generator) -> Loop:
-    return Loop(generator.dtype, generator.unroll)
-
-
 def _first_projection(params: GeneratorParams, generator: Generator) -> Any:
     """The input layer and the first `W x + b` as one: for tokens a table `[V, 3H]`."""
     first = params.layers[0]
@@ -107,7 +102,7 @@ def _run_layers(
     for index, layer in enumerate(params.layers):
         if index:
             x = _project(layer, traces[-1].hidden, generator)
-        traces.append(gru_trace(_recurrent(layer), x, carry[index], _loop(generator)))
+        traces.append(gru_trace(_recurrent(layer), x, carry[index], generator.loop))
     return tuple(traces)
 
 
@@ -197,7 +192,7 @@ def _replay(
         else:
             trace = traces[index]
         outputs.append(
-            gru_replay(_recurrent(layer), x, carry[index], trace, _loop(generator))
+            gru_replay(_recurrent(layer), x, carry[index], trace, generator.loop)
         )
     hidden, preactivation, last = zip(*outputs, strict=True)
     return hidden, preactivation, last

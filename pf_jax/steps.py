@@ -28,7 +28,6 @@ from pf_jax.gate import (
 )
 from pf_jax.generator import GeneratorParams
 from pf_jax.metrics import Metrics, average, sum_over_devices
-from pf_jax.recurrence import Loop
 from pf_jax.state import Settings, TrainState
 from pf_jax.types import Array, Batch, Carry, Unroll, vary_over
 from pf_jax.unroll import row_keys, unroll_paired, unroll_teacher_forced
@@ -269,11 +268,10 @@ def _logits(
 ) -> Array:
     """Of both modes; only rows that the generator's loss moves pass gradients back."""
     num_rows = behavior.features.shape[1] // 2
-    generator = settings.generator
     return discriminator_logits(
         params,
         behavior,
-        loop=Loop(generator.dtype, generator.unroll),
+        loop=settings.generator.loop,
         constant_rows=0 if settings.teacher_forced_term else num_rows,
     )
 

@@ -11,8 +11,8 @@ import scipy.stats
 from trees import (
     assert_close,
     assert_same_bits,
-    random_discriminator,
     random_like,
+    random_state,
     to_numpy,
 )
 
@@ -27,7 +27,6 @@ from pf_jax.state import (
     DiscriminatorSizes,
     GeneratorSizes,
     Settings,
-    create_train_state,
 )
 from pf_jax.types import Batch
 from pf_jax.unroll import unroll_free_running, unroll_paired
@@ -520,23 +519,11 @@ def make_state(name):
         # Steps in proportion to gradients: what differs in them differs in parameters.
         optimizer=optax.sgd(0.1),
     )
-    state = jax.eval_shape(
-        lambda: create_train_state(
-            KEY,
-            generator=GeneratorSizes(CASES[name].num_outputs, H, E),
-            discriminator=DiscriminatorSizes(hidden_size=3, mlp_size=4),
-            settings=settings,
-        )
-    )
-    generator = random_like(state.generator, seed=2, scale=0.8)
-    discriminator = random_discriminator(state.discriminator, spread=0.2)
-    return state.replace(
-        step=jnp.zeros((), jnp.int32),
-        accuracy_average=jnp.float32(0.5),
-        generator=generator,
-        generator_optimizer=settings.optimizer.init(generator),
-        discriminator=discriminator,
-        discriminator_optimizer=settings.optimizer.init(discriminator),
+    return random_state(
+        GeneratorSizes(CASES[name].num_outputs, H, E),
+        DiscriminatorSizes(hidden_size=3, mlp_size=4),
+        settings,
+        spread=0.2,
     )
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import PartitionSpec
-from trees import assert_close, assert_same_bits, random_discriminator, random_like
+from trees import assert_close, assert_same_bits, random_state
 
 from pf_jax import metrics, steps
 from pf_jax.gate import AccuracyGate
@@ -13,7 +13,6 @@ from pf_jax.state import (
     DiscriminatorSizes,
     GeneratorSizes,
     Settings,
-    create_train_state,
 )
 from pf_jax.types import Batch
 
@@ -35,26 +34,12 @@ STEPS = [steps.joint_step, steps.separate_step, steps.teacher_forcing_step]
 
 def make_state():
     """A discriminator that is sure of itself, and often wrong."""
-    state = jax.eval_shape(
-        lambda: create_train_state(
-            KEY,
-            generator=GeneratorSizes(V, 4, 3),
-            discriminator=DiscriminatorSizes(3, 4),
-            settings=SETTINGS,
-        )
+    state = random_state(
+        GeneratorSizes(V, 4, 3), DiscriminatorSizes(3, 4), SETTINGS, spread=SPREAD
     )
-    generator = random_like(state.generator, seed=2, scale=0.8)
-    discriminator = random_discriminator(state.discriminator, spread=SPREAD)
+    discriminator = state.discriminator
     output = discriminator.output._replace(bias=jnp.array([OFFSET]))
-    discriminator = discriminator._replace(output=output)
-    return state.replace(
-        step=jnp.zeros((), jnp.int32),
-        accuracy_average=jnp.float32(0.5),
-        generator=generator,
-        generator_optimizer=SETTINGS.optimizer.init(generator),
-        discriminator=discriminator,
-        discriminator_optimizer=SETTINGS.optimizer.init(discriminator),
-    )
+    return state.replace(discriminator=discriminator._replace(output=output))
 
 
 DATA = (

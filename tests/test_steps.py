@@ -10,8 +10,7 @@ import reference
 from trees import (
     assert_close,
     assert_same_bits,
-    random_discriminator,
-    random_like,
+    random_state,
     to_numpy,
 )
 
@@ -26,7 +25,6 @@ from pf_jax.state import (
     DiscriminatorSizes,
     GeneratorSizes,
     Settings,
-    create_train_state,
 )
 from pf_jax.types import Batch
 from pf_jax.unroll import unroll_free_running, unroll_teacher_forced
@@ -87,23 +85,10 @@ teacher_forcing_step = jax.jit(steps.teacher_forcing_step)
 def make_state(case):
     """Random parameters; logits between -4 and 4, half of them negative."""
     settings, num_layers, _ = CASES[case]
-    state = jax.eval_shape(
-        lambda: create_train_state(
-            KEYS[0],
-            generator=GeneratorSizes(V, H, E, num_layers),
-            discriminator=DiscriminatorSizes(D, M),
-            settings=settings,
-        )
+    state = random_state(
+        GeneratorSizes(V, H, E, num_layers), DiscriminatorSizes(D, M), settings
     )
-    generator = random_like(state.generator, seed=2, scale=0.8)
-    discriminator = random_discriminator(state.discriminator)
-    state = state.replace(
-        step=jnp.zeros((), jnp.int32),
-        accuracy_average=jnp.float32(0.5),
-        generator=generator,
-        generator_optimizer=settings.optimizer.init(generator),
-        discriminator=discriminator,
-    )
+    discriminator = state.discriminator
     logits = np.concatenate(logits_of_both_modes(case, state, KEYS[0]))
     median = np.median(logits)
     scale = 4 / np.max(np.abs(logits - median))
@@ -111,11 +96,7 @@ def make_state(case):
         jnp.float32(scale) * discriminator.output.kernel,
         jnp.float32([-scale * median]),
     )
-    discriminator = discriminator._replace(output=output)
-    return state.replace(
-        discriminator=discriminator,
-        discriminator_optimizer=settings.optimizer.init(discriminator),
-    )
+    return state.replace(discriminator=discriminator._replace(output=output))
 
 
 def make_batch(case, seed=0):

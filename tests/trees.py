@@ -4,6 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pf_jax.state import create_train_state
+
 
 def random_like(tree, seed=0, scale=0.5):
     """Normal numbers in the shapes and types of `tree`, biases included."""
@@ -25,6 +27,28 @@ def random_discriminator(shapes, seed=0, spread=1.0):
         kernel=spread * output.kernel, bias=jnp.zeros_like(output.bias)
     )
     return params._replace(mlp=mlp, output=output)
+
+
+def random_state(generator, discriminator, settings, spread=1.0):
+    """A training state of these sizes with random parameters, before its first update."""
+    state = jax.eval_shape(
+        lambda: create_train_state(
+            jax.random.key(0),
+            generator=generator,
+            discriminator=discriminator,
+            settings=settings,
+        )
+    )
+    generator = random_like(state.generator, seed=2, scale=0.8)
+    discriminator = random_discriminator(state.discriminator, spread=spread)
+    return state.replace(
+        step=jnp.zeros((), jnp.int32),
+        accuracy_average=jnp.float32(0.5),
+        generator=generator,
+        generator_optimizer=settings.optimizer.init(generator),
+        discriminator=discriminator,
+        discriminator_optimizer=settings.optimizer.init(discriminator),
+    )
 
 
 def to_numpy(tree):
