@@ -12,13 +12,20 @@ def get_config() -> config_dict.ConfigDict:
     config.dtype = "float32"  # of matrix products: "float32" or "bfloat16"
 
     config.data = data = config_dict.ConfigDict()
-    data.name = "python_reference"  # or "text", "ptb_char", "tiny_shakespeare"
+    data.name = "python_reference"  # or another one of the README's table
     data.path = ""  # a file or folder, for the data sets that are read from one
+    data.tfds_manual_dir = ""  # original files for TensorFlow Datasets, not a network
+    data.sample_rate = 1000  # of waveforms, in samples a second
+    data.num_bins = 256  # values that a sample of a waveform can take
+    data.companding = "mu_law"  # or "linear": how the bins of a waveform lie
+    data.frames_per_second = 2.0  # at which piano rolls are played
+    data.max_offset = 10.0  # longer pen offsets are clipped; in standard deviations
 
     config.generator = generator = config_dict.ConfigDict()
     generator.num_layers = 1  # GRUs, one upon the other
     generator.hidden_size = 256  # units of each
     generator.embedding_size = 64  # of an input token
+    generator.num_components = 20  # of the mixture that a pen offset is drawn from
     generator.unroll = 1  # steps that the body of a loop over time holds
     generator.recompute = False  # save memory: rebuild the gates in the backward pass
 
@@ -27,13 +34,17 @@ def get_config() -> config_dict.ConfigDict:
     behavior.fields = ("preactivation", "outputs")
 
     config.discriminator = discriminator = config_dict.ConfigDict()
-    discriminator.hidden_size = 128  # units of each direction's GRU
-    discriminator.mlp_size = 128  # units of the three layers behind it
+    discriminator.kind = "recurrent"  # or "convolutional", for images
+    discriminator.hidden_size = 128  # units of each direction's GRU, or first channels
+    discriminator.mlp_size = 128  # units of the three layers behind, or their channels
 
     config.adversarial = adversarial = config_dict.ConfigDict()
     adversarial.weight = 1.0  # of the adversarial terms beside the likelihood
     adversarial.teacher_forced_term = False  # add C_t, which moves the other mode too
     adversarial.start_step = 0  # plain teacher forcing before this step
+    # A longer free run, which the discriminator sees in windows of train.sequence_length:
+    # a multiple of that; 0: as long.
+    adversarial.free_running_steps = 0
 
     config.gate = gate = config_dict.ConfigDict()
     gate.generator_lower = 0.75  # generator hears the discriminator above this accuracy

@@ -41,13 +41,13 @@ class Checkpoints:
         )
 
     def save(
-        self, state: TrainState, vocabulary: Any, valid_nll: float = math.inf
+        self, state: TrainState, encoding: Any, valid_nll: float = math.inf
     ) -> None:
         """Starts to write a checkpoint; returns once the arrays are copied.
 
         Args:
             state: The training state.
-            vocabulary: What JSON can hold.
+            encoding: What JSON can hold.
             valid_nll: The validation figure that says which checkpoint is the best;
                 infinite where nothing was validated.
         """
@@ -55,7 +55,7 @@ class Checkpoints:
             int(state.step),
             args=ocp.args.Composite(
                 state=ocp.args.StandardSave(_arrays(state)),
-                vocabulary=ocp.args.JsonSave(vocabulary),
+                encoding=ocp.args.JsonSave(encoding),
             ),
             metrics={"nll": valid_nll},
             force=True,
@@ -103,15 +103,15 @@ class Checkpoints:
         leaves = [restored[path] for path in wanted]
         return jax.tree.unflatten(jax.tree.structure(state), leaves)
 
-    def restore_vocabulary(self, step: int) -> Any:
-        """The vocabulary that was saved with a checkpoint.
+    def restore_encoding(self, step: int) -> Any:
+        """The encoding that was saved with a checkpoint.
 
         Raises:
             UserError: If the checkpoint is damaged.
         """
-        args = ocp.args.Composite(vocabulary=ocp.args.JsonRestore())
+        args = ocp.args.Composite(encoding=ocp.args.JsonRestore())
         with self._readable(step):
-            return self._manager.restore(step, args=args)["vocabulary"]
+            return self._manager.restore(step, args=args)["encoding"]
 
     @contextlib.contextmanager
     def _readable(self, step: int) -> Iterator[None]:

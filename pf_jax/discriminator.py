@@ -1,5 +1,6 @@
 """The discriminator: from a behavior to one logit a sequence (paper, section 2.3)."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -9,9 +10,21 @@ from pf_jax.affine import Affine, DType, affine, init_affine
 from pf_jax.behavior import Behavior
 from pf_jax.cells import init_gru
 from pf_jax.recurrence import Loop, Recurrent, gru_scan
-from pf_jax.types import Array
+from pf_jax.types import Array, Params
 
 MAX_LOGIT = 10.0
+
+
+class Discriminator(NamedTuple):
+    """A kind of discriminator, as functions. Hashable.
+
+    Attributes:
+        init: As `init_discriminator`.
+        logits: As `discriminator_logits`.
+    """
+
+    init: Callable[..., Params]
+    logits: Callable[..., Array]
 
 
 class DiscriminatorParams(NamedTuple):
@@ -133,3 +146,7 @@ def _hold_where_masked(projections: Array, mask: Array) -> Array:
     size = projections.shape[-1] // 3
     update = jnp.where(jnp.arange(3 * size) // size == 1, 1e9, 0.0)
     return projections + (1 - mask)[..., None] * update.astype(projections.dtype)
+
+
+recurrent = Discriminator(init_discriminator, discriminator_logits)
+"""A GRU in either direction."""

@@ -1,7 +1,6 @@
 """What there is to say of a trained model: figures, samples and pictures."""
 
 import json
-import math
 import pathlib
 import sys
 from collections.abc import Sequence
@@ -14,11 +13,19 @@ from ml_collections import config_dict
 from pf_jax import experiment, validation
 from pf_jax.analysis import plots
 from pf_jax.analysis.gap import HiddenGap, hidden_gap
-from pf_jax.analysis.samples import sample_text
+from pf_jax.analysis.present import (
+    Request,
+    Sampling,
+    check_sampling,
+    settle_sampling,
+    write_samples,
+)
 from pf_jax.checkpoint import Checkpoints
-from pf_jax.data import Dataset, Vocabulary, load_dataset
+from pf_jax.data import Dataset, encoding_from_json, load_dataset
+from pf_jax.data.encoding import Encoding, TextEncoding
 from pf_jax.errors import UserError
-from pf_jax.run_log import read_metrics, with_bits
+from pf_jax.files import make_folder, write_whole
+from pf_jax.run_log import read_metrics, with_measure
 from pf_jax.settings import check_config
 from pf_jax.state import TrainState
 
@@ -26,28 +33,12 @@ GAP_LENGTHS = 4
 """The gap between the modes is followed over this many training lengths."""
 
 
-class Sampling(NamedTuple):
-    """Which samples to draw; see `sample_text`.
-
-    Attributes:
-        num_samples: How many texts.
-        sample_length: Characters in each, beside the prompt's.
-        temperature: 0 takes the most likely character.
-        prompt: What each starts with.
-    """
-
-    num_samples: int = 3
-    sample_length: int = 500
-    temperature: float = 1.0
-    prompt: str = ""
-
-
 class Run(NamedTuple):
     """A trained model, and what it was trained with.
 
     Attributes:
         config: As in `configs/default.py`.
-        dataset: With the run's own vocabulary.
+        dataset: With the run's own encoding.
         state: From the checkpoint.
         lines: Of `metrics.jsonl`.
     """
@@ -81,33 +72,33 @@ def evaluate(
     """
     check_sampling(sampling)
     run = load_run(workdir, checkpoint)
-    _warn_of_unknown(run.dataset.vocabulary, sampling.prompt)
-    folder = _make_folder(workdir)
+    encoding, length = run.dataset.encoding, run.config.train.sequence_length
+    sampling = settle_sampling(sampling, encoding, length)
+    _warn_of_unknown(encoding, sampling.prompt)
+    folder = workdir / "evaluation"
+    advice = "make it writable, or copy the workdir to where you can write"
+    make_folder(folder, advice)
 
     metrics = _metrics(run, split)
     gap = _hidden_gap(run, split)
-    metrics |= _gap_summary(gap, run.config.train.sequence_length)
+    metrics |= _gap_summary(gap, length)
     metrics |= {**sampling._asdict(), "seed": run.config.seed}
-    texts = _samples(run, sampling)
-
-    _write(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
-    _write(folder / "samples.txt", _as_page(texts))
-    _plot(run, gap, workdir, folder)
-    _report(metrics, texts[0], folder)
-    return metrics
-
-
-def check_sampling(sampling: Sampling) -> None:
-    """Raises a UserError where a number is out of its range."""
-    for name in ("num_samples", "sample_length"):
-        value = getattr(sampling, name)
-        if value < 1:
-            raise UserError(f"--{name}={value}: must be at least 1")
-    temperature = sampling.temperature
-    if not (math.isfinite(temperature) and temperature >= 0):
-        raise UserError(
-            f"--temperature={temperature}: must be a finite number, at least 0"
+    sample = write_samples(
+        Request(
+            run.state,
+            encoding,
+            run.dataset.splits[split],
+            _key(run, 3),
+            sampling,
+            length,
+            folder,
         )
+    )
+
+    write_whole(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+    _plot(run, gap, workdir, folder)
+    _report(metrics, encoding, sample, folder)
+    return metrics
 
 
 def load_run(workdir: pathlib.Path, checkpoint: str = "best") -> Run:
@@ -135,8 +126,8 @@ def load_run(workdir: pathlib.Path, checkpoint: str = "best") -> Run:
         steps = {"best": checkpoints.best_step, "latest": checkpoints.latest_step}
         step = steps[checkpoint]()
         assert step is not None
-        vocabulary = Vocabulary.from_json(checkpoints.restore_vocabulary(step))
-        dataset = load_dataset(config.data.name, config.data.path, vocabulary)
+        encoding = encoding_from_json(checkpoints.restore_encoding(step))
+        dataset = load_dataset(config.data, encoding)
         state = checkpoints.restore(experiment.state_shapes(config, dataset), step)
     finally:
         checkpoints.close()
@@ -153,12 +144,14 @@ def _lines(workdir: pathlib.Path) -> Sequence[plots.Line]:
         ) from error
 
 
-def _warn_of_unknown(vocabulary: Vocabulary, prompt: str) -> None:
-    unknown = vocabulary.unknown(prompt)
+def _warn_of_unknown(encoding: Encoding, prompt: str) -> None:
+    if not isinstance(encoding, TextEncoding):
+        return
+    unknown = encoding.unknown(prompt)
     if unknown:
-        names = ", ".join(repr(character) for character in unknown)
+        names = ", ".join(repr(symbol) for symbol in unknown)
         print(
-            f"warning: --prompt: {unknown.total()} characters unseen in training are "
+            f"warning: --prompt: {unknown.total()} {encoding.unit} unseen in training are "
             f"read as one unknown symbol: {names}",
             file=sys.stderr,
         )
@@ -170,45 +163,31 @@ def _key(run: Run, number: int) -> jax.Array:
 
 
 def _metrics(run: Run, split: str) -> dict[str, Any]:
-    stream = run.dataset.streams[split]
+    sequences = run.dataset.splits[split]
     values = validation.likelihood(
         run.state,
-        stream,
+        sequences,
         num_streams=run.config.evaluation.num_streams,
         context=run.config.evaluation.context,
     )
     if run.config.objective == "professor_forcing":
         values |= validation.held_out_discriminator(
-            run.state, stream, _key(run, 2), length=run.config.train.sequence_length
+            run.state, sequences, _key(run, 2), length=run.config.train.sequence_length
         )
     return {
         "split": split,
         "step": int(run.state.step),
-        "num_characters": len(stream) - 1,
+        f"num_{run.dataset.encoding.unit}": sequences.num_steps,
         "num_unknown": run.dataset.unknown[split],
-        **with_bits(values),
+        **with_measure(values, run.dataset.encoding.measure),
     }
-
-
-def _samples(run: Run, sampling: Sampling) -> list[str]:
-    texts = sample_text(
-        run.state,
-        run.dataset.vocabulary,
-        _key(run, 3),
-        num_steps=sampling.sample_length,
-        num_samples=sampling.num_samples,
-        temperature=sampling.temperature,
-        prompt=sampling.prompt,
-    )
-    # A prompt that is not UTF-8 comes with characters that cannot be written.
-    return [text.encode("utf-8", "backslashreplace").decode("utf-8") for text in texts]
 
 
 def _hidden_gap(run: Run, split: str) -> HiddenGap | None:
     length = run.config.train.sequence_length
     return hidden_gap(
         run.state,
-        run.dataset.streams[split],
+        run.dataset.splits[split],
         _key(run, 4),
         length=GAP_LENGTHS * length,
         spacing=length,
@@ -235,7 +214,9 @@ def _plot(
     run: Run, gap: HiddenGap | None, workdir: pathlib.Path, folder: pathlib.Path
 ) -> None:
     label = workdir.resolve().name
-    plots.plot_learning_curves({label: run.lines}, folder / "learning_curves.png")
+    plots.plot_learning_curves(
+        {label: run.lines}, run.dataset.encoding.measure, folder / "learning_curves.png"
+    )
     has_gate = any("generator_gate_open" in line for line in run.lines)
     if run.config.objective == "professor_forcing" and has_gate:
         plots.plot_gate(run.lines, run.state.settings.gate, folder / "gate.png")
@@ -248,13 +229,18 @@ def _plot(
         )
 
 
-def _report(metrics: dict[str, Any], text: str, folder: pathlib.Path) -> None:
-    print(
+def _report(
+    metrics: dict[str, Any], encoding: Encoding, sample: str, folder: pathlib.Path
+) -> None:
+    measure, unit = encoding.measure, encoding.unit
+    line = (
         f"step {metrics['step']}, {metrics['split']}: "
-        f"{metrics['bits_per_char']:.4f} bits per character "
-        f"({metrics['nll']:.4f} nats) over {metrics['num_characters']:,} characters, "
-        f"{metrics['num_unknown']} of them unseen in training"
+        f"{metrics[measure.name]:.4f} {measure.label} "
+        f"({metrics['nll']:.4f} nats) over {metrics[f'num_{unit}']:,} {unit}"
     )
+    if isinstance(encoding, TextEncoding):
+        line += f", {metrics['num_unknown']} of them unseen in training"
+    print(line)
     if "discriminator_accuracy" in metrics:
         print(f"discriminator accuracy: {metrics['discriminator_accuracy']:.3f}")
     for name, value in (metrics["hidden_gap"] or {}).items():
@@ -263,34 +249,4 @@ def _report(metrics: dict[str, Any], text: str, folder: pathlib.Path) -> None:
         floor = metrics["hidden_gap"][f"{name}_floor"]
         where = name.replace("_", " the ", 1).replace("_", " ")
         print(f"hidden-state gap {where}: {value:.5f} (noise floor {floor:.5f})")
-    print(f"sample: {text!r}\nwritten to {folder}")
-
-
-def _as_page(texts: Sequence[str]) -> str:
-    pages = (
-        f"=== sample {number} of {len(texts)} ===\n{text}\n"
-        for number, text in enumerate(texts, start=1)
-    )
-    return "\n".join(pages)
-
-
-def _make_folder(workdir: pathlib.Path) -> pathlib.Path:
-    folder = workdir / "evaluation"
-    try:
-        folder.mkdir(exist_ok=True)
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UserError(
-            f"{folder}: cannot write there ({error.strerror}): make it writable, or "
-            "copy the workdir to where you can write"
-        ) from error
-    return folder
-
-
-def _write(path: pathlib.Path, text: str) -> None:
-    """Writes a file, whole or not at all."""
-    temporary = path.with_suffix(".partial")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    print(f"sample: {sample}\nwritten to {folder}")

@@ -9,8 +9,12 @@ import jax
 import optax
 from ml_collections import config_dict
 
-from pf_jax.data import Dataset
+from pf_jax.convolutional import convolutional
+from pf_jax.data import Dataset, Encoding
+from pf_jax.data.pixels import Pixels
+from pf_jax.discriminator import Discriminator, recurrent
 from pf_jax.errors import UserError
+from pf_jax.files import write_whole
 from pf_jax.gate import AccuracyGate
 from pf_jax.generator import Generator
 from pf_jax.state import (
@@ -25,9 +29,14 @@ from pf_jax.steps import joint_step, separate_step, teacher_forcing_step
 PROFESSOR_FORCING_STEPS = {"joint": joint_step, "separate": separate_step}
 
 MODEL_SECTIONS = ("generator", "behavior", "discriminator", "data", "dtype")
-"""What a checkpoint cannot be continued without: its shapes and its vocabulary."""
+"""What a checkpoint cannot be continued without: its shapes and its encoding."""
 
-FREE_FIELDS = ("generator.recompute", "generator.unroll", "data.path")
+FREE_FIELDS = (
+    "generator.recompute",
+    "generator.unroll",
+    "data.path",
+    "data.tfds_manual_dir",
+)
 """Fields of these sections that may change: the model is the same."""
 
 
@@ -41,18 +50,51 @@ def _optimizer(
     return optax.chain(optax.clip_by_global_norm(max_gradient_norm), adam)
 
 
-def make_settings(config: config_dict.ConfigDict) -> Settings:
-    """The part of a config that the steps read."""
+def _recurrent(config: config_dict.ConfigDict, encoding: Encoding) -> Discriminator:
+    del config, encoding
+    return recurrent
+
+
+def _convolutional(
+    config: config_dict.ConfigDict, encoding: Encoding
+) -> Discriminator:
+    if not isinstance(encoding, Pixels):
+        raise UserError(
+            f"discriminator.kind=convolutional: {config.data.name} are no images: set "
+            "discriminator.kind=recurrent"
+        )
+    if config.train.sequence_length != encoding.sequence_length:
+        raise UserError(
+            f"train.sequence_length={config.train.sequence_length}: the convolutional "
+            f"discriminator sees whole images of {encoding.height} x {encoding.width}: "
+            f"set it to {encoding.sequence_length}, or discriminator.kind=recurrent"
+        )
+    return convolutional(encoding.height, encoding.width)
+
+
+DISCRIMINATORS = {"recurrent": _recurrent, "convolutional": _convolutional}
+
+
+def make_settings(config: config_dict.ConfigDict, encoding: Encoding) -> Settings:
+    """The part of a config that the steps read.
+
+    Raises:
+        UserError: If it does not go with this data.
+    """
+    length = config.train.sequence_length
     return Settings(
         generator=Generator(
+            emission=encoding.output(config.generator.num_components).emission,
             dtype=None if config.dtype == "float32" else config.dtype,
             recompute=config.generator.recompute,
             unroll=config.generator.unroll,
         ),
+        discriminator=DISCRIMINATORS[config.discriminator.kind](config, encoding),
         fields=tuple(config.behavior.fields),
         gate=AccuracyGate(**config.gate.to_dict()),
         weight=config.adversarial.weight,
         teacher_forced_term=config.adversarial.teacher_forced_term,
+        num_windows=max(config.adversarial.free_running_steps // length, 1),
         optimizer=_optimizer(
             config.train.learning_rate, config.train.max_gradient_norm
         ),
@@ -62,18 +104,20 @@ def make_settings(config: config_dict.ConfigDict) -> Settings:
 def create_state(config: config_dict.ConfigDict, dataset: Dataset) -> TrainState:
     """The state before the first update."""
     generator, discriminator = config.generator, config.discriminator
+    output = dataset.encoding.output(generator.num_components)
     return create_train_state(
         jax.random.fold_in(jax.random.key(config.seed), 0),
         generator=GeneratorSizes(
-            num_outputs=dataset.vocabulary.size,
+            num_outputs=output.num_outputs,
             hidden_size=generator.hidden_size,
             embedding_size=generator.embedding_size,
             num_layers=generator.num_layers,
+            value_size=output.value_size,
         ),
         discriminator=DiscriminatorSizes(
             discriminator.hidden_size, discriminator.mlp_size
         ),
-        settings=make_settings(config),
+        settings=make_settings(config, dataset.encoding),
     )
 
 
@@ -101,10 +145,8 @@ def step_function(config: config_dict.ConfigDict, step: int) -> Any:
 
 def write_config(config: config_dict.ConfigDict, workdir: pathlib.Path) -> None:
     """Writes `config.json`, whole or not at all."""
-    path = workdir / "config.json"
-    temporary = path.with_suffix(".partial")
-    temporary.write_text(json.dumps(config.to_dict(), indent=2) + "\n")
-    temporary.replace(path)
+    text = json.dumps(config.to_dict(), indent=2) + "\n"
+    write_whole(workdir / "config.json", text)
 
 
 def read_config(workdir: pathlib.Path) -> config_dict.ConfigDict:

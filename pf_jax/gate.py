@@ -33,9 +33,20 @@ class AccuracyGate(NamedTuple):
 
 
 def accuracy(teacher_forced: Array, free_running: Array) -> Array:
-    """The fraction of sequences, of both modes, whose logit is on its side of 0."""
-    right = jnp.concatenate([teacher_forced > 0, free_running < 0])
-    return jnp.mean(right.astype(teacher_forced.dtype))
+    """The fraction of sequences whose logit is on its side of 0; each mode counts half.
+
+    So a discriminator that says the same of all is right half the time, also where the
+    free-running mode has more sequences than the other.
+
+    Args:
+        teacher_forced: Logits `[B]`.
+        free_running: Logits `[K]`, usually as many.
+    """
+    num_rows, dtype = (teacher_forced.size, free_running.size), teacher_forced.dtype
+    right = (jnp.sum(teacher_forced > 0), jnp.sum(free_running < 0))
+    # Of whole numbers, so that a bound such as 0.75 is met to the bit.
+    weighted = (right[0] * num_rows[1] + right[1] * num_rows[0]).astype(dtype)
+    return weighted / (2 * num_rows[0] * num_rows[1])
 
 
 def moving_average(gate: AccuracyGate, average: Array, accuracy: Array) -> Array:

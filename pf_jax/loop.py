@@ -1,6 +1,7 @@
 """The training loop: all that knows about time, files and signals."""
 
 import contextlib
+import functools
 import math
 import os
 import pathlib
@@ -14,10 +15,20 @@ import numpy as np
 from ml_collections import config_dict
 
 from pf_jax import experiment, validation
-from pf_jax.analysis.samples import sample_text
+from pf_jax.analysis.samples import draw_samples
 from pf_jax.checkpoint import Checkpoints
-from pf_jax.data import Dataset, Vocabulary, chunk_starts, gather_chunks, load_dataset
+from pf_jax.data import (
+    Dataset,
+    Windows,
+    encoding_to_json,
+    gather_windows,
+    load_dataset,
+    load_encoding,
+    make_windows,
+    save_encoding,
+)
 from pf_jax.errors import UserError
+from pf_jax.files import make_folder
 from pf_jax.metrics import add, compute
 from pf_jax.parallel import Update, make_update, replicate
 from pf_jax.run_log import RunLog
@@ -35,7 +46,7 @@ def train_and_evaluate(
 
     Args:
         config: As in `configs/default.py`.
-        workdir: Gets `config.json`, `vocabulary.json`, `metrics.jsonl`, TensorBoard event
+        workdir: Gets `config.json`, `encoding.json`, `metrics.jsonl`, TensorBoard event
             files and `checkpoints/`.
 
     Returns:
@@ -52,7 +63,10 @@ def train_and_evaluate(
     if saved is not None:
         experiment.check_same_model(saved, config, workdir)
     dataset = _load_data(config, workdir if saved is not None else None)
-    _make_workdir(workdir)
+    # Before anything is written: the config may not go with this data.
+    experiment.make_settings(config, dataset.encoding)
+    windows = _make_windows(config, dataset)
+    make_folder(workdir, "give another --workdir")
     checkpoints = Checkpoints(workdir / "checkpoints", config.train.keep_checkpoints)
     try:
         latest = checkpoints.latest_step()
@@ -63,8 +77,8 @@ def train_and_evaluate(
             state = checkpoints.restore(shapes, latest)
             print(f"{workdir}: continues from step {latest}")
         experiment.write_config(config, workdir)
-        dataset.vocabulary.save(workdir / "vocabulary.json")
-        return _train(config, workdir, dataset, state, checkpoints)
+        save_encoding(dataset.encoding, workdir / "encoding.json")
+        return _train(config, workdir, dataset, windows, state, checkpoints)
     finally:
         checkpoints.close()
 
@@ -73,6 +87,7 @@ def _train(
     config: config_dict.ConfigDict,
     workdir: pathlib.Path,
     dataset: Dataset,
+    windows: Windows,
     state: TrainState,
     checkpoints: Checkpoints,
 ) -> TrainState:
@@ -80,20 +95,26 @@ def _train(
     train = config.train
     key = experiment.samples_key(config)
     state = replicate(state)
-    stream = jnp.asarray(dataset.streams["train"])
+    values = jnp.asarray(dataset.splits["train"].values)
     updates: dict[Any, Update] = {}
     step, metrics = int(state.step), None
-    log = RunLog(workdir, step, train.num_steps)
+    log = RunLog(workdir, step, train.num_steps, dataset.encoding.measure)
     with contextlib.closing(log), _stop_requests() as stop_requested:
         while step < train.num_steps:
             function = experiment.step_function(config, step)
             compiles = function not in updates
             if compiles:
                 # The two objectives' metrics differ: they are not averaged together.
-                updates[function], metrics = _make_update(config, function), None
+                update = _make_update(config, windows, function)
+                updates[function], metrics = update, None
             last = min(step + train.updates_per_dispatch, _next_stop(config, step))
-            rows = _rows(config, dataset, step, last)
-            state, more = updates[function](state, stream, rows, key)
+            rows = np.stack(
+                [
+                    windows.rows(config.seed, number, train.batch_size)
+                    for number in range(step, last)
+                ]
+            )
+            state, more = updates[function](state, values, rows, key)
             metrics = more if metrics is None else add(metrics, more)
             step = last
             log.advance(step)
@@ -101,8 +122,7 @@ def _train(
                 log.restart_clock(jax.block_until_ready(state).step)
             stopping = bool(stop_requested)
             if stopping or step == _next_stop(config, step - 1):
-                values = _finite(compute(metrics), step, checkpoints)
-                log.write_train(step, values)
+                log.write_train(step, _finite(compute(metrics), step, checkpoints))
                 metrics = None
                 log.pause()
                 _validate_and_save(
@@ -133,16 +153,16 @@ def _validate_and_save(
         nll = values["nll"]
         log.write_valid(step, values, _sample(config, dataset, state))
     if ends or stopping or nll < math.inf or step % train.checkpoint_every == 0:
-        checkpoints.save(state, dataset.vocabulary.to_json(), nll)
+        checkpoints.save(state, encoding_to_json(dataset.encoding), nll)
 
 
 def _validate(
     config: config_dict.ConfigDict, dataset: Dataset, state: TrainState
 ) -> dict[str, float]:
-    stream = dataset.streams["valid"]
+    split = dataset.splits["valid"]
     values = validation.likelihood(
         state,
-        stream,
+        split,
         num_streams=config.evaluation.num_streams,
         context=config.evaluation.context,
     )
@@ -150,43 +170,35 @@ def _validate(
         return values
     key = jax.random.fold_in(jax.random.key(config.seed), 2)
     return values | validation.held_out_discriminator(
-        state, stream, key, length=config.train.sequence_length
+        state, split, key, length=config.train.sequence_length
     )
 
 
 def _sample(config: config_dict.ConfigDict, dataset: Dataset, state: TrainState) -> str:
     key = jax.random.fold_in(jax.random.key(config.seed), 3)
-    texts = sample_text(
-        state, dataset.vocabulary, key, num_steps=config.evaluation.sample_length
-    )
-    return texts[0]
+    encoding = dataset.encoding
+    num_steps = encoding.sequence_length or config.evaluation.sample_length
+    first = encoding.first_input[None, None]
+    samples = draw_samples(state, key, first, num_steps=num_steps)
+    return encoding.describe(samples[0])
 
 
-def _make_update(config: config_dict.ConfigDict, function: Any) -> Update:
-    length = config.train.sequence_length
-    return make_update(
-        function, lambda stream, starts: gather_chunks(stream, starts, length)
-    )
-
-
-def _rows(
-    config: config_dict.ConfigDict, dataset: Dataset, first: int, last: int
-) -> np.ndarray:
-    """`[last - first, B]`: where the sequences of these updates start."""
+def _make_windows(config: config_dict.ConfigDict, dataset: Dataset) -> Windows:
     train = config.train
-    return np.stack(
-        [
-            chunk_starts(
-                config.seed,
-                step,
-                batch_size=train.batch_size,
-                length=train.sequence_length,
-                num_tokens=len(dataset.streams["train"]) - 1,
-                chunks=train.chunks,
-            )
-            for step in range(first, last)
-        ]
+    return make_windows(
+        dataset.splits["train"], length=train.sequence_length, chunks=train.chunks
     )
+
+
+def _make_update(
+    config: config_dict.ConfigDict, windows: Windows, function: Any
+) -> Update:
+    gather = functools.partial(
+        gather_windows,
+        length=config.train.sequence_length,
+        are_whole=windows.are_whole,
+    )
+    return make_update(function, gather)
 
 
 def _next_stop(config: config_dict.ConfigDict, step: int) -> int:
@@ -216,24 +228,18 @@ def _finite(
 def _load_data(
     config: config_dict.ConfigDict, saved_in: pathlib.Path | None
 ) -> Dataset:
-    vocabulary = None
+    saved = None
     if saved_in is not None:
-        vocabulary = Vocabulary.load(saved_in / "vocabulary.json")
-    dataset = load_dataset(config.data.name, config.data.path, vocabulary)
-    train = config.train
-    chunk_starts(
-        config.seed,
-        0,
-        batch_size=train.batch_size,
-        length=train.sequence_length,
-        num_tokens=len(dataset.streams["train"]) - 1,
-        chunks=train.chunks,
-    )
-    sizes = ", ".join(f"{len(s) - 1:,} {name}" for name, s in dataset.streams.items())
-    print(f"{config.data.name}: {sizes} characters, {dataset.vocabulary.size} symbols")
+        saved = load_encoding(saved_in / "encoding.json")
+    dataset = load_dataset(config.data, saved)
+    encoding = dataset.encoding
+    sizes = ", ".join(f"{s.num_steps:,} {name}" for name, s in dataset.splits.items())
+    print(f"{config.data.name}: {sizes} {encoding.unit}{encoding.summary()}")
     for split, count in dataset.unknown.items():
         if count:
-            print(f"{split}: {count} characters unseen in training are one symbol")
+            print(
+                f"{split}: {count} {encoding.unit} unseen in training are one symbol"
+            )
     return dataset
 
 
@@ -245,18 +251,6 @@ def _saved_config(workdir: pathlib.Path) -> config_dict.ConfigDict | None:
     ):
         return None
     return experiment.read_config(workdir)
-
-
-def _make_workdir(workdir: pathlib.Path) -> None:
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        probe = workdir / ".writable"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UserError(
-            f"{workdir}: cannot write there ({error.strerror}): give another --workdir"
-        ) from error
 
 
 @contextlib.contextmanager

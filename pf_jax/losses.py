@@ -1,4 +1,7 @@
-"""The losses of both players (paper, section 2.2); logits are one a sequence, `[B]`."""
+"""The losses of both players (paper, section 2.2); logits are one a sequence.
+
+Teacher-forced ones are `[B]`, free-running ones `[K]`: usually as many.
+"""
 
 import chex
 import jax
@@ -14,9 +17,10 @@ def nll(log_probs: Array, mask: Array | None = None) -> Array:
 
 
 def discriminator_loss(teacher_forced: Array, free_running: Array) -> Array:
-    """`C_d = softplus(-s_tf) + softplus(s_fr)`, mean over sequences."""
+    """`C_d = softplus(-s_tf) + softplus(s_fr)`, means over either mode's sequences."""
     chex.assert_rank([teacher_forced, free_running], 1)
-    return jnp.mean(jax.nn.softplus(-teacher_forced) + jax.nn.softplus(free_running))
+    missed = jnp.mean(jax.nn.softplus(-teacher_forced))
+    return missed + jnp.mean(jax.nn.softplus(free_running))
 
 
 def free_running_loss(free_running: Array) -> Array:
@@ -32,11 +36,15 @@ def teacher_forced_loss(teacher_forced: Array) -> Array:
 
 
 def discriminator_loss_gradient(teacher_forced: Array, free_running: Array) -> Array:
-    """`a = dC_d / ds`, `(sigmoid(s) - label) / B`, of both modes' logits joined: `[2B]`."""
+    """`a = dC_d / ds` of both modes' logits joined: `[B + K]`.
+
+    `(sigmoid(s) - label)`, over `B` for teacher-forced and over `K` for free-running ones.
+    """
     chex.assert_rank([teacher_forced, free_running], 1)
     # -sigmoid(-s) is sigmoid(s) - 1 without its cancellation.
-    both = [-jax.nn.sigmoid(-teacher_forced), jax.nn.sigmoid(free_running)]
-    return jnp.concatenate(both) / teacher_forced.shape[0]
+    of_teacher_forced = -jax.nn.sigmoid(-teacher_forced) / teacher_forced.size
+    of_free_running = jax.nn.sigmoid(free_running) / free_running.size
+    return jnp.concatenate([of_teacher_forced, of_free_running])
 
 
 def adversarial_ratio(
@@ -50,7 +58,7 @@ def adversarial_ratio(
     C_d, times this, is that of `C_f [+ C_t]`.
 
     Returns:
-        `[2B]`, teacher-forced rows first; theirs are zero without the C_t term.
+        `[B + K]`, teacher-forced rows first; theirs are zero without the C_t term.
     """
     chex.assert_rank([teacher_forced, free_running], 1)
     of_teacher_forced = (

@@ -7,7 +7,7 @@ The output distribution of Graves, "Generating Sequences With Recurrent Neural N
 import functools
 import math
 import operator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import chex
 import jax
@@ -149,6 +149,24 @@ def biased(params: Array, bias: jax.typing.ArrayLike, num_components: int) -> Ar
     return jnp.concatenate(
         [weights * (1 + bias), means, log_stds - bias, rest], axis=-1
     )
+
+
+# One for each bias: partials of equal arguments are not equal, and a jit cache knows it.
+@functools.cache
+def biased_mixture(num_components: int, bias: float) -> Emission:
+    """`mixture_density`, its samples drawn from the `biased` mixture.
+
+    Args:
+        num_components: `K`.
+        bias: From 0, which changes nothing.
+    """
+    emission = mixture_density(num_components)
+
+    def sample(params: Array, noise: Any, temperature: jax.typing.ArrayLike) -> Array:
+        sharper = biased(params, bias, num_components)
+        return emission.sample(sharper, noise, temperature)
+
+    return emission._replace(sample=sample)
 
 
 def _init_input(key: Array, value_size: int, embedding_size: int) -> Affine:

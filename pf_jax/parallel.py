@@ -41,10 +41,10 @@ def make_update(
 
     Args:
         step: `(state, batch, key, axis_name=...) -> (state, metrics)`.
-        make_batch: `(data, rows [b]) -> Batch` of `b` sequences, on the device.
+        make_batch: `(data, rows [b, ...]) -> Batch` of `b` sequences, on the device.
 
     Returns:
-        `(state, data, rows [K, B], key) -> (state, metrics)`, the metrics summed over the
+        `(state, data, rows [K, B, ...], key) -> (state, metrics)`, the metrics summed over the
         `K` updates. Update number `state.step` draws from `fold_in(key, state.step)`.
     """
 
@@ -79,9 +79,9 @@ def make_update(
 
 
 def shard_rows(rows: np.ndarray) -> Array:
-    """This process's part of `[K, B]`, as `[K, local devices, B / devices]`."""
-    num_updates, batch_size = rows.shape
+    """This process's part of `[K, B, ...]`, as `[K, local devices, B / devices, ...]`."""
+    num_updates, batch_size, *rest = rows.shape
     per_device = batch_size // jax.device_count()
-    sharded = rows.reshape(num_updates, jax.device_count(), per_device)
+    sharded = rows.reshape(num_updates, jax.device_count(), per_device, *rest)
     first = jax.process_index() * jax.local_device_count()
     return jnp.asarray(sharded[:, first : first + jax.local_device_count()])

@@ -1,7 +1,6 @@
 """What a run writes about itself: `metrics.jsonl`, TensorBoard, a progress bar."""
 
 import json
-import math
 import pathlib
 import time
 from collections.abc import Mapping
@@ -9,12 +8,13 @@ from collections.abc import Mapping
 import tensorboardX
 import tqdm
 
-NATS_PER_BIT = math.log(2)
+from pf_jax.data import Measure
+from pf_jax.files import write_whole
 
 
-def with_bits(values: Mapping[str, float]) -> dict[str, float]:
-    """`bits_per_char` beside `nll`, which is in nats a character."""
-    return {**values, "bits_per_char": values["nll"] / NATS_PER_BIT}
+def with_measure(values: Mapping[str, float], measure: Measure) -> dict[str, float]:
+    """The data's own measure beside `nll`, which is in nats a step."""
+    return {**values, measure.name: measure.of_nll(values["nll"])}
 
 
 class RunLog:
@@ -25,9 +25,13 @@ class RunLog:
         first_step: Where the run starts or goes on; later lines of an earlier attempt are
             dropped, since this run writes them anew.
         num_steps: Where it is to end.
+        measure: How a likelihood is told.
     """
 
-    def __init__(self, workdir: pathlib.Path, first_step: int, num_steps: int):
+    def __init__(
+        self, workdir: pathlib.Path, first_step: int, num_steps: int, measure: Measure
+    ):
+        self._measure = measure
         self._path = workdir / "metrics.jsonl"
         _drop_lines_after(self._path, first_step)
         self._tensorboard = tensorboardX.SummaryWriter(
@@ -62,24 +66,25 @@ class RunLog:
         speed = (step - self._step) / self._seconds if step > self._step else None
         self._step, self._seconds = step, 0.0
         self.resume()
-        values = with_bits(values)
+        values = with_measure(values, self._measure)
         if speed is not None:
             values["steps_per_second"] = speed
         self._write(step, "train", values)
-        shown = {"bits": f"{values['bits_per_char']:.3f}"}
+        shown = {self._measure.label: f"{values[self._measure.name]:.3f}"}
         if "discriminator_accuracy" in values:
             shown["accuracy"] = f"{values['discriminator_accuracy']:.2f}"
         self._bar.set_postfix(shown, refresh=False)
 
     def write_valid(self, step: int, values: Mapping[str, float], sample: str) -> None:
-        """Writes and prints a validation, with a sample."""
-        values = with_bits(values)
+        """Writes and prints a validation, with a sample's description."""
+        values = with_measure(values, self._measure)
         self._write(step, "valid", values)
         self._tensorboard.add_text("valid/sample", sample, step)
-        line = f"step {step}: valid {values['bits_per_char']:.4f} bits per character"
+        figure = f"{values[self._measure.name]:.4f} {self._measure.label}"
+        line = f"step {step}: valid {figure}"
         if "discriminator_accuracy" in values:
             line += f", discriminator accuracy {values['discriminator_accuracy']:.3f}"
-        tqdm.tqdm.write(f"{line}\n  sample: {sample!r}")
+        tqdm.tqdm.write(f"{line}\n  sample: {sample}")
 
     def _write(self, step: int, split: str, values: Mapping[str, float]) -> None:
         with self._path.open("a") as file:
@@ -108,6 +113,4 @@ def _drop_lines_after(path: pathlib.Path, step: int) -> None:
     if not path.exists():
         return
     kept = [line for line in read_metrics(path.parent) if int(line["step"]) <= step]
-    temporary = path.with_suffix(".partial")
-    temporary.write_text("".join(json.dumps(line) + "\n" for line in kept))
-    temporary.replace(path)
+    write_whole(path, "".join(json.dumps(line) + "\n" for line in kept))

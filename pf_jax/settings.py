@@ -12,6 +12,8 @@ OBJECTIVES = ("professor_forcing", "teacher_forcing")
 DTYPES = ("float32", "bfloat16")
 BEHAVIOR_FIELDS = ("preactivation", "outputs", "hidden")
 CHUNKS = ("consecutive", "random")
+COMPANDINGS = ("mu_law", "linear")
+DISCRIMINATORS = ("recurrent", "convolutional")
 UPDATES = ("joint", "separate")
 
 MAX_SEED = 2**32 - 1
@@ -43,6 +45,14 @@ def _fraction(field: str) -> _Rule:
     return _Rule(field, lambda value: 0 <= value <= 1, "from 0 to 1")
 
 
+def _positive(field: str) -> _Rule:
+    return _Rule(
+        field,
+        lambda value: math.isfinite(value) and value > 0,
+        "a finite number above 0",
+    )
+
+
 def _finite_and_not_negative(field: str) -> _Rule:
     return _Rule(
         field,
@@ -55,9 +65,15 @@ _RULES = (
     _Rule("seed", lambda value: 0 <= value <= MAX_SEED, f"from 0 to {MAX_SEED}"),
     _one_of("objective", OBJECTIVES),
     _one_of("dtype", DTYPES),
+    _at_least("data.sample_rate", 1),
+    _Rule("data.num_bins", lambda value: 2 <= value <= 65536, "from 2 to 65536"),
+    _one_of("data.companding", COMPANDINGS),
+    _Rule("data.frames_per_second", lambda x: 0.1 <= x <= 1000, "from 0.1 to 1000"),
+    _positive("data.max_offset"),
     _at_least("generator.num_layers", 1),
     _at_least("generator.hidden_size", 1),
     _at_least("generator.embedding_size", 1),
+    _at_least("generator.num_components", 1),
     _at_least("generator.unroll", 1),
     _Rule(
         "behavior.fields",
@@ -68,10 +84,12 @@ _RULES = (
         ),
         f"one or more of {', '.join(BEHAVIOR_FIELDS)}, each once",
     ),
+    _one_of("discriminator.kind", DISCRIMINATORS),
     _at_least("discriminator.hidden_size", 1),
     _at_least("discriminator.mlp_size", 1),
     _finite_and_not_negative("adversarial.weight"),
     _at_least("adversarial.start_step", 0),
+    _at_least("adversarial.free_running_steps", 0),
     _fraction("gate.generator_lower"),
     _fraction("gate.generator_upper"),
     _fraction("gate.discriminator_upper"),
@@ -84,11 +102,7 @@ _RULES = (
     _at_least("train.batch_size", 1),
     _at_least("train.sequence_length", 1),
     _one_of("train.chunks", CHUNKS),
-    _Rule(
-        "train.learning_rate",
-        lambda value: math.isfinite(value) and value > 0,
-        "a finite number above 0",
-    ),
+    _positive("train.learning_rate"),
     _finite_and_not_negative("train.max_gradient_norm"),
     _one_of("train.update", UPDATES),
     _at_least("train.updates_per_dispatch", 1),
@@ -139,6 +153,13 @@ def check_config(config: config_dict.ConfigDict) -> None:
         raise UserError(
             f"gate.generator_lower={gate.generator_lower}: must be below "
             f"gate.generator_upper={gate.generator_upper}, or the gate never opens"
+        )
+
+    steps, length = config.adversarial.free_running_steps, config.train.sequence_length
+    if steps % length:
+        raise UserError(
+            f"adversarial.free_running_steps={steps}: must be a multiple of "
+            f"train.sequence_length={length}, such as {-(-steps // length) * length}"
         )
 
 

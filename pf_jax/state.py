@@ -8,10 +8,10 @@ import optax
 from flax import struct
 
 from pf_jax.behavior import behavior_size
-from pf_jax.discriminator import DiscriminatorParams, init_discriminator
+from pf_jax.discriminator import Discriminator, recurrent
 from pf_jax.gate import CHANCE, AccuracyGate
 from pf_jax.generator import Generator, GeneratorParams, init_generator
-from pf_jax.types import Array
+from pf_jax.types import Array, Params
 
 
 class Settings(NamedTuple):
@@ -19,18 +19,23 @@ class Settings(NamedTuple):
 
     Attributes:
         generator: How the generator computes.
+        discriminator: Which kind it is.
         fields: What the discriminator sees, keys of `behavior.FIELDS`.
         gate: The accuracy gate.
         weight: Of the adversarial terms beside the likelihood.
         teacher_forced_term: Whether C_t is one of them.
+        num_windows: How many times a teacher-forced sequence's length the free-running
+            one has; the discriminator sees it in windows of that length.
         optimizer: Of either player.
     """
 
     generator: Generator = Generator()
+    discriminator: Discriminator = recurrent
     fields: tuple[str, ...] = ("preactivation", "outputs")
     gate: AccuracyGate = AccuracyGate()
     weight: float = 1.0
     teacher_forced_term: bool = False
+    num_windows: int = 1
     optimizer: optax.GradientTransformation = optax.adam(1e-4)
 
 
@@ -50,7 +55,7 @@ class TrainState(struct.PyTreeNode):
     step: Array
     generator: GeneratorParams
     generator_optimizer: optax.OptState
-    discriminator: DiscriminatorParams
+    discriminator: Params
     discriminator_optimizer: optax.OptState
     accuracy_average: Array
     settings: Settings = struct.field(pytree_node=False)
@@ -101,7 +106,7 @@ def create_train_state(
         num_layers=generator.num_layers,
         num_statistics=statistics.shape[-1],
     )
-    discriminator_params = init_discriminator(
+    discriminator_params = settings.discriminator.init(
         discriminator_key, num_features=num_features, **discriminator._asdict()
     )
     return TrainState(

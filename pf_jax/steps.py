@@ -18,7 +18,6 @@ from jax import lax
 
 from pf_jax import losses
 from pf_jax.behavior import Behavior, unroll_behavior
-from pf_jax.discriminator import DiscriminatorParams, discriminator_logits
 from pf_jax.gate import (
     accuracy,
     discriminator_open,
@@ -29,8 +28,8 @@ from pf_jax.gate import (
 from pf_jax.generator import GeneratorParams
 from pf_jax.metrics import Metrics, average, sum_over_devices
 from pf_jax.state import Settings, TrainState
-from pf_jax.types import Array, Batch, Carry, Unroll, vary_over
-from pf_jax.unroll import row_keys, unroll_paired, unroll_teacher_forced
+from pf_jax.types import Array, Batch, Carry, Params, Unroll, vary_over
+from pf_jax.unroll import row_keys, unroll_teacher_forced, unroll_windows
 
 
 def teacher_forcing_step(
@@ -81,14 +80,14 @@ def generator_step(
         axis_name: Of the mapped axis over devices, if any.
 
     Returns:
-        The new state, the behavior of both modes that the update went by (`2B` rows, for
+        The new state, the behavior of both modes that the update went by (for
         `discriminator_step`), and the metrics of all devices.
     """
     settings = state.settings
     (total, seen), pull_generator = _generator_vjp(state, batch, key, axis_name)
 
     def adversarial_loss(behavior: Behavior) -> tuple[Array, tuple[Array, Array]]:
-        logits = _halves(_logits(state.discriminator, behavior, settings))
+        logits = _modes(_logits(state.discriminator, behavior, settings), settings)
         loss = losses.free_running_loss(logits[1])
         if settings.teacher_forced_term:
             loss += losses.teacher_forced_loss(logits[0])
@@ -114,15 +113,15 @@ def discriminator_step(
 
     Args:
         state: The training state.
-        behavior: Of both modes, `2B` rows, as `generator_step` returns it; constant.
+        behavior: Of both modes, as `generator_step` returns it; constant.
         axis_name: Of the mapped axis over devices, if any.
 
     Returns:
         The new state, and the metrics of all devices.
     """
 
-    def loss(params: DiscriminatorParams) -> tuple[Array, tuple[Array, Array]]:
-        logits = _halves(_logits(params, behavior, state.settings))
+    def loss(params: Params) -> tuple[Array, tuple[Array, Array]]:
+        logits = _modes(_logits(params, behavior, state.settings), state.settings)
         return losses.discriminator_loss(*logits), logits
 
     gradient, logits = jax.grad(loss, has_aux=True)(
@@ -167,7 +166,7 @@ def joint_step(
         _on_device(state.discriminator, axis_name),
         seen,
     )
-    logits = _halves(joined)
+    logits = _modes(joined, settings)
     gate_accuracy, metrics = _gate_accuracy(state, logits, axis_name)
     is_open = generator_open(settings.gate, gate_accuracy)
 
@@ -225,7 +224,7 @@ def discriminator_eval_step(state: TrainState, batch: Batch, key: Array) -> Metr
     """
     keys = row_keys(key, batch.inputs.shape[1])
     _, seen = _both_modes(state.generator, state.settings, batch, keys)
-    logits = _halves(_logits(state.discriminator, seen, state.settings))
+    logits = _modes(_logits(state.discriminator, seen, state.settings), state.settings)
     _, metrics = _gate_accuracy(state, logits, None)
     num_rows = batch.inputs.shape[1]
     return jax.tree.map(lambda x: x * num_rows, metrics)
@@ -247,9 +246,18 @@ def _generator_vjp(
 def _both_modes(
     params: GeneratorParams, settings: Settings, batch: Batch, keys: Array
 ) -> tuple[Array, Behavior]:
-    """Total NLL of the teacher-forced rows, and the behavior of all `2B`."""
-    unroll = unroll_paired(params, keys, batch.inputs, generator=settings.generator)
-    mask = None if batch.mask is None else jnp.concatenate([batch.mask] * 2, axis=1)
+    """Total NLL of the `B` teacher-forced rows, and the behavior of all rows."""
+    unroll = unroll_windows(
+        params,
+        keys,
+        batch.inputs,
+        num_windows=settings.num_windows,
+        generator=settings.generator,
+    )
+    mask = batch.mask
+    if mask is not None:
+        # Every window has its row's mask, or its length would tell the modes apart.
+        mask = jnp.concatenate([mask] * (1 + settings.num_windows), axis=1)
     seen = unroll_behavior(
         unroll, mask, fields=settings.fields, emission=settings.generator.emission
     )
@@ -263,12 +271,10 @@ def _total_nll(unroll: Unroll, batch: Batch, settings: Settings) -> Array:
     return jnp.sum(losses.nll(log_probs, batch.mask))
 
 
-def _logits(
-    params: DiscriminatorParams, behavior: Behavior, settings: Settings
-) -> Array:
+def _logits(params: Params, behavior: Behavior, settings: Settings) -> Array:
     """Of both modes; only rows that the generator's loss moves pass gradients back."""
-    num_rows = behavior.features.shape[1] // 2
-    return discriminator_logits(
+    num_rows = behavior.features.shape[1] // (1 + settings.num_windows)
+    return settings.discriminator.logits(
         params,
         behavior,
         loop=settings.generator.loop,
@@ -276,9 +282,9 @@ def _logits(
     )
 
 
-def _halves(rows: Array) -> tuple[Array, Array]:
-    """The teacher-forced and the free-running rows, `[2B, ...]` -> twice `[B, ...]`."""
-    num_rows = rows.shape[0] // 2
+def _modes(rows: Array, settings: Settings) -> tuple[Array, Array]:
+    """The `B` teacher-forced rows, and the free-running ones."""
+    num_rows = rows.shape[0] // (1 + settings.num_windows)
     return rows[:num_rows], rows[num_rows:]
 
 
@@ -340,7 +346,7 @@ def _update_generator(
 
 def _update_discriminator(
     state: TrainState,
-    gradient: DiscriminatorParams,
+    gradient: Params,
     gate_accuracy: Array,
     axis_name: str | None,
 ) -> tuple[TrainState, Metrics]:

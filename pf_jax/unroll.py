@@ -216,6 +216,60 @@ def unroll_paired(
     return join_modes(teacher_forced, free_running)
 
 
+def unroll_windows(
+    params: GeneratorParams,
+    key: Array,
+    inputs: Array,
+    carry: tuple[Carry, ...] | None = None,
+    *,
+    num_windows: int,
+    generator: Generator = Generator(),
+) -> Unroll:
+    """Both modes, the free-running one for longer, cut into windows (paper, section 4).
+
+    The free run goes on for `num_windows` times the steps that are read from data, its
+    carry passed on and differentiated through.
+
+    Args:
+        params: The weights.
+        key: A typed key, or one for each row, `[B]`.
+        inputs: `[T, B, ...]`, as of `unroll_paired`.
+        carry: Of every layer, before the first step; zeros by default.
+        num_windows: `W`; 1 is `unroll_paired`.
+        generator: How it computes.
+
+    Returns:
+        One unroll of `(1 + W) B` rows: `[:B]` teacher-forced, then the `B` free-running
+        rows' first window, their second, and so on. `carry` and `samples` are as
+        `unroll_paired` gives them after the first window.
+
+    Raises:
+        AssertionError: Where a rank is wrong.
+    """
+    both = unroll_paired(params, key, inputs, carry, generator=generator)
+    if num_windows == 1:
+        return both
+    num_steps, num_rows = inputs.shape[:2]
+    assert both.samples is not None
+    rest = unroll_free_running(
+        params,
+        row_keys(key, num_rows) if key.ndim == 0 else key,
+        both.samples[-1],
+        jax.tree.map(lambda x: x[num_rows:], both.carry),
+        num_steps=(num_windows - 1) * num_steps,
+        start=num_steps,
+        generator=generator,
+    )
+
+    def join(first: Array, later: Array) -> Array:
+        windows = jnp.split(later, num_windows - 1)
+        return jnp.concatenate([first, *windows], axis=1)
+
+    return Unroll(
+        *jax.tree.map(join, both[:4], rest[:4]), carry=both.carry, samples=both.samples
+    )
+
+
 def join_modes(teacher_forced: Unroll, free_running: Unroll) -> Unroll:
     """One unroll of all rows, the teacher-forced ones first."""
 

@@ -6,7 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pf_jax.data import evaluation_segments, gather_chunks
+from pf_jax.data import (
+    Sequences,
+    consecutive_windows,
+    evaluation_groups,
+    gather_windows,
+)
 from pf_jax.errors import UserError
 from pf_jax.generator import initial_carry
 from pf_jax.metrics import Metrics, add, compute
@@ -27,50 +32,57 @@ def _eval_segment(
 
 
 def likelihood(
-    state: TrainState, stream: np.ndarray, *, num_streams: int, context: int
+    state: TrainState, split: Sequences, *, num_streams: int, context: int
 ) -> dict[str, float]:
-    """The mean NLL over a whole split, every token counted once, none without context.
+    """The mean NLL over a whole split, every value counted once, none without context.
 
     Args:
         state: The training state.
-        stream: `[N + 1]`, the first input and the split's tokens.
-        num_streams: Pieces of the split that are read side by side. With 1 the whole
-            split is one sequence.
-        context: Tokens that each piece reads before those it scores.
+        split: What to score.
+        num_streams: Pieces of the split that are read side by side. With 1 a text is
+            read as one sequence.
+        context: Steps that each piece reads before those it scores.
 
     Returns:
-        `nll`, in nats a token.
+        `nll`, in nats a step.
     """
-    metrics, carry = None, None
-    for batch in evaluation_segments(
-        stream,
+    metrics = None
+    for group in evaluation_groups(
+        split,
         num_streams=num_streams,
         context=context,
         segment_length=SEGMENT_LENGTH,
     ):
-        if carry is None:
-            carry = initial_carry(
-                state.generator,
-                batch.inputs.shape[1],
-                generator=state.settings.generator,
-            )
-        carry, metrics = _eval_segment(state, batch, carry, metrics)
+        carry = None
+        for batch in group:
+            if carry is None:
+                carry = initial_carry(
+                    state.generator,
+                    batch.inputs.shape[1],
+                    generator=state.settings.generator,
+                )
+            carry, metrics = _eval_segment(state, batch, carry, metrics)
     if metrics is None:
-        raise UserError("the split is empty: give a longer text")
+        raise UserError("the split is empty: give more data")
     return compute(metrics)
 
 
-@functools.partial(jax.jit, static_argnums=3)
+@functools.partial(jax.jit, static_argnums=(3, 4))
 def _eval_discriminator(
-    state: TrainState, stream: jax.Array, starts: jax.Array, length: int, key: jax.Array
+    state: TrainState,
+    values: jax.Array,
+    rows: jax.Array,
+    length: int,
+    are_whole: bool,
+    key: jax.Array,
 ) -> Metrics:
-    batch = gather_chunks(stream, starts, length)
+    batch = gather_windows(values, rows, length=length, are_whole=are_whole)
     return discriminator_eval_step(state, batch, key)
 
 
 def held_out_discriminator(
     state: TrainState,
-    stream: np.ndarray,
+    split: Sequences,
     key: jax.Array,
     *,
     length: int,
@@ -81,10 +93,10 @@ def held_out_discriminator(
 
     Args:
         state: The training state.
-        stream: `[N + 1]`, the first input and the split's tokens.
+        split: Where they come from.
         key: A typed key, for the free running.
         length: Steps of a sequence, as in training.
-        max_sequences: How many of the split's consecutive chunks to use, at equal
+        max_sequences: How many of the split's consecutive windows to use, at equal
             distances.
         batch_size: How many at a time.
 
@@ -92,16 +104,17 @@ def held_out_discriminator(
         `discriminator_accuracy`, `discriminator_loss` and `free_running_loss`; empty
         where the split is shorter than a sequence.
     """
-    num_chunks = (len(stream) - 1) // length
-    if num_chunks == 0:
+    windows = consecutive_windows(split, length)
+    if not len(windows):
         return {}
-    count = min(num_chunks, max_sequences)
-    starts = np.linspace(0, num_chunks - 1, count).astype(np.int32) * length
-    metrics, data = None, jnp.asarray(stream)
+    count = min(len(windows), max_sequences)
+    chosen = windows[np.linspace(0, len(windows) - 1, count).astype(np.int32)]
+    are_whole = bool(np.all(windows[:, 1] == length))
+    metrics, values = None, jnp.asarray(split.values)
     for index, first in enumerate(range(0, count, batch_size)):
         batch_key = jax.random.fold_in(key, index)
-        rows = jnp.asarray(starts[first : first + batch_size])
-        more = _eval_discriminator(state, data, rows, length, batch_key)
+        rows = jnp.asarray(chosen[first : first + batch_size])
+        more = _eval_discriminator(state, values, rows, length, are_whole, batch_key)
         metrics = more if metrics is None else add(metrics, more)
     assert metrics is not None
     return compute(metrics)

@@ -112,8 +112,10 @@ def teacher_forced_loss(teacher_forced):
 
 
 def accuracy(teacher_forced, free_running):
-    right = [s > 0 for s in teacher_forced] + [s < 0 for s in free_running]
-    return sum(right) / len(right)
+    """Of either mode, then the mean of the two."""
+    of_teacher_forced = [s > 0 for s in teacher_forced]
+    of_free_running = [s < 0 for s in free_running]
+    return (np.mean(of_teacher_forced) + np.mean(of_free_running)) / 2
 
 
 def adam(value, gradients, learning_rate):

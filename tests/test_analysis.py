@@ -8,7 +8,7 @@ from matplotlib import image
 from trees import random_like
 
 from pf_jax.analysis import gap, plots, samples
-from pf_jax.data import Vocabulary
+from pf_jax.data import Vocabulary, join_sequences
 from pf_jax.gate import AccuracyGate
 from pf_jax.state import DiscriminatorSizes, GeneratorSizes, create_train_state
 from pf_jax.unroll import (
@@ -192,7 +192,14 @@ def own_stream(state):
 
 
 def hidden_gap(state, stream):
-    return gap.hidden_gap(state, stream, KEY, length=LENGTH, spacing=LENGTH + 1)
+    return gap.hidden_gap(
+        state, as_split(stream), KEY, length=LENGTH, spacing=LENGTH + 1
+    )
+
+
+def as_split(stream):
+    """A text of these tokens, the first of which is its first input."""
+    return join_sequences([stream[1:]], stream[0])
 
 
 def test_hidden_gap_equals_the_gap_of_a_paired_unroll(state, own_stream):
@@ -228,7 +235,7 @@ def test_hidden_gap_is_zero_where_all_states_are_one(state):
 @pytest.mark.parametrize(("num_tokens", "expected"), [(15 * 5, None), (15 * 5 + 3, 3)])
 def test_hidden_gap_of_a_short_split_has_fewer_steps(state, num_tokens, expected):
     stream = np.ones(num_tokens + 1, np.int32)
-    values = gap.hidden_gap(state, stream, KEY, length=8, spacing=5)
+    values = gap.hidden_gap(state, as_split(stream), KEY, length=8, spacing=5)
     assert (None if values is None else len(values.gap)) == expected
 
 
@@ -271,7 +278,7 @@ def test_plot_learning_curves_shows_every_run(tmp_path):
     runs = {name: TRAIN + VALID for name in ("one", "two")}
     later = [{**line, "bits_per_char": line["bits_per_char"] + 1} for line in VALID]
     runs["two"] = TRAIN + later
-    plots.plot_learning_curves(runs, tmp_path / "curves.png")
+    plots.plot_learning_curves(runs, VOCABULARY.measure, tmp_path / "curves.png")
     pixels = picture(tmp_path / "curves.png")
     for color in plots.COLORS[:2]:
         assert count(pixels, rgb(color)) > 300
@@ -303,7 +310,9 @@ def test_plot_gap_shows_floor_and_training_length(tmp_path):
 
 def test_plots_take_a_run_with_one_line(tmp_path):
     for name, plot in {
-        "curves": lambda path: plots.plot_learning_curves({"run": TRAIN[:1]}, path),
+        "curves": lambda path: plots.plot_learning_curves(
+            {"run": TRAIN[:1]}, VOCABULARY.measure, path
+        ),
         "gate": lambda path: plots.plot_gate(TRAIN[:1], AccuracyGate(), path),
         "gap": lambda path: plots.plot_gap(np.zeros(1), np.zeros(1), 1, path),
     }.items():

@@ -1,16 +1,13 @@
-import importlib.util
 import json
 import os
 import pathlib
 
 import numpy as np
 import pytest
-import requests
-import tensorflow_datasets
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pf_jax.data import Vocabulary, text, tfds
+from pf_jax.data import Vocabulary, text
 from pf_jax.errors import UserError
 
 ASTRAL = "a\u00e9\u4e2d\U0001f600\U0010ffff"
@@ -75,25 +72,10 @@ def test_unknown_counts_each_character():
     assert vocabulary.count_unknown("") == 0
 
 
-def test_load_inverts_save(tmp_path: pathlib.Path):
+def test_from_json_inverts_to_json():
     vocabulary = Vocabulary.from_text(f"{ASTRAL}\n\0")
-    path = tmp_path / "vocabulary.json"
-    vocabulary.save(path)
-    assert Vocabulary.load(path) == vocabulary
-    assert [file.name for file in tmp_path.iterdir()] == ["vocabulary.json"]
     as_json = json.loads(json.dumps(vocabulary.to_json()))
     assert Vocabulary.from_json(as_json) == vocabulary
-
-
-@pytest.mark.parametrize("content", [None, "", '["a", '])
-def test_load_names_a_missing_or_damaged_file(
-    tmp_path: pathlib.Path, content: str | None
-):
-    path = tmp_path / "vocabulary.json"
-    if content is not None:
-        path.write_text(content)
-    message = _error(Vocabulary.load, path)
-    assert str(path) in message and "--workdir" in message
 
 
 @pytest.mark.parametrize(
@@ -265,70 +247,3 @@ def test_python_reference_has_nothing_of_the_training_split_in_the_others():
 def test_python_reference_error_for_a_path():
     message = _error(text.python_reference, "book.txt")
     assert "data.path=book.txt" in message and "--config.data.name=text" in message
-
-
-class _Builder:
-    """Stands in for the builder of TFDS."""
-
-    data_dir = "some/folder"
-    prepared = True
-
-    def __init__(self, name, *, data_dir):
-        assert name == "tiny_shakespeare"
-        self.path = data_dir
-
-    def is_prepared(self):
-        return self.prepared
-
-    def as_data_source(self):
-        texts = {"train": f"in {self.path}", "validation": "tw\u00f6", "test": "three"}
-        return {name: [{"text": texts[name].encode()}] for name in texts}
-
-
-class _UnpreparedBuilder(_Builder):
-    prepared = False
-
-    def download_and_prepare(self, **keywords):
-        raise AssertionError(f"must not be tried: {keywords}")
-
-
-def test_tiny_shakespeare_reads_the_splits_of_tfds(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(tensorflow_datasets, "builder", _Builder)
-    expected = {"train": "in here", "valid": "tw\u00f6", "test": "three"}
-    assert tfds.tiny_shakespeare("here") == expected
-    assert tfds.tiny_shakespeare("") == expected | {"train": "in None"}
-
-
-def test_tiny_shakespeare_error_without_tensorflow(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(tensorflow_datasets, "builder", _UnpreparedBuilder)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    message = _error(tfds.tiny_shakespeare, "")
-    assert "some/folder" in message and "tensorflow is missing" in message
-    assert "pip install 'pf_jax[tfds]'" in message
-    assert "--config.data.name=text --config.data.path=FILE" in message
-
-
-def test_tiny_shakespeare_error_of_tfds_is_its_first_line(
-    monkeypatch: pytest.MonkeyPatch,
-):
-    def builder(*arguments, **keywords):
-        del arguments, keywords
-        raise ModuleNotFoundError("No module named 'tensorflow'\nand more lines")
-
-    monkeypatch.setattr(tensorflow_datasets, "builder", builder)
-    message = _error(tfds.tiny_shakespeare, "")
-    assert "No module named 'tensorflow'" in message and "pf_jax[tfds]" in message
-    assert "--config.data.name=text --config.data.path=FILE" in message
-
-
-def test_tiny_shakespeare_error_without_a_network(monkeypatch: pytest.MonkeyPatch):
-    def head(*arguments, **keywords):
-        del arguments, keywords
-        raise requests.ConnectionError("no route")
-
-    monkeypatch.setattr(tensorflow_datasets, "builder", _UnpreparedBuilder)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
-    monkeypatch.setattr(requests, "head", head)
-    message = _error(tfds.tiny_shakespeare, "")
-    assert "cannot reach https://" in message and "network" in message
-    assert "--config.data.name=text --config.data.path=FILE" in message

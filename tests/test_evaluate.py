@@ -12,10 +12,10 @@ import pytest
 
 from configs import default
 from pf_jax import evaluation
+from pf_jax.analysis.present import Sampling
+from pf_jax.analysis.samples import sample_text
 from pf_jax.checkpoint import Checkpoints
-from pf_jax.data import make_stream
 from pf_jax.errors import UserError
-from pf_jax.evaluation import Sampling
 from pf_jax.loop import train_and_evaluate
 from pf_jax.run_log import read_metrics
 from pf_jax.unroll import unroll_teacher_forced
@@ -80,7 +80,7 @@ def test_evaluate_likelihood_equals_one_unroll_over_the_split(evaluated):
     content = pathlib.Path(run.config.data.path).read_text()
     num_test = len(content) * 5 // 100
     valid = content[:-num_test][-num_test:]
-    stream = make_stream(run.dataset.vocabulary.encode(valid))
+    stream = np.append(0, run.dataset.encoding.encode(valid)).astype(np.int32)
     logits = jax.jit(unroll_teacher_forced)(
         run.state.generator, jnp.asarray(stream[:-1, None])
     ).logits[:, 0]
@@ -117,7 +117,13 @@ def test_evaluate_sums_up_the_gap(evaluated):
 def test_evaluate_writes_the_samples(evaluated):
     workdir, _ = evaluated
     run = evaluation.load_run(workdir)
-    texts = evaluation._samples(run, FEW)
+    texts = sample_text(
+        run.state,
+        run.dataset.encoding,
+        jax.random.fold_in(jax.random.key(run.config.seed), 3),
+        num_steps=FEW.sample_length,
+        num_samples=FEW.num_samples,
+    )
     page = (workdir / "evaluation" / "samples.txt").read_text()
     assert [len(text) for text in texts] == [30, 30]
     assert page == (
@@ -207,6 +213,15 @@ def error_of(workdir, sampling=FEW):
     [
         (Sampling(num_samples=0), "--num_samples=0: must be at least 1"),
         (Sampling(sample_length=-2), "--sample_length=-2: must be at least 1"),
+        (
+            Sampling(bias=-1.0),
+            "--bias=-1.0: must be a finite number, at least 0",
+        ),
+        (
+            Sampling(bias=0.5),
+            "--bias=0.5: is for pen strokes, and this run's data is characters: leave "
+            "it out, or lower --temperature",
+        ),
         *(
             (
                 Sampling(temperature=value),
@@ -251,7 +266,8 @@ def test_program_refuses_a_config_of_another_model(workdir):
 
 
 def test_evaluate_refuses_data_that_is_gone(workdir):
-    edit_config(workdir, data={"name": "text", "path": "gone.txt"})
+    config = json.loads((workdir / "config.json").read_text())
+    edit_config(workdir, data=config["data"] | {"path": "gone.txt"})
     assert "gone.txt: no such file or folder" in error_of(workdir)
 
 

@@ -87,6 +87,15 @@ def test_discriminator_open_at_accuracy_one_without_bound():
     assert bool(discriminator_open(gate, jnp.float32(1.0)))
 
 
+def test_accuracy_counts_each_mode_half():
+    # 1 of 2, and 3 of 4: the mean is 5 of 8, however many there are of each.
+    teacher_forced = jnp.array([1.0, -1.0])
+    free_running = jnp.array([-1.0, -2.0, -0.5, 3.0])
+    assert float(accuracy(teacher_forced, free_running)) == 0.625
+    always_free_running = jnp.full(2, -1.0), jnp.full(10, -1.0)
+    assert float(accuracy(*always_free_running)) == 0.5
+
+
 def test_moving_average_by_hand():
     gate = AccuracyGate(average_decay=0.75)
     average = jnp.float32(0.5)

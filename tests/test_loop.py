@@ -1,3 +1,4 @@
+import functools
 import gc
 import json
 import math
@@ -19,7 +20,7 @@ from trees import assert_close, assert_same_bits
 from configs import default
 from pf_jax import experiment, validation
 from pf_jax.checkpoint import Checkpoints
-from pf_jax.data import chunk_starts, gather_chunks, load_dataset
+from pf_jax.data import gather_windows, join_sequences, load_dataset, make_windows
 from pf_jax.errors import UserError
 from pf_jax.loop import train_and_evaluate
 from pf_jax.parallel import make_update
@@ -164,21 +165,16 @@ def _assert_same_states(actual: TrainState, expected: TrainState) -> None:
 
 def test_train_and_evaluate_equals_a_plain_loop(base, config_with):
     config = config_with()
-    dataset = load_dataset(config.data.name, config.data.path)
-    stream = jnp.asarray(dataset.streams["train"])
+    dataset = load_dataset(config.data)
+    train = dataset.splits["train"]
     state = experiment.create_state(config, dataset)
     key = experiment.samples_key(config)
-    update = make_update(joint_step, lambda data, rows: gather_chunks(data, rows, 8))
+    gather = functools.partial(gather_windows, length=8, are_whole=True)
+    update = make_update(joint_step, gather)
+    windows = make_windows(train, length=8, chunks="consecutive")
     for step in range(12):
-        rows = chunk_starts(
-            config.seed,
-            step,
-            batch_size=8,
-            length=8,
-            num_tokens=len(stream) - 1,
-            chunks="consecutive",
-        )
-        state, _ = update(state, stream, rows[None], key)
+        rows = windows.rows(config.seed, step, 8)
+        state, _ = update(state, jnp.asarray(train.values), rows[None], key)
     _assert_same_states(base[0], state)
 
 
@@ -214,8 +210,8 @@ def test_workdir_holds_what_the_run_says_about_itself(base, config_with):
     assert files - events == {
         "checkpoints",
         "config.json",
+        "encoding.json",
         "metrics.jsonl",
-        "vocabulary.json",
     }
     written = json.loads((workdir / "config.json").read_text())
     assert written == json.loads(json.dumps(config_with().to_dict()))
@@ -321,7 +317,7 @@ def test_objectives_share_the_likelihood_until_start_step(config_with, tmp_path)
     assert plain.discriminator_optimizer[0].count == 0
     assert late.discriminator_optimizer[0].count == 2
     start = experiment.create_state(
-        config_with(), load_dataset("text", config_with().data.path)
+        config_with(), load_dataset(config_with().data)
     )
     assert_same_bits(plain.discriminator, start.discriminator)
     assert plain_lines[-1]["nll"] < plain_lines[1]["nll"]
@@ -329,8 +325,8 @@ def test_objectives_share_the_likelihood_until_start_step(config_with, tmp_path)
 
 def test_validation_equals_one_unroll_over_the_split(base, config_with):
     state, workdir = base
-    dataset = load_dataset("text", config_with().data.path)
-    stream = dataset.streams["valid"]
+    split = load_dataset(config_with().data).splits["valid"]
+    stream = split.values
     # Longer than a segment, so that the carry is passed on.
     assert len(stream) - 1 > validation.SEGMENT_LENGTH
 
@@ -341,7 +337,7 @@ def test_validation_equals_one_unroll_over_the_split(base, config_with):
 
     def nll(num_streams: int, context: int) -> float:
         return validation.likelihood(
-            state, stream, num_streams=num_streams, context=context
+            state, split, num_streams=num_streams, context=context
         )["nll"]
 
     assert nll(1, 0) == pytest.approx(expected, rel=1e-6)
@@ -354,9 +350,9 @@ def test_validation_equals_one_unroll_over_the_split(base, config_with):
 
 
 def test_held_out_discriminator_of_a_split_shorter_than_a_sequence_is_empty(base):
-    stream = np.zeros(8, np.int32)
+    split = join_sequences([np.zeros(7, np.int32)])
     values = validation.held_out_discriminator(
-        base[0], stream, jax.random.key(0), length=8
+        base[0], split, jax.random.key(0), length=8
     )
     assert values == {}
 
@@ -374,7 +370,7 @@ def test_checkpoints_keep_the_newest_few_and_the_best(tmp_path):
     for step in (6, 8, 9):
         restored = checkpoints.restore(_tiny_state(0), step)
         assert_same_bits(restored, _tiny_state(step))
-    assert checkpoints.restore_vocabulary(6) == ["a", "\U0001f600"]
+    assert checkpoints.restore_encoding(6) == ["a", "\U0001f600"]
     checkpoints.close()
 
 

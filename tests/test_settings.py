@@ -107,6 +107,8 @@ def test_check_config_names_the_field_and_the_fix(overrides, message):
         "generator.num_layers",
         "generator.hidden_size",
         "generator.embedding_size",
+        "generator.num_components",
+        "data.sample_rate",
         "discriminator.hidden_size",
         "discriminator.mlp_size",
         "train.num_steps",
@@ -170,6 +172,20 @@ def test_check_config_looks_at_every_numeric_field():
             field = f"{group}.{name}"
             with pytest.raises(UserError, match=f"^{field}=-1"):
                 settings.check_config(_config(**{field: type(value)(-1)}))
+
+
+def test_check_config_wants_free_runs_of_whole_windows():
+    settings.check_config(
+        _config(train__sequence_length=50, adversarial__free_running_steps=150)
+    )
+    with pytest.raises(UserError) as raised:
+        settings.check_config(
+            _config(train__sequence_length=50, adversarial__free_running_steps=120)
+        )
+    assert str(raised.value) == (
+        "adversarial.free_running_steps=120: must be a multiple of "
+        "train.sequence_length=50, such as 150"
+    )
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from trees import (
 
 from pf_jax import metrics, steps
 from pf_jax.affine import Affine
-from pf_jax.behavior import unroll_behavior
+from pf_jax.behavior import Behavior, unroll_behavior
 from pf_jax.cells import gru, gru_step
 from pf_jax.discriminator import discriminator_logits
 from pf_jax.gate import AccuracyGate
@@ -70,6 +70,17 @@ CASES = {
             fields=("hidden",),
             gate=AccuracyGate(0.4, 0.8, 0.6, average_decay=0.99),
             optimizer=ADAM,
+        ),
+        mask=MASK,
+    ),
+    # A free run three times as long.
+    "windows": Case(
+        Settings(
+            fields=("preactivation", "outputs"),
+            gate=AccuracyGate(0.0, 1.0, 1.0),
+            teacher_forced_term=True,
+            optimizer=ADAM,
+            num_windows=3,
         ),
         mask=MASK,
     ),
@@ -132,14 +143,28 @@ PLAIN = Generator(cell=gru._replace(step=_step_of_another_cell))
 
 def behaviors(state, params, batch, key):
     teacher_forced = unroll_teacher_forced(params, batch.inputs, generator=PLAIN)
+    windows = state.settings.num_windows
     free_running = unroll_free_running(
-        params, key, batch.inputs[0], num_steps=T, generator=PLAIN
+        params, key, batch.inputs[0], num_steps=windows * T, generator=PLAIN
     )
     fields, emission = state.settings.fields, PLAIN.emission
-    return teacher_forced, [
-        unroll_behavior(unroll, batch.mask, fields=fields, emission=emission)
+    seen = [
+        unroll_behavior(unroll, fields=fields, emission=emission)
         for unroll in (teacher_forced, free_running)
     ]
+    cut = cut_into_windows(seen[1].features, windows)
+    mask = batch.mask
+    masks = (mask, None if mask is None else jnp.tile(mask, (1, windows)))
+    return teacher_forced, [
+        Behavior(seen[0].features, masks[0]),
+        Behavior(cut, masks[1]),
+    ]
+
+
+def cut_into_windows(features, num_windows):
+    """`[W T, B, F]` -> `[T, W B, F]`."""
+    cut = features.reshape(num_windows, T, B, -1)
+    return cut.swapaxes(0, 1).reshape(T, num_windows * B, -1)
 
 
 def log_sigmoid(logits):
@@ -200,7 +225,10 @@ def due(case, gradient):
 def logits_of_both_modes(case, state, key):
     """By the reference, from what the free run read."""
     batch = make_batch(case)
-    free_running = generator_inputs(state.generator, key, batch.inputs[0])
+    windows = state.settings.num_windows
+    free_running = generator_inputs(
+        state.generator, key, batch.inputs[0], windows * T
+    )
     mask = np.ones((T, B)) if batch.mask is None else batch.mask
     logits = []
     for inputs in (batch.inputs, np.asarray(free_running)):
@@ -218,20 +246,25 @@ def logits_of_both_modes(case, state, key):
         features = np.concatenate(
             [part for name in state.settings.fields for part in parts[name]], axis=-1
         )
+        number = len(features) // T
         logits.append(
             reference.discriminator_logits(
-                to_numpy(state.discriminator), features, mask
+                to_numpy(state.discriminator),
+                cut_into_windows(features, number),
+                np.tile(mask, (1, number)),
             )
         )
     return logits
 
 
-@jax.jit
-def generator_inputs(params, key, first_input):
-    return unroll_free_running(params, key, first_input, num_steps=T).inputs
+@functools.partial(jax.jit, static_argnums=3)
+def generator_inputs(params, key, first_input, num_steps):
+    return unroll_free_running(params, key, first_input, num_steps=num_steps).inputs
 
 
-@pytest.fixture(scope="module", params=["strict_for_generator", "everything"])
+@pytest.fixture(
+    scope="module", params=["strict_for_generator", "everything", "windows"]
+)
 def case(request):
     return request.param
 

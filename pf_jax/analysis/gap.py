@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from pf_jax.data import Sequences, spaced_starts
 from pf_jax.generator import Generator, GeneratorParams, initial_carry
 from pf_jax.state import TrainState
 from pf_jax.types import Array, Unroll
@@ -39,7 +40,7 @@ class HiddenGap(NamedTuple):
 
 def hidden_gap(
     state: TrainState,
-    stream: np.ndarray,
+    split: Sequences,
     key: Array,
     *,
     length: int,
@@ -54,10 +55,10 @@ def hidden_gap(
 
     Args:
         state: The training state.
-        stream: `[N + 1]`, the first input and the split's tokens.
+        split: Where the sequences come from.
         key: A typed key.
         length: `T`; it may lie far beyond the training length. Fewer where the split
-            is too short for it.
+            has not enough sequences of it.
         spacing: Least distance between the starts of two sequences. They may overlap:
             at any one step they read places this far apart.
         max_sequences: How many to use, at equal distances.
@@ -65,14 +66,15 @@ def hidden_gap(
     Returns:
         The gap; None where the split is too short for `MIN_SEQUENCES` sequences.
     """
-    num_tokens = len(stream) - 1
-    length = min(length, num_tokens - (MIN_SEQUENCES - 1) * spacing)
-    if length < 1:
+    length, starts = spaced_starts(
+        split, length=length, spacing=spacing, least=MIN_SEQUENCES, most=max_sequences
+    )
+    if not length:
         return None
-    last_start = num_tokens - length
-    num_sequences = min(last_start // spacing + 1, max_sequences)
-    starts = np.linspace(0, last_start, num_sequences).astype(np.int32)
-    inputs = stream[np.arange(length)[:, None] + starts]
+    num_sequences = len(starts)
+    inputs = split.values[np.arange(length)[:, None] + starts]
+    if np.issubdtype(inputs.dtype, np.integer):
+        inputs = inputs.astype(np.int32)
     keys = row_keys(jax.random.fold_in(key, 0), num_sequences)
     labels = _swapped_labels(jax.random.fold_in(key, 1), num_sequences)
 
@@ -81,7 +83,8 @@ def hidden_gap(
     carries, last = (carry, carry), jnp.asarray(inputs[0])
     parts = []
     # The last segment reads padding, since a shorter one would have to be compiled.
-    inputs = np.pad(inputs, ((0, -length % SEGMENT_LENGTH), (0, 0)))
+    padding = ((0, -length % SEGMENT_LENGTH), *((0, 0),) * (inputs.ndim - 1))
+    inputs = np.pad(inputs, padding)
     for start in range(0, length, SEGMENT_LENGTH):
         segment = jnp.asarray(inputs[start : start + SEGMENT_LENGTH])
         carries, last, part = _segment(

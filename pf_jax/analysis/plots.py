@@ -8,6 +8,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from pf_jax.data import Measure
+from pf_jax.files import write_whole
 from pf_jax.gate import AccuracyGate
 
 Line = Mapping[str, float | str]
@@ -20,35 +22,36 @@ DPI = 110
 
 
 def plot_learning_curves(
-    runs: Mapping[str, Sequence[Line]], path: pathlib.Path
+    runs: Mapping[str, Sequence[Line]], measure: Measure, path: pathlib.Path
 ) -> None:
-    """Bits per character over the updates: training faint, validation marked.
+    """The likelihood over the updates: training faint, validation marked.
 
     Args:
         runs: The lines of each run, by its label.
+        measure: How the likelihood is told.
         path: A PNG file.
     """
-    figure = _figure(height=4.2)
+    figure = make_figure(height=4.2)
     axes = figure.subplots()
     shown: list[np.ndarray] = []
     for index, (label, lines) in enumerate(runs.items()):
         color = COLORS[index % len(COLORS)]
-        steps, bits = _series(lines, "train", "bits_per_char")
-        axes.plot(steps, bits, color=color, alpha=0.4, lw=1, label=f"{label}, train")
-        shown.append(bits)
-        steps, bits = _series(lines, "valid", "bits_per_char")
-        best = f", best {np.min(bits):.3f}" if len(bits) else ""
+        steps, told = _series(lines, "train", measure.name)
+        axes.plot(steps, told, color=color, alpha=0.4, lw=1, label=f"{label}, train")
+        shown.append(told)
+        steps, told = _series(lines, "valid", measure.name)
+        best = f", best {np.min(told):.3f}" if len(told) else ""
         axes.plot(
-            steps, bits, "o-", color=color, lw=1.5, ms=4, label=f"{label}, valid{best}"
+            steps, told, "o-", color=color, lw=1.5, ms=4, label=f"{label}, valid{best}"
         )
-        shown.append(bits)
+        shown.append(told)
     _skip_first_fall(axes, np.concatenate([np.zeros(0), *shown]))
     axes.set_xlabel("updates")
-    axes.set_ylabel("bits per character")
+    axes.set_ylabel(measure.label)
     axes.set_title("Learning curves", loc="left")
-    _finish(axes)
+    finish_axes(axes)
     axes.legend(frameon=False, fontsize=9)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_gate(lines: Sequence[Line], gate: AccuracyGate, path: pathlib.Path) -> None:
@@ -59,7 +62,7 @@ def plot_gate(lines: Sequence[Line], gate: AccuracyGate, path: pathlib.Path) -> 
         gate: Its bounds.
         path: A PNG file.
     """
-    figure = _figure(height=4.8)
+    figure = make_figure(height=4.8)
     axes, strips = figure.subplots(2, sharex=True, height_ratios=[5, 1])
     axes.axhspan(
         gate.generator_lower,
@@ -80,10 +83,10 @@ def plot_gate(lines: Sequence[Line], gate: AccuracyGate, path: pathlib.Path) -> 
     axes.set_ylim(min(0.4, *accuracy, *valid[1]) - 0.08, 1.02)
     axes.set_ylabel("accuracy (fraction)")
     axes.set_title("Discriminator accuracy and its gates", loc="left")
-    _finish(axes)
+    finish_axes(axes)
     axes.legend(frameon=False, fontsize=9, ncols=4, loc="lower left")
     _plot_strips(strips, lines)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_gap(
@@ -97,7 +100,7 @@ def plot_gap(
         training_length: Steps of a sequence in training, which are marked.
         path: A PNG file.
     """
-    figure = _figure(height=4.2)
+    figure = make_figure(height=4.2)
     axes = figure.subplots()
     steps = np.arange(1, len(gap) + 1)
     window = 1 + len(gap) // 25
@@ -132,11 +135,11 @@ def plot_gap(
         x=0.01,
         ha="left",
     )
-    _finish(axes)
+    finish_axes(axes)
     axes.legend(
         frameon=False, fontsize=9, ncols=3, loc="lower left", bbox_to_anchor=(0, 1)
     )
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _plot_strips(axes: Axes, lines: Sequence[Line]) -> None:
@@ -193,21 +196,20 @@ def _skip_first_fall(axes: Axes, values: np.ndarray) -> None:
         axes.set_ylim(low - margin, high + margin)
 
 
-def _figure(height: float) -> Figure:
+def make_figure(height: float) -> Figure:
     """A figure of its own, without pyplot's global state; it draws with Agg."""
     return Figure(figsize=(8, height), layout="constrained")
 
 
-def _finish(axes: Axes) -> None:
+def finish_axes(axes: Axes) -> None:
+    """The look of every picture."""
     axes.grid(color="0.92", lw=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _save(figure: Figure, path: pathlib.Path) -> None:
+def save_figure(figure: Figure, path: pathlib.Path) -> None:
     """Writes a PNG file, whole or not at all."""
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=DPI)
-    temporary = path.with_suffix(".partial")
-    temporary.write_bytes(picture.getvalue())
-    temporary.replace(path)
+    write_whole(path, picture.getvalue())

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from pf_jax.data import Vocabulary
+from pf_jax.data.encoding import TextEncoding
 from pf_jax.generator import Generator, GeneratorParams, initial_carry
 from pf_jax.state import TrainState
 from pf_jax.types import Array
@@ -16,13 +16,63 @@ from pf_jax.unroll import row_keys, unroll_free_running, unroll_teacher_forced
 CHUNK_LENGTH = 256
 """Steps on the device at a time: bounds the memory; the text does not depend on it."""
 
-START = 0
-"""The token that a text's first step reads."""
+
+def draw_samples(
+    state: TrainState,
+    key: Array,
+    read: np.ndarray,
+    *,
+    num_steps: int,
+    num_samples: int = 1,
+    temperature: float = 1.0,
+    generator: Generator | None = None,
+) -> np.ndarray:
+    """Sequences that the model puts out, each from a carry of zeros.
+
+    Step `t` of sample `i`, what it reads before included, draws from
+    `fold_in(fold_in(key, i), t)`. So a longer sample starts with the shorter one of the
+    same key, more samples start with the fewer ones, and the first part of a sample, read
+    before, gives the rest of it.
+
+    Args:
+        state: The training state.
+        key: A typed key.
+        read: `[R, N, ...]`, the first input and what follows it, which the samples read
+            teacher-forced before their first draw; `[R, 1, ...]` where all read the same.
+        num_steps: `T`, steps to draw; at least 1.
+        num_samples: `N`.
+        temperature: 0 takes the most likely value.
+        generator: How it computes; by default as in training.
+
+    Returns:
+        `[N, T, ...]`.
+    """
+    generator, params = generator or state.settings.generator, state.generator
+    if np.issubdtype(read.dtype, np.integer):
+        read = read.astype(np.int32)
+    carry = _read(generator, params, read[:-1])
+    last = jnp.asarray(read[-1])
+    if read.shape[1] < num_samples:
+        carry, last = jax.tree.map(
+            lambda x: jnp.repeat(x, num_samples, axis=0), (carry, last)
+        )
+    keys = row_keys(key, num_samples)
+    # The last chunk is cut off, since a shorter one would have to be compiled.
+    length = min(CHUNK_LENGTH, num_steps)
+    first = len(read) - 1
+    chunks = []
+    for start in range(first, first + num_steps, length):
+        carry, samples = _draw(
+            generator, length, params, keys, last, carry, start, temperature
+        )
+        last = samples[-1]
+        chunks.append(np.asarray(samples))
+    return np.swapaxes(np.concatenate(chunks)[:num_steps], 0, 1)
 
 
 def sample_text(
     state: TrainState,
-    vocabulary: Vocabulary,
+    encoding: TextEncoding,
     key: Array,
     *,
     num_steps: int,
@@ -30,50 +80,33 @@ def sample_text(
     temperature: float = 1.0,
     prompt: str = "",
 ) -> list[str]:
-    """Texts that the model writes, each from the start symbol and a carry of zeros.
-
-    Character `t` of text `i`, the prompt's included, draws from
-    `fold_in(fold_in(key, i), t)`. So a longer text starts with the shorter one of the
-    same key, more texts start with the fewer ones, and the first part of a text as a
-    prompt gives the rest of it.
+    """Texts that the model writes, each the prompt and what follows; see `draw_samples`.
 
     Args:
         state: The training state.
-        vocabulary: What the tokens mean.
+        encoding: What the tokens mean.
         key: A typed key.
-        num_steps: Characters to draw, beside the prompt's; at least 1.
+        num_steps: Tokens to draw, beside the prompt's.
         num_samples: How many texts.
-        temperature: 0 takes the most likely character.
-        prompt: Read teacher-forced, before the first draw; characters that are not in
-            the vocabulary are read as the unknown symbol.
-
-    Returns:
-        `num_samples` texts, each the prompt and what follows.
+        temperature: 0 takes the most likely token.
+        prompt: Symbols that are not known are read as the unknown one.
     """
-    generator, params = state.settings.generator, state.generator
-    read = np.concatenate([[START], vocabulary.encode(prompt)]).astype(np.int32)
-    carry = _read(generator, params, read[:-1])
-    carry = jax.tree.map(lambda x: jnp.repeat(x, num_samples, axis=0), carry)
-    last = jnp.full(num_samples, read[-1])
-    keys = row_keys(key, num_samples)
-    # The last chunk is cut off, since a shorter one would have to be compiled.
-    length = min(CHUNK_LENGTH, num_steps)
-    chunks = []
-    for start in range(len(prompt), len(prompt) + num_steps, length):
-        carry, samples = _draw(
-            generator, length, params, keys, last, carry, start, temperature
-        )
-        last = samples[-1]
-        chunks.append(np.asarray(samples))
-    tokens = np.concatenate(chunks)[:num_steps]
-    return [prompt + vocabulary.decode(row) for row in tokens.T]
+    tokens = draw_samples(
+        state,
+        key,
+        np.concatenate([[encoding.first_input], encoding.encode_prompt(prompt)])[:, None],
+        num_steps=num_steps,
+        num_samples=num_samples,
+        temperature=temperature,
+    )
+    return [encoding.continued(prompt, row) for row in tokens]
 
 
-def _read(generator: Generator, params: GeneratorParams, tokens: np.ndarray) -> Any:
-    """The carry of one row after these tokens, `[N]`."""
-    carry = initial_carry(params, 1, generator=generator)
-    for start in range(0, len(tokens), CHUNK_LENGTH):
-        inputs = jnp.asarray(tokens[start : start + CHUNK_LENGTH, None])
+def _read(generator: Generator, params: GeneratorParams, values: np.ndarray) -> Any:
+    """The carry of every row after these values, `[R, N, ...]`."""
+    carry = initial_carry(params, values.shape[1], generator=generator)
+    for start in range(0, len(values), CHUNK_LENGTH):
+        inputs = jnp.asarray(values[start : start + CHUNK_LENGTH])
         carry = _read_chunk(generator, params, inputs, carry)
     return carry
 

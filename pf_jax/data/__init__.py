@@ -1,21 +1,44 @@
 """Data: from files to batches that are a pure function of `(seed, step)`."""
 
-from pf_jax.data.dataset import LOADERS, Dataset, load_dataset
-from pf_jax.data.streams import (
-    chunk_starts,
-    evaluation_segments,
-    gather_chunks,
-    make_stream,
+from pf_jax.data.dataset import (
+    SOURCES,
+    Dataset,
+    encoding_from_json,
+    encoding_to_json,
+    load_dataset,
+    load_encoding,
+    save_encoding,
+)
+from pf_jax.data.encoding import Encoding, Measure
+from pf_jax.data.sequences import (
+    Sequences,
+    Windows,
+    consecutive_windows,
+    evaluation_groups,
+    gather_windows,
+    join_sequences,
+    make_windows,
+    spaced_starts,
 )
 from pf_jax.data.vocabulary import Vocabulary
 
 __all__ = [
-    "LOADERS",
+    "SOURCES",
     "Dataset",
+    "Encoding",
+    "Measure",
+    "Sequences",
     "Vocabulary",
-    "chunk_starts",
-    "evaluation_segments",
-    "gather_chunks",
+    "Windows",
+    "consecutive_windows",
+    "encoding_from_json",
+    "encoding_to_json",
+    "evaluation_groups",
+    "gather_windows",
+    "join_sequences",
     "load_dataset",
-    "make_stream",
+    "load_encoding",
+    "make_windows",
+    "save_encoding",
+    "spaced_starts",
 ]

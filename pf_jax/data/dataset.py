@@ -1,65 +1,196 @@
 """A data set, ready to train on."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+import json
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from pf_jax.data import text, tfds
-from pf_jax.data.streams import make_stream
-from pf_jax.data.vocabulary import Vocabulary
+from pf_jax.data import (
+    iam_ondb,
+    piano,
+    pixels,
+    sketch_rnn,
+    strokes,
+    text,
+    tfds,
+    vocabulary,
+    waveform,
+    words,
+)
+from pf_jax.data.encoding import Encoding
+from pf_jax.data.sequences import Sequences, join_sequences
 from pf_jax.errors import UserError
+from pf_jax.files import write_whole
 
-LOADERS: dict[str, Callable[[str], text.Splits]] = {
-    "python_reference": text.python_reference,
-    "text": text.text,
-    "ptb_char": text.ptb_char,
-    "tiny_shakespeare": tfds.tiny_shakespeare,
+RawSplits = Mapping[str, Sequence[Any]]
+"""For train, valid and test: sequences as their files have them."""
+
+
+class Source(NamedTuple):
+    """Where a data set comes from.
+
+    Attributes:
+        read: From the config's section `data`.
+        make_encoding: From the training split's sequences and the section `data`.
+    """
+
+    read: Callable[[Any], RawSplits]
+    make_encoding: Callable[[Sequence[Any], Any], Encoding]
+
+
+def _texts(splits: Mapping[str, str]) -> RawSplits:
+    return {split: [content] for split, content in splits.items()}
+
+
+def _characters(train: Sequence[str], data: Any) -> Encoding:
+    del data
+    return vocabulary.Vocabulary.from_text(train[0])
+
+
+def _words(train: Sequence[str], data: Any) -> Encoding:
+    del data
+    return words.Words.from_text(train[0])
+
+
+def _pixels(train: Sequence[np.ndarray], data: Any) -> Encoding:
+    del data
+    return pixels.Pixels(*train[0].shape)
+
+
+def _strokes(train: Sequence[np.ndarray], data: Any) -> Encoding:
+    return strokes.Strokes.from_training(train, data.max_offset)
+
+
+def _waveform(train: Sequence[np.ndarray], data: Any) -> Encoding:
+    del train
+    return waveform.Waveform(data.sample_rate, data.num_bins, data.companding)
+
+
+def _piano_roll(train: Sequence[np.ndarray], data: Any) -> Encoding:
+    del train
+    return piano.PianoRoll(frames_per_second=data.frames_per_second)
+
+
+SOURCES: dict[str, Source] = {
+    "python_reference": Source(
+        lambda data: _texts(text.python_reference(data.path)), _characters
+    ),
+    "text": Source(lambda data: _texts(text.text(data.path)), _characters),
+    "ptb_char": Source(lambda data: _texts(text.ptb_char(data.path)), _characters),
+    "tiny_shakespeare": Source(
+        lambda data: _texts(tfds.tiny_shakespeare(data.path, data.tfds_manual_dir)),
+        _characters,
+    ),
+    "ptb_word": Source(lambda data: _texts(words.ptb_word(data.path)), _words),
+    "binarized_mnist": Source(
+        lambda data: pixels.binarized_mnist(data.path, data.tfds_manual_dir), _pixels
+    ),
+    "mnist": Source(
+        lambda data: pixels.mnist(data.path, data.tfds_manual_dir), _pixels
+    ),
+    "digits": Source(lambda data: pixels.digits(data.path), _pixels),
+    "iam_ondb": Source(lambda data: iam_ondb.iam_ondb(data.path), _strokes),
+    "sketch_rnn": Source(lambda data: sketch_rnn.sketch_rnn(data.path), _strokes),
+    "wav": Source(lambda data: waveform.wav(data.path, data.sample_rate), _waveform),
+    "piano_roll": Source(lambda data: piano.piano_rolls(data.path), _piano_roll),
 }
-"""By `data.name`; each takes `data.path`."""
+"""By `data.name`."""
+
+ENCODINGS: dict[str, type[Encoding]] = {
+    encoding.kind: encoding
+    for encoding in (
+        vocabulary.Vocabulary,
+        words.Words,
+        pixels.Pixels,
+        strokes.Strokes,
+        waveform.Waveform,
+        piano.PianoRoll,
+    )
+}
+"""By the kind that their JSON names."""
 
 
 class Dataset(NamedTuple):
-    """A text as tokens.
+    """A data set as values.
 
     Attributes:
-        streams: For train, valid and test: `[N + 1]` int32, the first input and the
-            split's tokens.
-        vocabulary: What the tokens mean.
-        unknown: For each split, how many characters the training split does not have.
+        splits: Train, valid and test.
+        encoding: What the values mean.
+        unknown: For each split, how many values the training split does not have.
     """
 
-    streams: dict[str, np.ndarray]
-    vocabulary: Vocabulary
+    splits: dict[str, Sequences]
+    encoding: Encoding
     unknown: dict[str, int]
 
 
-def load_dataset(name: str, path: str, vocabulary: Vocabulary | None = None) -> Dataset:
+def load_dataset(data: Any, encoding: Encoding | None = None) -> Dataset:
     """A data set by its name.
 
     Args:
-        name: A key of `LOADERS`.
-        path: A file or folder, where the data set is read from one.
-        vocabulary: Of an earlier run, to be used again; built from the training split
-            by default.
+        data: The config's section `data`; its `name` is a key of `SOURCES`.
+        encoding: Of an earlier run, to be used again; settled by the training split by
+            default.
 
     Raises:
         UserError: If the name is not known, or the data is missing or not usable.
     """
-    if name not in LOADERS:
+    if data.name not in SOURCES:
         raise UserError(
-            f"data.name={name}: not a data set: must be one of {', '.join(LOADERS)}"
+            f"data.name={data.name}: not a data set: must be one of "
+            f"{', '.join(SOURCES)}"
         )
-    splits = LOADERS[name](path)
-    for split, content in splits.items():
-        if not content:
+    source = SOURCES[data.name]
+    raw = source.read(data)
+    for split, sequences in raw.items():
+        if not sum(len(sequence) for sequence in sequences):
             raise UserError(
-                f"data.name={name}: the {split} split is empty: give more text"
+                f"data.name={data.name}: the {split} split is empty: give more data"
             )
-    if vocabulary is None:
-        vocabulary = Vocabulary.from_text(splits["train"])
+    if encoding is None:
+        encoding = source.make_encoding(raw["train"], data)
     return Dataset(
-        {split: make_stream(vocabulary.encode(splits[split])) for split in splits},
-        vocabulary,
-        {split: vocabulary.count_unknown(splits[split]) for split in splits},
+        {split: _encode(encoding, sequences) for split, sequences in raw.items()},
+        encoding,
+        {
+            split: sum(encoding.count_unknown(sequence) for sequence in sequences)
+            for split, sequences in raw.items()
+        },
     )
+
+
+def _encode(encoding: Encoding, sequences: Sequence[Any]) -> Sequences:
+    parts = [encoding.encode(sequence) for sequence in sequences]
+    return join_sequences(parts, encoding.first_input)
+
+
+def encoding_to_json(encoding: Encoding) -> dict[str, Any]:
+    """What JSON can hold, for `encoding_from_json`."""
+    return {"kind": encoding.kind, **encoding.to_json()}
+
+
+def encoding_from_json(values: Mapping[str, Any]) -> Encoding:
+    """The inverse of `encoding_to_json`."""
+    arguments = dict(values)
+    return ENCODINGS[arguments.pop("kind")].from_json(arguments)
+
+
+def save_encoding(encoding: Encoding, path: pathlib.Path) -> None:
+    """Writes a JSON file, whole or not at all."""
+    write_whole(path, json.dumps(encoding_to_json(encoding)) + "\n")
+
+
+def load_encoding(path: pathlib.Path) -> Encoding:
+    """The encoding in a file.
+
+    Raises:
+        UserError: If it is missing or damaged.
+    """
+    try:
+        return encoding_from_json(json.loads(path.read_text()))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{path}: cannot read the run's encoding: use another --workdir"
+        ) from error

@@ -1,8 +1,9 @@
 """What the values of a step mean, and how well they are told."""
 
 import abc
+import collections
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
@@ -77,6 +78,49 @@ class Encoding(abc.ABC):
     def decode(self, values: np.ndarray) -> Any:
         """The sequence of these values, `[N, ...]`."""
 
+    @property
+    def sequence_length(self) -> int | None:
+        """Steps of every sequence, where all have the same; such as pixels of an image."""
+        return None
+
+    def count_unknown(self, raw: Any) -> int:
+        """How many values of a sequence the training split does not have."""
+        del raw
+        return 0
+
+    def summary(self) -> str:
+        """What there is to say of it beside a data set's size; empty, or `, ...`."""
+        return ""
+
+    @abc.abstractmethod
+    def describe(self, values: np.ndarray) -> str:
+        """A sequence of values, `[N, ...]`, in a few words or lines."""
+
     @abc.abstractmethod
     def to_json(self) -> dict[str, Any]:
-        """What JSON can hold: the arguments of the constructor, by name."""
+        """What JSON can hold, for `from_json`."""
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        """The inverse of `to_json`."""
+        return cls(**values)
+
+
+class TextEncoding(Encoding):
+    """Symbols of a text as tokens, int32 `[N]`."""
+
+    @abc.abstractmethod
+    def unknown(self, raw: str) -> collections.Counter[str]:
+        """The symbols of a text that are not known, with their counts."""
+
+    def count_unknown(self, raw: str) -> int:
+        """How many symbols of a text are not known."""
+        return self.unknown(raw).total()
+
+    @abc.abstractmethod
+    def encode_prompt(self, prompt: str) -> np.ndarray:
+        """The tokens of a text that is to be continued, int32 `[N]`."""
+
+    @abc.abstractmethod
+    def continued(self, prompt: str, values: np.ndarray) -> str:
+        """A prompt and the tokens `[N]` that follow it, as one text."""

@@ -5,6 +5,7 @@ import re
 from pydoc_data.topics import topics
 
 from pf_jax.errors import UserError
+from pf_jax.files import existing
 
 VALID_PERCENT = 5
 TEST_PERCENT = 5
@@ -61,7 +62,7 @@ def text(path: str) -> Splits:
     Raises:
         UserError: If something is missing, empty, or not UTF-8.
     """
-    source = _existing(path)
+    source = existing(path)
     if source.is_file():
         return split_text(read_utf8(source))
     files = sorted(source.glob("*.txt"))
@@ -96,7 +97,7 @@ def ptb_char(path: str) -> Splits:
     Raises:
         UserError: If a file is missing, empty, or not UTF-8.
     """
-    folder = _existing(path)
+    folder = existing(path)
     splits = {}
     for split in ("train", "valid", "test"):
         file = folder / f"ptb.{split}.txt"
@@ -127,15 +128,6 @@ def read_utf8(file: pathlib.Path) -> str:
     if not content:
         raise UserError(f"{file}: empty: give a file with text")
     return content
-
-
-def _existing(path: str) -> pathlib.Path:
-    if not path:
-        raise UserError("data.path is empty: give --config.data.path=FILE_OR_FOLDER")
-    source = pathlib.Path(path).expanduser()
-    if not source.exists():
-        raise UserError(f"data.path={path}: no such file or folder")
-    return source
 
 
 def _split_of(file: pathlib.Path) -> str | None:

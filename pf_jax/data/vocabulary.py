@@ -3,19 +3,20 @@
 import collections
 import dataclasses
 import functools
-import json
-import pathlib
+import math
+from typing import Any, ClassVar
 
 import numpy as np
 
-from pf_jax.errors import UserError
+from pf_jax.data.encoding import Measure, Output, TextEncoding
+from pf_jax.emissions import categorical
 
 UNKNOWN = "\ufffd"
 
 
 @dataclasses.dataclass(frozen=True)
-class Vocabulary:
-    """The characters of the training split.
+class Vocabulary(TextEncoding):
+    """Characters as tokens, int32: those of the training split.
 
     Token 0 is the unknown symbol: every character unseen in training, and what a text's
     first step reads, before there is a character.
@@ -24,7 +25,27 @@ class Vocabulary:
         symbols: One character a token.
     """
 
+    kind: ClassVar[str] = "characters"
+    unit: ClassVar[str] = "characters"
+
     symbols: tuple[str, ...]
+
+    @property
+    def measure(self) -> Measure:
+        """Bits per character."""
+        return Measure(
+            "bits_per_char", "bits per character", lambda nll: nll / math.log(2)
+        )
+
+    @property
+    def first_input(self) -> np.ndarray:
+        """The unknown symbol."""
+        return np.array(0, np.int32)
+
+    def output(self, num_components: int) -> Output:
+        """A softmax over the symbols."""
+        del num_components
+        return Output(categorical, self.size)
 
     @classmethod
     def from_text(cls, text: str) -> "Vocabulary":
@@ -44,55 +65,44 @@ class Vocabulary:
         tokens[points] = np.arange(len(points))
         return tokens
 
-    def encode(self, text: str) -> np.ndarray:
+    def encode(self, raw: str) -> np.ndarray:
         """Tokens `[N]`, int32; 0 for characters that are not known."""
-        points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+        points = np.frombuffer(raw.encode("utf-32-le", "surrogatepass"), np.uint32)
         return self._tokens[np.minimum(points, len(self._tokens) - 1)]
 
-    def decode(self, tokens: np.ndarray) -> str:
+    def decode(self, values: np.ndarray) -> str:
         """The text of tokens `[N]`."""
         # As objects, because numpy's strings lose a trailing "\0".
-        return "".join(np.array(self.symbols, object)[np.asarray(tokens)])
+        return "".join(np.array(self.symbols, object)[np.asarray(values)])
 
-    def unknown(self, text: str) -> collections.Counter[str]:
+    def unknown(self, raw: str) -> collections.Counter[str]:
         """The characters of a text that are not known, with their counts."""
-        count = collections.Counter(text)
+        count = collections.Counter(raw)
         for symbol in self.symbols[1:]:
             count.pop(symbol, None)
         return count
 
-    def count_unknown(self, text: str) -> int:
-        """How many characters of a text are not known."""
-        return self.unknown(text).total()
+    def encode_prompt(self, prompt: str) -> np.ndarray:
+        """As `encode`."""
+        return self.encode(prompt)
 
-    def to_json(self) -> list[str]:
-        """What JSON can hold."""
-        return list(self.symbols)
+    def continued(self, prompt: str, values: np.ndarray) -> str:
+        """The prompt, then the tokens' characters."""
+        return prompt + self.decode(values)
+
+    def summary(self) -> str:
+        """How many symbols there are."""
+        return f", {self.size} symbols"
+
+    def describe(self, values: np.ndarray) -> str:
+        """The text, quoted."""
+        return repr(self.decode(values))
+
+    def to_json(self) -> dict[str, Any]:
+        """The symbols."""
+        return {"symbols": list(self.symbols)}
 
     @classmethod
-    def from_json(cls, symbols: list[str]) -> "Vocabulary":
+    def from_json(cls, values: dict[str, Any]) -> "Vocabulary":
         """The inverse of `to_json`."""
-        return cls(tuple(symbols))
-
-    def save(self, path: pathlib.Path) -> None:
-        """Writes a JSON file, whole or not at all."""
-        temporary = path.with_suffix(".partial")
-        temporary.write_text(json.dumps(self.to_json()) + "\n")
-        temporary.replace(path)
-
-    @classmethod
-    def load(cls, path: pathlib.Path) -> "Vocabulary":
-        """The vocabulary in a file.
-
-        Raises:
-            UserError: If it is missing or damaged.
-        """
-        try:
-            symbols = json.loads(path.read_text())
-            if not isinstance(symbols, list):
-                raise ValueError("not a list")
-        except (OSError, ValueError) as error:
-            raise UserError(
-                f"{path}: cannot read the run's vocabulary: use another --workdir"
-            ) from error
-        return cls.from_json(symbols)
+        return cls(tuple(values["symbols"]))

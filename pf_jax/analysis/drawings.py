@@ -1,0 +1,205 @@
+"""Pictures of pen strokes. Importing this module loads matplotlib."""
+
+import pathlib
+from collections.abc import Iterator, Sequence
+from xml.etree import ElementTree
+
+import chex
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.lines import Line2D
+
+from pf_jax.analysis.plots import COLORS, make_figure, save_figure
+from pf_jax.files import write_whole
+
+INK = "0.1"
+BEYOND = COLORS[1]
+LINE_WIDTH = 1.3
+"""Of the PNG's pen, in points."""
+
+PEN = 0.006
+"""Width of the SVG's pen, as a fraction of the geometric mean of the picture's sides."""
+
+LONG = 2.5
+"""Drawings that are wider than this many times their height are lines of writing."""
+
+GRID_COLUMNS = 4
+
+WIDTH = 8.0
+"""Of a figure, in inches."""
+
+MAX_HEIGHT = 400.0
+"""Inches: a PNG's sides have less than 65,536 pixels."""
+
+
+def drawing_paths(strokes: np.ndarray) -> list[np.ndarray]:
+    """The polylines of a drawing, one a stroke.
+
+    Args:
+        strokes: `[N, 3]`, (dx, dy, pen): offsets in any units, from (0, 0) to the first
+            point and on; pen 1 at the last point of a stroke.
+
+    Returns:
+        Absolute coordinates `[M, 2]`, float64, `M` from 1; the lengths add up to `N`. As
+        many as the pen is lifted, and one more where the last stroke is not finished.
+
+    Raises:
+        ValueError: If an offset is not finite.
+    """
+    return [points for _, points in _numbered_paths(strokes)]
+
+
+def write_svg(strokes: np.ndarray, path: pathlib.Path) -> None:
+    """Writes a drawing as one SVG file with a `<polyline>` a stroke, y downward.
+
+    Args:
+        strokes: As `drawing_paths` takes them.
+        path: An SVG file.
+    """
+    paths = drawing_paths(strokes)
+    low, size = _frame(paths)
+    svg = ElementTree.Element(
+        "svg",
+        {
+            "xmlns": "http://www.w3.org/2000/svg",
+            "viewBox": _numbers([*low, *size]),
+            "fill": "none",
+            "stroke": "black",
+            "stroke-width": f"{PEN * np.sqrt(size.prod()):.4g}",
+            "stroke-linecap": "round",
+            "stroke-linejoin": "round",
+        },
+    )
+    for points in paths:
+        # A line of one point is not drawn; one that ends where it starts is a dot.
+        drawn = points if len(points) > 1 else np.repeat(points, 2, axis=0)
+        coordinates = " ".join(f"{x:.7g},{y:.7g}" for x, y in drawn)
+        ElementTree.SubElement(svg, "polyline", {"points": coordinates})
+    write_whole(path, ElementTree.tostring(svg, encoding="unicode") + "\n")
+
+
+def plot_drawings(
+    drawings: Sequence[np.ndarray],
+    path: pathlib.Path,
+    *,
+    titles: Sequence[str] | None = None,
+    training_length: int | None = None,
+) -> None:
+    """Drawings, each as large as its place allows: lines of writing in rows, else a grid.
+
+    Args:
+        drawings: As `drawing_paths` takes them; one or more.
+        path: A PNG file.
+        titles: One a drawing.
+        training_length: Steps of a sequence in training: what the pen does after that
+            many points has a second color.
+    """
+    numbered = [list(_numbered_paths(strokes)) for strokes in drawings]
+    frames = [_frame([points for _, points in paths]) for paths in numbered]
+    heights, num_columns = _layout(frames, 0.25 if titles else 0.05)
+    is_cut = training_length is not None and any(
+        len(strokes) > training_length for strokes in drawings
+    )
+    height = float(heights.sum()) + (0.3 if is_cut else 0)
+    figure = make_figure(height=min(height, MAX_HEIGHT))
+    all_axes = figure.subplots(
+        len(heights), num_columns, height_ratios=heights.tolist(), squeeze=False
+    ).ravel()
+    for axes in all_axes:
+        axes.set_axis_off()
+    for axes, paths, frame in zip(all_axes, numbered, frames, strict=False):
+        _draw(axes, paths, frame, training_length)
+    for axes, title in zip(all_axes, titles or (), strict=False):
+        axes.set_title(title, fontsize=9, loc="left")
+    if is_cut:
+        note = f"after {training_length} points, the training length"
+        figure.legend(
+            handles=[Line2D([], [], color=BEYOND, label=note)],
+            loc="outside lower left",
+            frameon=False,
+            fontsize=9,
+        )
+    save_figure(figure, path)
+
+
+def _numbered_paths(strokes: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """The polylines, each behind the number of its first point."""
+    chex.assert_shape(strokes, (None, 3))
+    if not np.all(np.isfinite(strokes)):
+        point = int(np.argmin(np.all(np.isfinite(strokes), axis=1)))
+        raise ValueError(f"point {point} is {strokes[point]}: must be finite")
+    points = np.cumsum(strokes[:, :2], axis=0, dtype=np.float64)
+    ends = np.flatnonzero(strokes[:, 2] > 0.5) + 1
+    start = 0
+    for end in (*ends.tolist(), len(points)):
+        if end > start:
+            yield start, points[start:end]
+        start = end
+
+
+def _frame(paths: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """The least coordinates `[2]` and the sides `[2]` of a picture, with its margin.
+
+    No side is a small part of the other, or a straight line would have none.
+    """
+    points = np.concatenate([*paths, np.zeros((0 if paths else 1, 2))])
+    low, high = points.min(axis=0), points.max(axis=0)
+    extent = high - low
+    longest = float(extent.max()) or 1.0
+    size = np.maximum(extent, 0.03 * longest)
+    size += 0.1 * np.sqrt(size.prod())
+    return (low + high - size) / 2, size
+
+
+def _layout(
+    frames: Sequence[tuple[np.ndarray, np.ndarray]], room: float
+) -> tuple[np.ndarray, int]:
+    """The heights of the rows in inches, with that room above, and the columns."""
+    aspects = np.array([size[0] / size[1] for _, size in frames])
+    if np.median(aspects) > LONG:
+        return np.clip(WIDTH / aspects, 0.3, 2.0) + room, 1
+    num_rows = -(-len(frames) // GRID_COLUMNS)
+    return np.full(num_rows, WIDTH / GRID_COLUMNS + room), GRID_COLUMNS
+
+
+def _draw(
+    axes: Axes,
+    paths: Sequence[tuple[int, np.ndarray]],
+    frame: tuple[np.ndarray, np.ndarray],
+    training_length: int | None,
+) -> None:
+    (left, top), (width, height) = frame
+    axes.set(xlim=(left, left + width), ylim=(top + height, top))
+    axes.set_aspect("equal", anchor="NW")
+    for color, shown in zip((INK, BEYOND), _cut(paths, training_length), strict=True):
+        axes.add_collection(
+            LineCollection(
+                shown, colors=color, linewidths=LINE_WIDTH, capstyle="round"
+            ),
+            autolim=False,
+        )
+        # A line of one point has nothing to draw.
+        dots = np.array([points[0] for points in shown if len(points) == 1])
+        axes.plot(*dots.reshape(-1, 2).T, "o", color=color, ms=LINE_WIDTH, mew=0)
+
+
+def _cut(
+    paths: Sequence[tuple[int, np.ndarray]], length: int | None
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """The polylines up to a number of points, and those after it.
+
+    A line that goes across it is in both, cut at the last point of the first.
+    """
+    within, beyond = [], []
+    for start, points in paths:
+        last = len(points) if length is None else max(0, length - start)
+        if last > 0:
+            within.append(points[:last])
+        if last < len(points):
+            beyond.append(points[max(0, last - 1) :])
+    return within, beyond
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return " ".join(f"{value:.7g}" for value in values)

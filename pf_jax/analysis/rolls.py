@@ -1,0 +1,132 @@
+"""Piano rolls: MIDI files to listen to, and pictures of them."""
+
+import io
+import pathlib
+from collections.abc import Sequence
+
+import mido
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+
+from pf_jax.analysis.plots import COLORS, finish_axes, make_figure, save_figure
+from pf_jax.files import write_whole
+
+TICKS_PER_FRAME = 480
+
+VELOCITY = 80
+"""How hard keys are struck, of 127; rolls do not tell."""
+
+OCTAVE = 12
+
+MIN_HEIGHT = 2 * OCTAVE
+"""Keys that a picture shows, at least."""
+
+
+def write_midi(
+    roll: np.ndarray,
+    path: pathlib.Path,
+    *,
+    lowest_pitch: int,
+    seconds_per_frame: float,
+) -> None:
+    """Writes a MIDI file, whole or not at all.
+
+    A key that sounds in consecutive frames is one note: rolls do not tell whether it was
+    held or struck again.
+
+    Args:
+        roll: `[N, num_keys]` 0 or 1.
+        path: A `.mid` file.
+        lowest_pitch: Of the first key, as a MIDI note number.
+        seconds_per_frame: Up to 16.7.
+    """
+    # A frame is a beat: whole ticks, whatever the tempo.
+    tempo = round(seconds_per_frame * 1e6)
+    track = mido.MidiTrack([mido.MetaMessage("set_tempo", tempo=tempo)])
+    silence = np.zeros_like(roll[:1], np.int8)
+    changes = np.diff(roll.astype(np.int8), axis=0, prepend=silence, append=silence)
+    last = 0
+    for frame, change in enumerate(changes):
+        for kind, wanted in (("note_off", -1), ("note_on", 1)):
+            for key in np.flatnonzero(change == wanted):
+                track.append(
+                    mido.Message(
+                        kind,
+                        note=lowest_pitch + int(key),
+                        velocity=VELOCITY,
+                        time=(frame - last) * TICKS_PER_FRAME,
+                    )
+                )
+                last = frame
+    # The end counts the silence before it.
+    track.append(
+        mido.MetaMessage("end_of_track", time=(len(roll) - last) * TICKS_PER_FRAME)
+    )
+    content = io.BytesIO()
+    file = mido.MidiFile(type=0, ticks_per_beat=TICKS_PER_FRAME, tracks=[track])
+    file.save(file=content)
+    write_whole(path, content.getvalue())
+
+
+def plot_rolls(
+    rolls: Sequence[np.ndarray],
+    path: pathlib.Path,
+    *,
+    lowest_pitch: int,
+    training_length: int | None = None,
+    titles: Sequence[str] | None = None,
+) -> None:
+    """Pitches over frames, one roll above the other, all on the same scales.
+
+    Args:
+        rolls: `[N, num_keys]` each, at least one of at least one frame.
+        path: A PNG file.
+        lowest_pitch: Of the first key, as a MIDI note number.
+        training_length: Frames of a sequence in training, whose end is marked in longer
+            rolls.
+        titles: One for each roll.
+    """
+    low, high = _shown_keys(rolls)
+    longest = max(map(len, rolls))
+    figure = make_figure(height=0.5 + 2.5 * len(rolls))
+    rows = figure.subplots(len(rolls), sharex=True, squeeze=False)[:, 0]
+    label = "frames"
+    for index, (axes, roll) in enumerate(zip(rows, rolls, strict=True)):
+        _plot_roll(axes, roll[:, low:high], lowest_pitch + low)
+        axes.set_xlim(0, longest)
+        if titles:
+            axes.set_title(titles[index], loc="left", fontsize=10)
+        if training_length is not None and training_length < len(roll):
+            axes.axvline(training_length, color=COLORS[1], lw=1, ls="--")
+            label = "frames; dashed: training length"
+    rows[-1].set_xlabel(label)
+    save_figure(figure, path)
+
+
+def _shown_keys(rolls: Sequence[np.ndarray]) -> tuple[int, int]:
+    """From and up to which key pictures reach: those that sound, and a little more."""
+    num_keys = rolls[0].shape[1]
+    sounding = np.flatnonzero(np.any([roll.any(axis=0) for roll in rolls], axis=0))
+    ends = (sounding[0], sounding[-1]) if len(sounding) else (num_keys // 2,) * 2
+    missing = max(0, MIN_HEIGHT - (ends[1] - ends[0])) // 2
+    return max(0, int(ends[0]) - missing - 2), min(num_keys, int(ends[1]) + missing + 3)
+
+
+def _plot_roll(axes: Axes, roll: np.ndarray, lowest_pitch: int) -> None:
+    highest_pitch = lowest_pitch + roll.shape[1]
+    axes.imshow(
+        np.ma.masked_equal(roll.T != 0, 0),
+        # Half a pitch either way, so that a note lies around its number.
+        extent=(0, len(roll), lowest_pitch - 0.5, highest_pitch - 0.5),
+        origin="lower",
+        aspect="auto",
+        cmap=ListedColormap([COLORS[0]]),
+        interpolation="nearest",
+        zorder=1,  # above the grid
+    )
+    finish_axes(axes)
+    octaves = range(-(-lowest_pitch // OCTAVE) * OCTAVE, highest_pitch, OCTAVE)
+    # The C in the middle of a piano, MIDI note number 60, is C4.
+    axes.set_yticks(octaves, [f"C{pitch // OCTAVE - 1}" for pitch in octaves])
+    axes.set_ylabel("pitch")

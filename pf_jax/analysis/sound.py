@@ -1,0 +1,140 @@
+"""Sounds: files to listen to, and pictures of them."""
+
+import io
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.image import AxesImage
+from scipy import signal as dsp
+from scipy.io import wavfile
+
+from pf_jax.analysis.plots import COLORS, finish_axes, make_figure, save_figure
+from pf_jax.files import write_whole
+
+DYNAMIC_RANGE = 70.0
+"""Of a spectrogram's colors, in dB below the loudest point of the picture."""
+
+MIN_WINDOW = 64
+"""Samples of a spectrogram's window, where the signal has as many."""
+
+MAX_COLUMNS = 4000
+"""Of a spectrogram, about: more than a picture has pixels."""
+
+WINDOW_SECONDS = 0.032
+"""Long enough to part the harmonics of a voice, short enough for its syllables."""
+
+
+def write_wav(signal: np.ndarray, sample_rate: int, path: pathlib.Path) -> None:
+    """Writes a 16-bit PCM file, whole or not at all.
+
+    Args:
+        signal: `[N]`, full scale at 1; what is beyond is written as full scale.
+        sample_rate: Samples a second.
+        path: A `.wav` file.
+    """
+    # As readers scale: by 2 ** 15, of which the positive end is one step short.
+    steps = np.rint(np.asarray(signal, np.float64) * 2**15)
+    samples = np.clip(steps, -(2**15), 2**15 - 1).astype(np.int16)
+    content = io.BytesIO()
+    wavfile.write(content, sample_rate, samples)
+    write_whole(path, content.getvalue())
+
+
+def plot_sound(
+    signals: Sequence[np.ndarray],
+    sample_rate: int,
+    path: pathlib.Path,
+    *,
+    training_length: int | None = None,
+    titles: Sequence[str] | None = None,
+) -> None:
+    """Of each signal its waveform and, below, its spectrogram; all on the same scales.
+
+    Args:
+        signals: `[N]` each, at least one of at least one sample; full scale at 1.
+        sample_rate: Samples a second.
+        path: A PNG file.
+        training_length: Samples of a sequence in training, whose end is marked in longer
+            signals.
+        titles: One for each signal.
+    """
+    count = len(signals)
+    figure = make_figure(height=0.4 + 2.9 * count)
+    rows = figure.subplots(2 * count, height_ratios=[2, 3] * count)
+    peak = max(float(np.abs(signal).max()) for signal in signals)
+    spectra = [_power(signal, sample_rate) for signal in signals]
+    # Any will do where all is silent.
+    loudest = max(float(power.max()) for power, _ in spectra) or 1.0
+    images = []
+    label = "time (s)"
+    for index, signal in enumerate(signals):
+        upper, lower = rows[2 * index : 2 * index + 2]
+        _plot_waveform(upper, signal, sample_rate, peak or 1.0)
+        power, extent = spectra[index]
+        images.append(_plot_power(lower, power / loudest, extent))
+        lower.set_ylim(0, sample_rate / 2)
+        for axes in (upper, lower):
+            axes.set_xlim(0, len(signal) / sample_rate)
+        if titles:
+            upper.set_title(titles[index], loc="left", fontsize=10)
+        if training_length is not None and training_length < len(signal):
+            upper.axvline(training_length / sample_rate, color=COLORS[1], lw=1, ls="--")
+            lower.axvline(training_length / sample_rate, color="white", lw=1, ls="--")
+            label = "time (s); dashed: training length"
+    rows[-1].set_xlabel(label)
+    figure.colorbar(
+        images[-1],
+        ax=rows[1::2],
+        label="power (dB, loudest at 0)",
+        pad=0.01,
+        aspect=25 * count,
+    )
+    save_figure(figure, path)
+
+
+def _power(
+    signal: np.ndarray, sample_rate: int
+) -> tuple[np.ndarray, tuple[float, float, float, float]]:
+    """`[F, T]`, and from when to when and from what to what frequency it reaches."""
+    length = max(MIN_WINDOW, round(WINDOW_SECONDS * sample_rate))
+    # A shorter signal than that is one window.
+    length = min(length, len(signal))
+    transform = dsp.ShortTimeFFT(
+        dsp.windows.hann(length, sym=False),
+        hop=max(1, length // 8, len(signal) // MAX_COLUMNS),
+        fs=sample_rate,
+        # So that windows of different lengths compare.
+        scale_to="magnitude",
+        mfft=2 * length,
+    )
+    power = transform.spectrogram(np.asarray(signal, np.float64))
+    return power, transform.extent(len(signal), center_bins=True)
+
+
+def _plot_waveform(
+    axes: Axes, signal: np.ndarray, sample_rate: int, peak: float
+) -> None:
+    seconds = np.arange(len(signal)) / sample_rate
+    axes.plot(seconds, signal, color=COLORS[0], lw=0.6)
+    axes.set_ylim(-1.05 * peak, 1.05 * peak)
+    axes.set_ylabel("amplitude")
+    axes.tick_params(labelbottom=False)
+    finish_axes(axes)
+
+
+def _plot_power(
+    axes: Axes, power: np.ndarray, extent: tuple[float, float, float, float]
+) -> AxesImage:
+    level = 10 * np.log10(np.maximum(power, 10 ** (-DYNAMIC_RANGE / 10)))
+    axes.set_ylabel("frequency (Hz)")
+    return axes.imshow(
+        level,
+        extent=extent,
+        origin="lower",
+        aspect="auto",
+        cmap="magma",
+        vmin=-DYNAMIC_RANGE,
+        vmax=0,
+    )

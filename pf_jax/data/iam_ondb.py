@@ -1,0 +1,198 @@
+"""Online handwriting: the IAM On-Line Handwriting Database, as its publisher has it.
+
+Liwicki and Bunke, "IAM-OnDB - an On-Line English Sentence Database Acquired from
+Handwritten Text on a Whiteboard" (2005). One folder holds what the archives unpack to:
+
+    lineStrokes/a01/a01-000/a01-000u-01.xml     a line of writing
+    ascii/a01/a01-000/a01-000u.txt              the text of its form
+    trainset.txt, testset_v.txt, testset_t.txt, testset_f.txt     names of forms
+
+The four files may also lie in `task1/`, as in the publisher's archive of them.
+"""
+
+import pathlib
+import re
+from typing import NamedTuple
+from xml.etree import ElementTree
+
+import numpy as np
+
+from pf_jax.errors import UserError
+from pf_jax.files import existing
+
+SPLIT_FILES = {
+    "train": ("trainset.txt", "testset_t.txt"),
+    "valid": ("testset_v.txt",),
+    "test": ("testset_f.txt",),
+}
+"""775 and 216, 192, and 544 forms.
+
+Graves (2013, arXiv 1308.0850, section 4.1) trained on the test set too and stopped by the
+smaller validation set, which is `valid` here: here the test set stays unseen.
+"""
+
+_FORM = re.compile(r"((\w+)-\d+)[a-z]?", re.ASCII)
+
+
+class Line(NamedTuple):
+    """A line of writing.
+
+    Attributes:
+        strokes: `[N, 3]` float32, (dx, dy, pen) in the whiteboard's units, y downward;
+            pen 1 at the last point of a stroke. The first offset is (0, 0): where on the
+            whiteboard a line starts says nothing of how it is written.
+        text: What it says; empty where no transcription is there.
+        name: Such as `a01-000u-01`.
+    """
+
+    strokes: np.ndarray
+    text: str
+    name: str
+
+
+def iam_ondb(path: str) -> dict[str, list[np.ndarray]]:
+    """The strokes of each split's lines, `[N, 3]` each: see `Line`.
+
+    Raises:
+        UserError: As `iam_ondb_lines` does.
+    """
+    return {
+        split: [line.strokes for line in lines]
+        for split, lines in iam_ondb_lines(path).items()
+    }
+
+
+def iam_ondb_lines(path: str) -> dict[str, list[Line]]:
+    """The lines of each split, in the order of its files: see `SPLIT_FILES`.
+
+    Raises:
+        UserError: If a file is missing or damaged, the split files name a form twice or
+            one without lines, or a line has no points.
+    """
+    folder = existing(path)
+    listed = _listed_forms(folder)
+    return {
+        split: [
+            line
+            for name in names
+            for form in listed[name]
+            for line in _form_lines(folder, form, name)
+        ]
+        for split, names in SPLIT_FILES.items()
+    }
+
+
+def _listed_forms(folder: pathlib.Path) -> dict[str, list[str]]:
+    """The forms that each split file names, every one once."""
+    listed: dict[str, list[str]] = {}
+    first_named: dict[str, str] = {}
+    for name in (name for names in SPLIT_FILES.values() for name in names):
+        listed[name] = _read_forms(folder, name)
+        for form in listed[name]:
+            if form in first_named:
+                raise UserError(
+                    f"{folder / name}: {form} is in {first_named[form]} already: a form "
+                    "must be named once, or splits overlap: remove one of the two"
+                )
+            first_named[form] = name
+    return listed
+
+
+def _read_forms(folder: pathlib.Path, name: str) -> list[str]:
+    file = next(
+        (file for file in (folder / name, folder / "task1" / name) if file.is_file()),
+        None,
+    )
+    if file is None or not (folder / "lineStrokes").is_dir():
+        raise UserError(
+            f"{folder}: no {'lineStrokes' if file else name} there: give the folder with "
+            f"lineStrokes/, ascii/ and the split files of IAM-OnDB, {name} among them"
+        )
+    forms = file.read_text("latin-1").split()
+    if not forms:
+        raise UserError(f"{file}: empty: must name forms such as a01-000u, one a line")
+    for form in forms:
+        if not _FORM.fullmatch(form):
+            raise UserError(
+                f"{file}: {form[:40]!r} is not the name of a form: must be one such as "
+                "a01-000u a line"
+            )
+    return forms
+
+
+def _form_lines(folder: pathlib.Path, form: str, split_file: str) -> list[Line]:
+    """The lines of a form, in the order of their numbers."""
+    match = _FORM.fullmatch(form)
+    assert match
+    inside = pathlib.Path(match[2], match[1])
+    files = sorted((folder / "lineStrokes" / inside).glob(f"{form}-[0-9][0-9].xml"))
+    if not files:
+        raise UserError(
+            f"{folder / 'lineStrokes' / inside}: {split_file} names a missing line: no "
+            f"{form}-01.xml or later there: unpack lineStrokes-all.tar.gz again, or "
+            f"take {form} out of {split_file}"
+        )
+    texts = _read_texts(folder / "ascii" / inside / f"{form}.txt")
+    lines = []
+    for file in files:
+        # A line that was left out keeps its number, so texts are found by it.
+        number = int(file.stem[-2:]) - 1
+        text = texts[number] if 0 <= number < len(texts) else ""
+        lines.append(Line(read_strokes(file), text, file.stem))
+    return lines
+
+
+def _read_texts(file: pathlib.Path) -> list[str]:
+    """The lines of the section `CSR:`, what was written; `OCR:` is what was to be."""
+    if not file.is_file():
+        return []
+    section = file.read_text("latin-1").partition("CSR:")[2]
+    return [line.strip() for line in section.splitlines() if line.strip()]
+
+
+def read_strokes(file: pathlib.Path) -> np.ndarray:
+    """The strokes of one XML file, `[N, 3]`: see `Line`.
+
+    Raises:
+        UserError: If it is not such a file, or has no points or wrong ones.
+    """
+    again = "unpack lineStrokes-all.tar.gz again"
+    try:
+        root = ElementTree.fromstring(file.read_bytes())
+    except (ElementTree.ParseError, LookupError, ValueError, OSError) as error:
+        raise UserError(f"{file}: damaged XML ({error}): {again}") from error
+    stroke_set = root.find("StrokeSet")
+    if root.tag != "WhiteboardCaptureSession" or stroke_set is None:
+        raise UserError(
+            f"{file}: not a line of IAM-OnDB (<{root.tag}>): must be a "
+            f"<WhiteboardCaptureSession> with a <StrokeSet>: {again}"
+        )
+    strokes = [list(stroke.iter("Point")) for stroke in stroke_set.iter("Stroke")]
+    strokes = [stroke for stroke in strokes if stroke]
+    if not strokes:
+        raise UserError(f"{file}: no points: must have one or more: {again}")
+    try:
+        # A missing number is read as NaN, and so reported with those that are not one.
+        points = np.array(
+            [
+                (float(point.get("x", "nan")), float(point.get("y", "nan")))
+                for stroke in strokes
+                for point in stroke
+            ]
+        )
+    except ValueError as error:
+        raise UserError(f"{file}: {error}: x and y must be numbers: {again}") from error
+    if not np.all(np.isfinite(points)):
+        number = int(np.argmin(np.all(np.isfinite(points), axis=1)))
+        raise UserError(
+            f"{file}: point {number} has x and y {points[number]}: must be finite: {again}"
+        )
+    return _offsets(points, [len(stroke) for stroke in strokes])
+
+
+def _offsets(points: np.ndarray, lengths: list[int]) -> np.ndarray:
+    """Absolute points `[N, 2]` of strokes of these lengths -> `[N, 3]` float32."""
+    raw = np.zeros((len(points), 3), np.float32)
+    raw[:, :2] = np.diff(points, axis=0, prepend=points[:1])
+    raw[np.cumsum(lengths) - 1, 2] = 1
+    return raw

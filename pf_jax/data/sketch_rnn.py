@@ -1,0 +1,202 @@
+"""Drawings as strokes: the `.npz` files of sketch-rnn.
+
+Ha and Eck, "A Neural Representation of Sketch Drawings" (2017, arXiv 1704.03477); the
+files of QuickDraw, and those of github hardmaru/sketch-rnn-datasets.
+"""
+
+import io
+import pathlib
+import pickle
+import re
+import zipfile
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from pf_jax.errors import UserError
+from pf_jax.files import existing
+
+SPLITS = ("train", "valid", "test")
+
+_HEADERS = {
+    (1, 0): np.lib.format.read_array_header_1_0,
+    (2, 0): np.lib.format.read_array_header_2_0,
+}
+
+
+def sketch_rnn(path: str) -> dict[str, list[np.ndarray]]:
+    """The sequences of each split, `[N, 3]` float32: (dx, dy, pen).
+
+    The units are the file's and differ between data sets; y grows downward; pen 1 at the
+    last point of a stroke. The first offset is the file's: mostly (0, 0), else it leads
+    from where the drawing's origin is to its first point.
+
+    Args:
+        path: The file, or a folder with no other `.npz` file in it.
+
+    Raises:
+        UserError: If the file is missing or damaged, a split is missing or empty, or a
+            sequence is empty or has wrong points.
+    """
+    file = _find(path)
+    again = "get it again from its publisher"
+    try:
+        with zipfile.ZipFile(file) as archive:
+            names = archive.namelist()
+            members = {
+                split: archive.read(f"{split}.npy")
+                for split in SPLITS
+                if f"{split}.npy" in names
+            }
+    # RuntimeError: it asks for a password or a compression that is not there.
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
+        raise UserError(f"{file}: not a whole .npz file ({error}): {again}") from error
+    splits = {}
+    for split in SPLITS:
+        if split not in members:
+            raise UserError(
+                f"{file}: no {split} in it: must have the arrays train, valid and test: "
+                f"{again}"
+            )
+        entries = _read_member(members[split], f"{file}: {split}")
+        if not entries:
+            raise UserError(
+                f"{file}: {split} is empty: must have a sequence or more: {again}"
+            )
+        splits[split] = [
+            _sequence(entry, f"{file}: {split}[{index}]")
+            for index, entry in enumerate(entries)
+        ]
+    return splits
+
+
+def _find(path: str) -> pathlib.Path:
+    source = existing(path)
+    if source.is_file():
+        return source
+    files = sorted(source.glob("*.npz"))
+    if len(files) != 1:
+        names = ", ".join(file.name for file in files[:5])
+        count = f"more than one .npz file ({names})" if files else "no .npz file"
+        raise UserError(
+            f"data.path={path}: {count} in this folder: give a file of sketch-rnn, such "
+            "as FOLDER/kanji.npz"
+        )
+    return files[0]
+
+
+def _sequence(entry: Any, where: str) -> np.ndarray:
+    """`[N, 3]` float32, checked."""
+    try:
+        # What float32 cannot hold becomes infinite, and so is reported.
+        with np.errstate(over="ignore"):
+            raw = np.asarray(entry, np.float32)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{where}: not numbers: must be an array [N, 3]") from error
+    if raw.ndim != 2 or raw.shape[1] != 3:
+        raise UserError(
+            f"{where}: of shape {list(raw.shape)}: must be [N, 3], (dx, dy, pen) a point"
+        )
+    if not len(raw):
+        raise UserError(f"{where}: has no points: remove the sequence")
+    if not np.all(np.isfinite(raw)):
+        point = int(np.argmin(np.all(np.isfinite(raw), axis=1)))
+        raise UserError(
+            f"{where}: point {point} is {raw[point]}: must be finite: remove the sequence"
+        )
+    wrong_pens = raw[(raw[:, 2] != 0) & (raw[:, 2] != 1), 2]
+    if len(wrong_pens):
+        raise UserError(
+            f"{where}: a pen of {wrong_pens[0]:g}: must be 1 at the last point of a "
+            "stroke, else 0"
+        )
+    return raw
+
+
+def _read_member(content: bytes, where: str) -> list[Any]:
+    """The entries of an array's first axis: arrays, if the file is as it should be."""
+    file = io.BytesIO(content)
+    try:
+        header = _HEADERS[np.lib.format.read_magic(file)]
+        _, _, dtype = header(file)
+        if not dtype.hasobject:
+            file.seek(0)
+            return list(np.lib.format.read_array(file, allow_pickle=False))
+        return list(_ArrayUnpickler(file, encoding="latin1").load().array)
+    # A damaged pickle may raise anything, as the documentation of `pickle` says.
+    except Exception as error:
+        cause = " ".join(str(error).split())
+        raise UserError(
+            f"{where}: not an array that can be read ({cause}): must be an array of "
+            "[N, 3] arrays: get the file again from its publisher"
+        ) from error
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Reads pickled arrays, and nothing of the file's choice is called.
+
+    Arrays of arrays come as pickles, which may call any function, such as `os.system`.
+    Letting through numpy's functions alone would not do: a pickled dtype that denies
+    holding objects makes numpy read bytes of the file as pointers. So all that the pickle
+    of an array names is replaced by what follows here.
+
+    Files written by Python 2 need `encoding="latin1"`: their bytes are read as text.
+    """
+
+    def find_class(self, module_name: str, global_name: str, /) -> Any:
+        try:
+            return _ALLOWED[module_name, global_name]
+        except KeyError:
+            raise pickle.UnpicklingError(
+                f"its pickle wants {module_name}.{global_name}, which no array needs"
+            ) from None
+
+
+class _PickledDtype:
+    """For `numpy.dtype`: plain numbers, or objects (None)."""
+
+    def __init__(self, name: str, align: object = False, copy: object = True):
+        del align, copy
+        if not re.fullmatch(r"b1|[iu][1248]|f[248]|O[48]?", name):
+            raise pickle.UnpicklingError(f"an array of type {name}")
+        self.numbers = None if name.startswith("O") else np.dtype(name)
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        if self.numbers is not None:
+            self.numbers = self.numbers.newbyteorder(state[1])
+
+
+class _PickledArray:
+    """For `numpy.ndarray`."""
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        _, shape, dtype, is_fortran, data = state
+        if dtype.numbers is None:
+            flat = np.empty(len(data), object)
+            for index, item in enumerate(data):
+                flat[index] = item.array if isinstance(item, _PickledArray) else item
+        else:
+            flat = np.frombuffer(_bytes(data), dtype.numbers)
+        self.array = flat.reshape(shape, order="F" if is_fortran else "C")
+
+
+def _reconstruct(kind: object, shape: object, code: object) -> _PickledArray:
+    del kind, shape, code
+    return _PickledArray()
+
+
+def _bytes(data: str | bytes, encoding: str = "latin1") -> bytes:
+    """For `_codecs.encode`: bytes that were pickled as text."""
+    del encoding
+    return data.encode("latin1") if isinstance(data, str) else data
+
+
+_ALLOWED: dict[tuple[str, str], Callable[..., Any]] = {
+    ("numpy", "ndarray"): _PickledArray,
+    ("numpy", "dtype"): _PickledDtype,
+    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
+    ("_codecs", "encode"): _bytes,
+}

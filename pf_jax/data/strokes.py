@@ -1,0 +1,163 @@
+"""Pen strokes as numbers: offsets from point to point, centered and scaled."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar, Self
+
+import chex
+import numpy as np
+
+from pf_jax.data.encoding import Encoding, Measure, Output
+from pf_jax.errors import UserError
+from pf_jax.mixture import mixture_density
+
+_STROKE_SIZE = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Strokes(Encoding):
+    """Offsets of the training split's mean and deviation, within bounds.
+
+        value = clip((offset - mean) / scale, -clip, clip)
+
+    A raw sequence is `[N, 3]`: (dx, dy, pen), the offset that leads to each point from
+    the one before, in the source's units, and pen 1 at the last point of a stroke, else
+    0. Values are float32 `[N, 3]`, the pen as it was.
+
+    Both axes have one scale. With one each, a drawing would be stretched before the
+    model sees it, and what the mixture says of directions (its correlations, and how
+    long its Gaussians are for their width) would be said of the stretched one.
+
+    Likelihoods are densities of the values, in nats, so they depend on the scale: of
+    offsets in the source's units a point has `2 log(scale)` nats more. Runs compare where
+    their `mean`, `scale` and `clip` are equal.
+
+    Attributes:
+        mean: Of dx and of dy, in the source's units.
+        scale: The deviation of dx and dy together around their means, likewise.
+        clip: The largest value either way, in units of `scale`. Offsets have long tails
+            (a pen that crosses the line to dot an i), and a single one far out would
+            outweigh a batch.
+
+    Raises:
+        UserError: If a number is not finite, or `scale` or `clip` is not above zero.
+    """
+
+    mean: tuple[float, float]
+    scale: float
+    clip: float
+
+    kind: ClassVar[str] = "strokes"
+    unit: ClassVar[str] = "points"
+
+    def __post_init__(self) -> None:
+        """Checks the numbers."""
+        if not all(map(math.isfinite, self.mean)):
+            raise UserError(
+                f"the strokes' mean is {self.mean}: must be finite: check the training "
+                "split for wrong points"
+            )
+        if not 0 < self.scale < math.inf:
+            raise UserError(
+                f"the strokes' scale is {self.scale:g}: must be finite and above zero: "
+                "give a training split whose offsets differ"
+            )
+        if not 0 < self.clip < math.inf:
+            raise UserError(
+                f"data.max_offset={self.clip:g}: must be finite and above zero, such as "
+                "10 (deviations)"
+            )
+
+    @classmethod
+    def from_training(cls, sequences: Sequence[np.ndarray], clip: float) -> Self:
+        """The encoding of a training split.
+
+        Args:
+            sequences: Raw, `[N, 3]` each.
+            clip: In units of the scale.
+
+        Raises:
+            UserError: If there is no point, an offset is not finite, or all are equal.
+        """
+        if not sum(map(len, sequences)):
+            raise UserError("the training split has no points: give more sequences")
+        offsets = np.concatenate(
+            [np.asarray(raw, np.float64)[:, :2] for raw in sequences]
+        )
+        if not np.all(np.isfinite(offsets)):
+            raise UserError(
+                "the training split has offsets that are not finite: mend or remove them"
+            )
+        mean = offsets.mean(axis=0)
+        scale = np.sqrt(np.mean((offsets - mean) ** 2))
+        return cls((float(mean[0]), float(mean[1])), float(scale), float(clip))
+
+    @property
+    def measure(self) -> Measure:
+        """Nats a point, of the values: see above for the source's units."""
+        return Measure("nats_per_point", "nats per point", float)
+
+    @property
+    def first_input(self) -> np.ndarray:
+        """No move and a pen that is down, `[3]` float32."""
+        return np.zeros(_STROKE_SIZE, np.float32)
+
+    def output(self, num_components: int) -> Output:
+        """A mixture of that many Gaussians, and a Bernoulli for the pen."""
+        return Output(
+            mixture_density(num_components), 6 * num_components + 1, _STROKE_SIZE
+        )
+
+    def encode(self, raw: np.ndarray) -> np.ndarray:
+        """`[N, 3]` -> `[N, 3]` float32."""
+        values = self._normalized(raw)
+        values[:, :2] = np.clip(values[:, :2], -self.clip, self.clip)
+        return values.astype(np.float32)
+
+    def decode(self, values: np.ndarray) -> np.ndarray:
+        """The offsets in the source's units, `[N, 3]` float32.
+
+        What was clipped stays so: its drawing is closer together than the source's.
+        """
+        chex.assert_shape(values, (None, _STROKE_SIZE))
+        raw = np.array(values, np.float64)
+        raw[:, :2] = raw[:, :2] * self.scale + self.mean
+        return raw.astype(np.float32)
+
+    def count_clipped(self, raw: np.ndarray) -> int:
+        """Of how many points of a sequence `[N, 3]` the offset is clipped."""
+        beyond = np.abs(self._normalized(raw)[:, :2]) > self.clip
+        return int(np.sum(np.any(beyond, axis=1)))
+
+    def summary(self) -> str:
+        """What one is, in the source's units."""
+        return f", offsets in units of {self.scale:.4g}"
+
+    def describe(self, values: np.ndarray) -> str:
+        """How long and how large a drawing is, in the source's units."""
+        raw = self.decode(values)
+        path = np.cumsum(raw[:, :2], axis=0, dtype=np.float64)
+        width, height = np.ptp(path, axis=0)
+        lifts = int(np.sum(raw[:, 2] == 1))
+        return (
+            f"{len(raw)} points, pen lifted {lifts} times, "
+            f"{width:.0f} wide, {height:.0f} high"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """What JSON can hold: the arguments of the constructor, by name."""
+        return {"mean": list(self.mean), "scale": self.scale, "clip": self.clip}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        """The inverse of `to_json`."""
+        x, y = values["mean"]
+        return cls((x, y), values["scale"], values["clip"])
+
+    def _normalized(self, raw: np.ndarray) -> np.ndarray:
+        """`[N, 3]` float64, a new array."""
+        chex.assert_shape(raw, (None, _STROKE_SIZE))
+        values = np.array(raw, np.float64)
+        values[:, :2] = (values[:, :2] - self.mean) / self.scale
+        return values

@@ -1,0 +1,131 @@
+"""Words as tokens."""
+
+import collections
+import dataclasses
+import functools
+import math
+from typing import Any, ClassVar
+
+import numpy as np
+
+from pf_jax.data.encoding import Measure, Output, TextEncoding
+from pf_jax.data.text import Splits, ptb_char
+from pf_jax.emissions import categorical
+
+END = "<eos>"
+UNKNOWN = "<unk>"
+
+
+def ptb_word(path: str) -> Splits:
+    """Penn Treebank words, from Mikolov's `ptb.{train,valid,test}.txt`.
+
+    Counting: the words of a line plus one end of sentence; 929,589 / 73,760 / 82,430
+    words of 10,000 types, `<eos>` and `<unk>` among them.
+
+    Raises:
+        UserError: If a file is missing, empty, or not UTF-8.
+    """
+    return ptb_char(path)
+
+
+@dataclasses.dataclass(frozen=True)
+class Words(TextEncoding):
+    """Words as tokens, int32: those of the training split.
+
+    A text is lines of words with blanks between them. Token 0, `<eos>`, ends a line, and
+    is what a text's first step reads: a text starts after the end of a sentence. Token 1,
+    `<unk>`, is every word unseen in training; in Penn Treebank it is a word of the corpus
+    itself, for rare ones.
+
+    Attributes:
+        symbols: One word a token.
+    """
+
+    kind: ClassVar[str] = "words"
+    unit: ClassVar[str] = "words"
+
+    symbols: tuple[str, ...]
+
+    @property
+    def measure(self) -> Measure:
+        """Perplexity."""
+        return Measure("perplexity", "perplexity", _perplexity)
+
+    @property
+    def first_input(self) -> np.ndarray:
+        """The end of a sentence."""
+        return np.array(0, np.int32)
+
+    def output(self, num_components: int) -> Output:
+        """A softmax over the words."""
+        del num_components
+        return Output(categorical, self.size)
+
+    @classmethod
+    def from_text(cls, text: str) -> "Words":
+        """The words of a training split: `<eos>`, `<unk>`, then sorted."""
+        return cls((END, UNKNOWN, *sorted(set(text.split()) - {END, UNKNOWN})))
+
+    @property
+    def size(self) -> int:
+        """`V`."""
+        return len(self.symbols)
+
+    @functools.cached_property
+    def _tokens(self) -> dict[str, int]:
+        return {word: token for token, word in enumerate(self.symbols)}
+
+    def encode(self, raw: str) -> np.ndarray:
+        """Tokens `[N]`, int32: of each line its words, then `<eos>`."""
+        is_finished = not raw or raw.endswith("\n")
+        return self.encode_prompt(raw if is_finished else f"{raw}\n")
+
+    def encode_prompt(self, prompt: str) -> np.ndarray:
+        """As `encode`, but a last line without a line break does not end."""
+        words = prompt.replace("\n", f" {END} ").split()
+        known, unknown = self._tokens, self._tokens[UNKNOWN]
+        return np.array([known.get(word, unknown) for word in words], np.int32)
+
+    def decode(self, values: np.ndarray) -> str:
+        """The text of tokens `[N]`: words with blanks between, a line break for `<eos>`."""
+        words = ("\n", *self.symbols[1:])
+        joined = " ".join(words[token] for token in np.asarray(values))
+        return joined.replace(" \n", "\n").replace("\n ", "\n")
+
+    def continued(self, prompt: str, values: np.ndarray) -> str:
+        """The prompt, then the tokens' words."""
+        decoded = self.decode(values)
+        is_apart = not prompt or prompt[-1].isspace() or decoded[:1] in ("", "\n")
+        return f"{prompt}{decoded}" if is_apart else f"{prompt} {decoded}"
+
+    def unknown(self, raw: str) -> collections.Counter[str]:
+        """The words of a text that are not known, with their counts."""
+        count = collections.Counter(raw.split())
+        for word in self.symbols:
+            count.pop(word, None)
+        return count
+
+    def summary(self) -> str:
+        """How many types of words there are."""
+        return f", {self.size:,} types"
+
+    def describe(self, values: np.ndarray) -> str:
+        """The text, quoted."""
+        return repr(self.decode(values))
+
+    def to_json(self) -> dict[str, Any]:
+        """The symbols."""
+        return {"symbols": list(self.symbols)}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Words":
+        """The inverse of `to_json`."""
+        return cls(tuple(values["symbols"]))
+
+
+def _perplexity(nll: float) -> float:
+    """`exp(nll)`, infinite where a float cannot hold it."""
+    try:
+        return math.exp(nll)
+    except OverflowError:
+        return math.inf

@@ -1,0 +1,90 @@
+import pathlib
+
+import numpy as np
+import pytest
+
+from configs import default
+from pf_jax.data import (
+    SOURCES,
+    Vocabulary,
+    encoding_from_json,
+    encoding_to_json,
+    load_dataset,
+    load_encoding,
+    save_encoding,
+)
+from pf_jax.errors import UserError
+
+
+def data_of(name: str, path: pathlib.Path | str):
+    data = default.get_config().data
+    data.name, data.path = name, str(path)
+    return data
+
+
+def _error(function, *arguments) -> str:
+    """The one line of the error that a call ends with."""
+    with pytest.raises(UserError) as error:
+        function(*arguments)
+    message = str(error.value)
+    assert message and len(message.splitlines()) == 1
+    return message
+
+
+def _write(folder: pathlib.Path, **splits: str) -> pathlib.Path:
+    for split, content in splits.items():
+        (folder / f"{split}.txt").write_text(content)
+    return folder
+
+
+def test_load_dataset_builds_the_vocabulary_from_the_training_split(tmp_path):
+    folder = _write(tmp_path, train="abba", valid="abc", test="xa\nx")
+    dataset = load_dataset(data_of("text", folder))
+    assert isinstance(dataset.encoding, Vocabulary)
+    assert dataset.encoding.symbols == ("\ufffd", "a", "b")
+    values = {split: sequences.values for split, sequences in dataset.splits.items()}
+    np.testing.assert_array_equal(values["train"], [0, 1, 2, 2, 1])
+    np.testing.assert_array_equal(values["valid"], [0, 1, 2, 0])
+    np.testing.assert_array_equal(values["test"], [0, 0, 1, 0, 0])
+    assert dataset.unknown == {"train": 0, "valid": 1, "test": 3}
+
+
+def test_load_dataset_uses_a_saved_encoding_again(tmp_path):
+    folder = _write(tmp_path, train="abba", valid="abc", test="b")
+    saved = Vocabulary.from_text("bcd")
+    dataset = load_dataset(data_of("text", folder), saved)
+    assert dataset.encoding is saved
+    np.testing.assert_array_equal(dataset.splits["train"].values, [0, 0, 1, 1, 0])
+    np.testing.assert_array_equal(dataset.splits["valid"].values, [0, 0, 1, 2])
+    assert dataset.unknown == {"train": 2, "valid": 1, "test": 0}
+
+
+def test_load_dataset_error_for_an_unknown_name_lists_the_known_ones():
+    message = _error(load_dataset, data_of("ptb", ""))
+    assert "data.name=ptb" in message
+    assert message.partition("one of ")[2].split(", ") == list(SOURCES)
+
+
+def test_load_dataset_error_for_an_empty_split(tmp_path):
+    # Of 19 characters, 5 % are less than one.
+    (tmp_path / "short.txt").write_text("x" * 19)
+    message = _error(load_dataset, data_of("text", tmp_path / "short.txt"))
+    assert "the valid split is empty" in message and "data.name=text" in message
+
+
+def test_load_encoding_gives_what_was_saved(tmp_path):
+    vocabulary = Vocabulary.from_text("\U0001d11e\n\0")
+    path = tmp_path / "encoding.json"
+    save_encoding(vocabulary, path)
+    assert load_encoding(path) == vocabulary
+    assert encoding_from_json(encoding_to_json(vocabulary)) == vocabulary
+    assert [file.name for file in tmp_path.iterdir()] == ["encoding.json"]
+
+
+@pytest.mark.parametrize("content", [None, "", "[1]", "{}", '{"kind": "runes"}'])
+def test_load_encoding_error_where_it_is_missing_or_damaged(tmp_path, content):
+    path = tmp_path / "encoding.json"
+    if content is not None:
+        path.write_text(content)
+    message = _error(load_encoding, path)
+    assert "encoding.json" in message and "--workdir" in message
