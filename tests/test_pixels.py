@@ -2,7 +2,6 @@ import gzip
 import os
 import pathlib
 import struct
-import sys
 
 import numpy as np
 import pytest
@@ -102,7 +101,7 @@ def test_pixels_from_json_is_the_inverse_of_to_json():
 
 def test_pixels_describe_shows_two_rows_a_line():
     image = np.array([[0, 1, 0, 1], [0, 0, 1, 1], [1, 0, 0, 1]])
-    assert Pixels(3, 4).describe(image.ravel()) == " ▀▄█\n▀  ▀"
+    assert Pixels(3, 4).describe(image.ravel()) == "\n ▀▄█\n▀  ▀"
 
 
 def test_binarized_mnist_reads_the_images_of_each_split(tmp_path: pathlib.Path):
@@ -402,12 +401,6 @@ def test_digits_are_scikit_learns_thresholded_each_in_one_split():
 def test_digits_error_for_a_path():
     message = _error(pixels.digits, "folder")
     assert "data.path=folder" in message and "--config.data.name=mnist" in message
-
-
-def test_digits_error_without_scikit_learn(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
-    message = _error(pixels.digits, "")
-    assert "scikit-learn is missing" in message and "pf_jax[analysis]" in message
 
 
 def _real(tmp_path: pathlib.Path, name: str) -> str:

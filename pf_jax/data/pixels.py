@@ -77,11 +77,11 @@ class Pixels(Encoding):
         return np.asarray(values).astype(np.uint8).reshape(self.height, self.width)
 
     def describe(self, values: np.ndarray) -> str:
-        """The image in block characters, two rows a line."""
+        """The image in block characters, two rows a line, from a new line on."""
         image = self.decode(values)
         rows = np.pad(image, ((0, self.height % 2), (0, 0)))
         codes = rows[::2] + 2 * rows[1::2]
-        return "\n".join("".join(" ▀▄█"[code] for code in line) for line in codes)
+        return "".join("\n" + "".join(" ▀▄█"[code] for code in line) for line in codes)
 
     def to_json(self) -> dict[str, Any]:
         """The sizes."""
@@ -157,20 +157,15 @@ def digits(path: str) -> Splits:
     them valid.
 
     Raises:
-        UserError: If a path is given: there is nothing to read from it; or if
-            scikit-learn is not installed.
+        UserError: If a path is given: there is nothing to read from it.
     """
     if path:
         raise UserError(
             f"data.path={path}: data.name=digits reads no file: "
             "add --config.data.name=mnist"
         )
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise UserError(
-            "data.name=digits: scikit-learn is missing: pip install 'pf_jax[analysis]'"
-        ) from error
+    from sklearn.datasets import load_digits  # takes a second
+
     images = (load_digits().images >= DIGITS_THRESHOLD).astype(np.uint8)
     # The one generator whose permutations numpy never changes.
     images = images[np.random.RandomState(0).permutation(len(images))]
