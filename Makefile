@@ -1,7 +1,9 @@
 # make demo: trains on the built-in text and evaluates. make test: the whole test suite.
+# TESTS= picks some of them.
 # PYTHON= picks the Python that a new $(VENV) is made with; make clean removes it.
 
 PYTHON ?=
+TESTS ?=
 VENV ?= .venv
 INSTALLED := $(VENV)/.installed
 BIN := $(VENV)/bin
@@ -14,7 +16,7 @@ demo: $(INSTALLED)
 	$(BIN)/python evaluate.py --workdir runs/demo
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile $(TESTS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -14,7 +14,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 from trees import assert_close, assert_same_bits
 
 from configs import default
@@ -28,6 +27,8 @@ from pf_jax.run_log import RunLog, read_metrics
 from pf_jax.state import Settings, TrainState
 from pf_jax.steps import joint_step
 from pf_jax.unroll import unroll_teacher_forced
+
+pytestmark = pytest.mark.usefixtures("compiled_programs_are_kept")
 
 ROOT = pathlib.Path(__file__).parent.parent
 ADVERSARIAL_METRICS = {
@@ -58,24 +59,6 @@ SMALL = {
     "evaluation.context": 16,
     "evaluation.sample_length": 10,
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_programs_are_kept(tmp_path_factory: pytest.TempPathFactory):
-    """Each run traces its programs anew; compiling equal ones again takes most time."""
-    values = {
-        "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("programs")),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    before = {name: getattr(jax.config, name) for name in values}
-    for name, value in values.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="module")
