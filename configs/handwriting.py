@@ -1,7 +1,8 @@
 """Handwriting: pen strokes, trained on short windows, sampled long (paper, section 4).
 
 Set `--config.data.path` to the folder of IAM-OnDB with `lineStrokes/` and the split files.
-`--config.data.name=sketch_rnn` reads a `.npz` of drawings instead: Kanji, Omniglot, QuickDraw.
+`--config.data.name=sketch_rnn` reads a `.npz` of drawings instead: Kanji, Omniglot,
+QuickDraw.
 """
 
 from ml_collections import config_dict

@@ -1,7 +1,7 @@
 """Penn Treebank words: 10,000 types, perplexity.
 
-Set `--config.data.path` to the folder with Mikolov's `ptb.{train,valid,test}.txt`. The paper
-found no gain here; its gains are on long sequences.
+Set `--config.data.path` to the folder with Mikolov's `ptb.{train,valid,test}.txt`. The
+paper found no gain here; its gains are on long sequences.
 """
 
 from ml_collections import config_dict

@@ -10,7 +10,7 @@ from configs import default
 
 
 def get_config() -> config_dict.ConfigDict:
-    """Three GRUs of 512 units, whole images of 784 pixels, a convolutional discriminator."""
+    """Three GRUs of 512 units, whole images, a convolutional discriminator."""
     config = default.get_config()
     config.data.name = "binarized_mnist"
     config.generator.num_layers = 3

@@ -55,9 +55,7 @@ def _recurrent(config: config_dict.ConfigDict, encoding: Encoding) -> Discrimina
     return recurrent
 
 
-def _convolutional(
-    config: config_dict.ConfigDict, encoding: Encoding
-) -> Discriminator:
+def _convolutional(config: config_dict.ConfigDict, encoding: Encoding) -> Discriminator:
     if not isinstance(encoding, Pixels):
         raise UserError(
             f"discriminator.kind=convolutional: {config.data.name} are no images: set "

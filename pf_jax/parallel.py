@@ -44,8 +44,8 @@ def make_update(
         make_batch: `(data, rows [b, ...]) -> Batch` of `b` sequences, on the device.
 
     Returns:
-        `(state, data, rows [K, B, ...], key) -> (state, metrics)`, the metrics summed over the
-        `K` updates. Update number `state.step` draws from `fold_in(key, state.step)`.
+        `(state, data, rows [K, B, ...], key) -> (state, metrics)`, the metrics summed over
+        the `K` updates. Update number `state.step` draws from `fold_in(key, state.step)`.
     """
 
     def updates(

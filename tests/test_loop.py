@@ -299,9 +299,7 @@ def test_objectives_share_the_likelihood_until_start_step(config_with, tmp_path)
     assert plain.generator_optimizer[0].count == late.generator_optimizer[0].count == 8
     assert plain.discriminator_optimizer[0].count == 0
     assert late.discriminator_optimizer[0].count == 2
-    start = experiment.create_state(
-        config_with(), load_dataset(config_with().data)
-    )
+    start = experiment.create_state(config_with(), load_dataset(config_with().data))
     assert_same_bits(plain.discriminator, start.discriminator)
     assert plain_lines[-1]["nll"] < plain_lines[1]["nll"]
 

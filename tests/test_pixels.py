@@ -145,7 +145,7 @@ def test_binarized_mnist_reads_the_packed_copy_again(
     def parse(file: pathlib.Path):
         raise AssertionError(f"{file}: must not be parsed again")
 
-    monkeypatch.setattr(pixels, "_parse_amat", parse)
+    monkeypatch.setattr(mnist_files, "_parse_amat", parse)
     again = pixels.binarized_mnist(path)
     for split in SPLITS:
         np.testing.assert_array_equal(again[split], first[split])

@@ -226,9 +226,7 @@ def logits_of_both_modes(case, state, key):
     """By the reference, from what the free run read."""
     batch = make_batch(case)
     windows = state.settings.num_windows
-    free_running = generator_inputs(
-        state.generator, key, batch.inputs[0], windows * T
-    )
+    free_running = generator_inputs(state.generator, key, batch.inputs[0], windows * T)
     mask = np.ones((T, B)) if batch.mask is None else batch.mask
     logits = []
     for inputs in (batch.inputs, np.asarray(free_running)):

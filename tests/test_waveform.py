@@ -15,7 +15,7 @@ from scipy.io import wavfile
 
 from pf_jax import emissions
 from pf_jax.analysis import sound
-from pf_jax.data import waveform
+from pf_jax.data import wav, waveform
 from pf_jax.data.waveform import Waveform
 from pf_jax.errors import UserError
 
@@ -197,7 +197,7 @@ def test_waveform_error_for_settings_out_of_range(arguments, expected: str):
 def test_read_wav_scales_every_width_by_full_scale(tmp_path: pathlib.Path, samples):
     path = tmp_path / "a.wav"
     _write(path, samples)
-    signal = waveform.read_wav(path, RATE)
+    signal = wav.read_wav(path, RATE)
     assert signal.dtype == np.float32
     np.testing.assert_array_equal(signal, [-1, -0.5, 0, 0.5])
 
@@ -211,14 +211,14 @@ def test_read_wav_of_24_bits(tmp_path: pathlib.Path):
         for sample in (-(2**23), -(2**22), 1, 2**22):
             file.writeframes(sample.to_bytes(3, "little", signed=True))
     expected = [-1, -0.5, 2**-23, 0.5]
-    np.testing.assert_array_equal(waveform.read_wav(path, RATE), expected)
+    np.testing.assert_array_equal(wav.read_wav(path, RATE), expected)
 
 
 def test_read_wav_takes_the_mean_of_the_channels(tmp_path: pathlib.Path):
     path = tmp_path / "a.wav"
     _write(path, [[2**14, 2**13], [-(2**14), 2**14], [2**15 - 1, 2**15 - 1]])
     expected = [0.375, 0, 1 - 2**-15]
-    np.testing.assert_array_equal(waveform.read_wav(path, RATE), expected)
+    np.testing.assert_array_equal(wav.read_wav(path, RATE), expected)
 
 
 def test_read_wav_skips_chunks_that_are_no_sound(tmp_path: pathlib.Path):
@@ -226,7 +226,7 @@ def test_read_wav_skips_chunks_that_are_no_sound(tmp_path: pathlib.Path):
     data = (b"data", np.array([0, 2**14], np.int16).tobytes())
     content = _riff((b"bext", b"odd"), _format(), data, (b"LIST", b"INFO"))
     path.write_bytes(content)
-    np.testing.assert_array_equal(waveform.read_wav(path, RATE), [0, 0.5])
+    np.testing.assert_array_equal(wav.read_wav(path, RATE), [0, 0.5])
 
 
 @pytest.mark.parametrize("rate, to", [(8000, 1000), (44100, 8000), (1000, 8000)])
@@ -235,7 +235,7 @@ def test_read_wav_resamples_to_the_same_sound(
 ):
     path = tmp_path / "a.wav"
     _write(path, _sine(50, rate, rate).astype(np.float32), rate)
-    signal = waveform.read_wav(path, to)
+    signal = wav.read_wav(path, to)
     assert signal.dtype == np.float32 and len(signal) == to
     middle = slice(to // 10, -to // 10)  # away from where the filter meets an end
     np.testing.assert_allclose(signal[middle], _sine(50, to, to)[middle], atol=2e-3)
@@ -244,12 +244,12 @@ def test_read_wav_resamples_to_the_same_sound(
 def test_read_wav_takes_away_what_the_new_rate_cannot_hold(tmp_path: pathlib.Path):
     path = tmp_path / "a.wav"
     _write(path, _sine(700, RATE, RATE).astype(np.float32))
-    assert np.abs(waveform.read_wav(path, 1000)[100:-100]).max() < 1e-3
+    assert np.abs(wav.read_wav(path, 1000)[100:-100]).max() < 1e-3
 
 
 def test_wav_of_one_file_is_split_in_time(tmp_path: pathlib.Path):
     path = _write(tmp_path / "a.wav", np.arange(100))
-    splits = waveform.wav(path, RATE)
+    splits = wav.wav(path, RATE)
     assert list(splits) == ["train", "valid", "test"]
     parts = {split: np.concatenate(part) * 2**15 for split, part in splits.items()}
     np.testing.assert_array_equal(parts["train"], np.arange(90))
@@ -261,7 +261,7 @@ def test_wav_splits_each_of_fewer_than_20_files_in_time(tmp_path: pathlib.Path):
     for index in range(19):
         # Every other one is too short to have 5 %.
         _write(tmp_path / f"{index:02}.wav", np.full(20 - index % 2, index))
-    splits = waveform.wav(str(tmp_path), RATE)
+    splits = wav.wav(str(tmp_path), RATE)
     assert {split: list(map(len, part)) for split, part in splits.items()} == {
         "train": [18, 19] * 9 + [18],
         "valid": [1] * 10,
@@ -275,7 +275,7 @@ def test_wav_holds_out_the_last_two_of_each_20_files(tmp_path: pathlib.Path):
         _write(tmp_path / f"{index // 10}" / f"{index % 10}.WAV", [index])
     _write(tmp_path / "0" / "._0.wav", [-1])
     (tmp_path / "0" / "0.txt").write_text("not a sound")
-    splits = waveform.wav(str(tmp_path), RATE)
+    splits = wav.wav(str(tmp_path), RATE)
     found = {split: [p[0] * 2**15 for p in part] for split, part in splits.items()}
     assert found["valid"] == [18, 38]
     assert found["test"] == [19, 39]
@@ -287,7 +287,7 @@ def test_wav_takes_the_splits_from_subfolders(tmp_path: pathlib.Path, valid: str
     for index, folder in enumerate(("train", valid, "test/below")):
         _write(tmp_path / folder / "a.wav", [index] * 3)
     _write(tmp_path / "more.wav", [9])
-    splits = waveform.wav(str(tmp_path), RATE)
+    splits = wav.wav(str(tmp_path), RATE)
     assert {split: len(part) for split, part in splits.items()} == {
         "train": 1,
         "valid": 1,
@@ -299,14 +299,14 @@ def test_wav_takes_the_splits_from_subfolders(tmp_path: pathlib.Path, valid: str
 
 def test_wav_error_for_a_missing_split(tmp_path: pathlib.Path):
     _write(tmp_path / "train" / "a.wav", [1])
-    message = _error(waveform.wav, str(tmp_path), RATE)
+    message = _error(wav.wav, str(tmp_path), RATE)
     assert str(tmp_path) in message and "none for test and valid" in message
 
 
 def test_wav_error_for_two_folders_of_a_split(tmp_path: pathlib.Path):
     for folder in ("train", "valid", "validation", "test"):
         _write(tmp_path / folder / "a.wav", [1])
-    message = _error(waveform.wav, str(tmp_path), RATE)
+    message = _error(wav.wav, str(tmp_path), RATE)
     assert "valid and validation are both named valid" in message
 
 
@@ -318,26 +318,26 @@ def test_wav_error_for_an_empty_folder(tmp_path: pathlib.Path, named: bool):
             _write(tmp_path / split / "a.wav", [1])
         empty = tmp_path / "test"
         empty.mkdir()
-    message = _error(waveform.wav, str(tmp_path), RATE)
+    message = _error(wav.wav, str(tmp_path), RATE)
     assert message == f"{empty}: no *.wav files in this folder or below it"
 
 
 def test_wav_error_for_a_missing_path(tmp_path: pathlib.Path):
-    assert "no such file" in _error(waveform.wav, str(tmp_path / "nowhere"), RATE)
-    assert "data.path is empty" in _error(waveform.wav, "", RATE)
+    assert "no such file" in _error(wav.wav, str(tmp_path / "nowhere"), RATE)
+    assert "data.path is empty" in _error(wav.wav, "", RATE)
 
 
 @pytest.mark.parametrize("sample_rate", [0, -1])
 def test_wav_error_for_a_sample_rate_below_one(
     tmp_path: pathlib.Path, sample_rate: int
 ):
-    message = _error(waveform.wav, str(tmp_path), sample_rate)
+    message = _error(wav.wav, str(tmp_path), sample_rate)
     assert message == f"data.sample_rate={sample_rate}: must be at least 1"
 
 
 def test_wav_error_for_too_little_to_hold_out(tmp_path: pathlib.Path):
     path = _write(tmp_path / "a.wav", np.arange(19))
-    message = _error(waveform.wav, path, RATE)
+    message = _error(wav.wav, path, RATE)
     assert path in message and "the valid split is empty" in message
 
 
@@ -348,7 +348,7 @@ def test_wav_error_for_a_truncated_file(
     path = tmp_path / "a.wav"
     content = _riff(_format(channels=channels), (b"data", bytes(400)))
     path.write_bytes(content[:kept])
-    message = _error(waveform.wav, str(path), RATE)
+    message = _error(wav.wav, str(path), RATE)
     assert str(path) in message and "must be a whole wav file" in message
 
 
@@ -368,21 +368,21 @@ def test_wav_error_for_a_file_of_another_format(
 ):
     path = tmp_path / "a.wav"
     path.write_bytes(content)
-    message = _error(waveform.wav, str(path), RATE)
+    message = _error(wav.wav, str(path), RATE)
     assert str(path) in message and cause in message
     assert "must be a whole wav file of PCM or float samples" in message
 
 
 def test_wav_error_for_a_file_without_samples(tmp_path: pathlib.Path):
     path = _write(tmp_path / "a.wav", np.zeros(0, np.int16))
-    message = _error(waveform.wav, path, RATE)
+    message = _error(wav.wav, path, RATE)
     assert path in message and "no samples" in message
 
 
 def test_wav_error_for_a_rate_of_zero_in_the_file(tmp_path: pathlib.Path):
     path = tmp_path / "a.wav"
     path.write_bytes(_riff(_format(rate=0), (b"data", bytes(8))))
-    assert "gives a rate of 0" in _error(waveform.wav, str(path), RATE)
+    assert "gives a rate of 0" in _error(wav.wav, str(path), RATE)
 
 
 @pytest.mark.parametrize(
@@ -393,20 +393,20 @@ def test_wav_error_for_float_samples_out_of_range(
     tmp_path: pathlib.Path, sample: float, cause: str
 ):
     path = _write(tmp_path / "a.wav", np.array([0, sample, 0.5], np.float32))
-    message = _error(waveform.wav, path, RATE)
+    message = _error(wav.wav, path, RATE)
     assert path in message and cause in message and "[-1, 1]" in message
 
 
 def test_wav_error_for_a_file_that_cannot_be_read(tmp_path: pathlib.Path):
     (tmp_path / "folder.wav").mkdir()
-    message = _error(waveform.wav, str(tmp_path), RATE)
+    message = _error(wav.wav, str(tmp_path), RATE)
     assert str(tmp_path / "folder.wav") in message and "cannot be read (Is" in message
 
 
 def test_wav_counts_of_the_real_digits():
     if not (folder := os.environ.get("PF_JAX_DATA")):
         pytest.skip("PF_JAX_DATA does not name a folder with fsdd/recordings/*.wav")
-    splits = waveform.wav(str(pathlib.Path(folder) / "fsdd"), 8000)
+    splits = wav.wav(str(pathlib.Path(folder) / "fsdd"), 8000)
     sizes = {split: len(signals) for split, signals in splits.items()}
     assert sizes == {"train": 2700, "valid": 150, "test": 150}
     seconds = sum(len(s) for part in splits.values() for s in part) / 8000
@@ -421,7 +421,7 @@ def test_write_wav_is_read_back(tmp_path: pathlib.Path):
     path = tmp_path / "a.wav"
     signal = np.array([-1, -0.5, 0, 2**-15, 0.25, 1 - 2**-15])
     sound.write_wav(signal, RATE, path)
-    np.testing.assert_array_equal(waveform.read_wav(path, RATE), signal)
+    np.testing.assert_array_equal(wav.read_wav(path, RATE), signal)
     assert [file.name for file in tmp_path.iterdir()] == ["a.wav"]
 
 

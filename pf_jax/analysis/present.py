@@ -3,7 +3,6 @@
 Importing this module loads matplotlib.
 """
 
-import functools
 import math
 import pathlib
 from collections.abc import Callable
@@ -199,7 +198,9 @@ def _write_completions(request: Request) -> None:
     encoding, split = request.encoding, request.split
     offsets = split.offsets[:-1][:NUM_COMPLETED]
     # [N, H * W + 1], each behind its first input.
-    originals = np.stack([split.values[o : o + 1 + encoding.sequence_length] for o in offsets])
+    originals = np.stack(
+        [split.values[o : o + 1 + encoding.sequence_length] for o in offsets]
+    )
     num_given = encoding.width * (encoding.height // 2)
     read = np.repeat(originals[:, : 1 + num_given], NUM_COMPLETIONS, axis=0).T
     drawn = draw_samples(

@@ -94,7 +94,9 @@ def sample_text(
     tokens = draw_samples(
         state,
         key,
-        np.concatenate([[encoding.first_input], encoding.encode_prompt(prompt)])[:, None],
+        np.concatenate([[encoding.first_input], encoding.encode_prompt(prompt)])[
+            :, None
+        ],
         num_steps=num_steps,
         num_samples=num_samples,
         temperature=temperature,

@@ -16,6 +16,7 @@ from pf_jax.data import (
     text,
     tfds,
     vocabulary,
+    wav,
     waveform,
     words,
 )
@@ -93,7 +94,7 @@ SOURCES: dict[str, Source] = {
     "digits": Source(lambda data: pixels.digits(data.path), _pixels),
     "iam_ondb": Source(lambda data: iam_ondb.iam_ondb(data.path), _strokes),
     "sketch_rnn": Source(lambda data: sketch_rnn.sketch_rnn(data.path), _strokes),
-    "wav": Source(lambda data: waveform.wav(data.path, data.sample_rate), _waveform),
+    "wav": Source(lambda data: wav.wav(data.path, data.sample_rate), _waveform),
     "piano_roll": Source(lambda data: piano.piano_rolls(data.path), _piano_roll),
 }
 """By `data.name`."""

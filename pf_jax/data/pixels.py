@@ -1,21 +1,17 @@
 """Images of binary pixels."""
 
-import contextlib
 import dataclasses
-import gzip
-import hashlib
 import pathlib
-import struct
-import zlib
 from typing import Any, ClassVar
 
 import numpy as np
 
 from pf_jax.data import tfds
 from pf_jax.data.encoding import Encoding, Measure, Output
+from pf_jax.data.mnist_files import read_amat, read_idx
 from pf_jax.emissions import bernoulli
 from pf_jax.errors import UserError
-from pf_jax.files import existing, write_whole
+from pf_jax.files import existing
 
 Splits = dict[str, np.ndarray]
 """For train, valid and test: images `[N, H, W]`, uint8, 0 or 1."""
@@ -23,12 +19,6 @@ Splits = dict[str, np.ndarray]
 MNIST_THRESHOLD = 128  # of 255
 DIGITS_THRESHOLD = 8  # of 16
 DIGITS_PERCENT = 15
-
-_SIDE = 28
-_NUM_PIXELS = _SIDE * _SIDE
-# A line of an .amat file as pairs of characters, of which the lowest bit is the pixel.
-_ZEROS = np.frombuffer(b"0 " * (_NUM_PIXELS - 1) + b"0\n", "<u2")
-_LABELS_MAGIC, _IMAGES_MAGIC = 0x801, 0x803
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +99,7 @@ def binarized_mnist(path: str, manual_dir: str = "") -> Splits:
         split: f"binarized_mnist_{split}.amat" for split in ("train", "valid", "test")
     }
     files = {split: _existing_file(folder, name) for split, name in names.items()}
-    return {split: _read_amat(file) for split, file in files.items()}
+    return {split: read_amat(file) for split, file in files.items()}
 
 
 def mnist(path: str, manual_dir: str = "") -> Splits:
@@ -136,7 +126,7 @@ def mnist(path: str, manual_dir: str = "") -> Splits:
             split: _existing_file(folder, name, f"{name}.gz")
             for split, name in names.items()
         }
-        images = {split: _read_idx(file) for split, file in files.items()}
+        images = {split: read_idx(file) for split, file in files.items()}
     train, test = (
         (images[split] >= MNIST_THRESHOLD).astype(np.uint8)
         for split in ("train", "test")
@@ -190,107 +180,3 @@ def _existing_file(folder: pathlib.Path, *names: str) -> pathlib.Path:
         if (folder / name).is_file():
             return folder / name
     raise UserError(f"{folder}: no {' or '.join(names)} there: add the original file")
-
-
-def _read_bytes(file: pathlib.Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror})") from error
-
-
-def _read_amat(file: pathlib.Path) -> np.ndarray:
-    """The images of a text file, or of the packed copy that reading it once has left.
-
-    The copy starts with the size and time of the text file, and a digest of all that
-    it holds: what does not fit is as good as not there.
-    """
-    status = file.stat()
-    stamp = f"{status.st_size} bytes of {status.st_mtime_ns}\n".encode()
-    cache = file.with_name(f"{file.name}.packed")
-    start = len(stamp) + hashlib.sha256().digest_size
-    with contextlib.suppress(OSError):
-        content = cache.read_bytes()
-        if content == _sealed(stamp, content[start:]):
-            pixels = np.unpackbits(np.frombuffer(content[start:], np.uint8))
-            return pixels.reshape(-1, _SIDE, _SIDE)
-    images = _parse_amat(file)
-    with contextlib.suppress(OSError):
-        write_whole(cache, _sealed(stamp, np.packbits(images).tobytes()))
-    return images
-
-
-def _sealed(stamp: bytes, packed: bytes) -> bytes:
-    return stamp + hashlib.sha256(stamp + packed).digest() + packed
-
-
-def _parse_amat(file: pathlib.Path) -> np.ndarray:
-    """The images `[N, 28, 28]` of lines of 784 numbers."""
-    content = _read_bytes(file)
-    if not content.strip():
-        raise UserError(f"{file}: empty: must have lines of {_NUM_PIXELS} numbers")
-    if len(content) % _ZEROS.nbytes == 0:
-        pairs = np.frombuffer(content, "<u2").reshape(-1, _NUM_PIXELS)
-        if np.all(pairs & 0xFFFE == _ZEROS):
-            return (pairs & 1).astype(np.uint8).reshape(-1, _SIDE, _SIDE)
-    # Written in another way, such as "0.0": about forty times slower.
-    lines = content.rstrip().splitlines()
-    return np.stack(
-        [
-            _parse_line(line, f"{file}: line {number}")
-            for number, line in enumerate(lines, start=1)
-        ]
-    )
-
-
-def _parse_line(line: bytes, place: str) -> np.ndarray:
-    """The image of a line of 784 numbers; `place` is where it stands, for errors."""
-    words = line.split()
-    if len(words) != _NUM_PIXELS:
-        raise UserError(
-            f"{place} has {len(words)} numbers, must have {_NUM_PIXELS}: "
-            "get the file again"
-        )
-    try:
-        numbers = {word: float(word) for word in set(words)}
-    except ValueError as error:
-        raise UserError(f"{place}: {error}: must be 0 or 1") from error
-    if wrong := [word.decode() for word in words if numbers[word] not in (0, 1)]:
-        raise UserError(f"{place} has {wrong[0]}, must be 0 or 1")
-    image = np.array([numbers[word] for word in words], np.uint8)
-    return image.reshape(_SIDE, _SIDE)
-
-
-def _read_idx(file: pathlib.Path) -> np.ndarray:
-    """The images `[N, H, W]`, 0 to 255, of an idx file, gzipped or not."""
-    content = _read_bytes(file)
-    if content.startswith(b"\x1f\x8b"):
-        try:
-            content = gzip.decompress(content)
-        except (OSError, EOFError, zlib.error) as error:
-            raise UserError(
-                f"{file}: damaged gzip file ({error}): get it again"
-            ) from error
-    if len(content) < 16:
-        raise UserError(
-            f"{file}: {len(content)} bytes, an idx file of images has more than 16: "
-            "get it again"
-        )
-    magic, *shape = struct.unpack(">4I", content[:16])
-    if magic != _IMAGES_MAGIC:
-        what = "labels, not images" if magic == _LABELS_MAGIC else "not images"
-        raise UserError(
-            f"{file}: {what} (magic number {magic}, must be {_IMAGES_MAGIC}): "
-            "put the file of the images there"
-        )
-    count, height, width = shape
-    if not count * height * width:
-        raise UserError(
-            f"{file}: {count} images of {height} x {width} pixels: must be some"
-        )
-    if len(content) != 16 + count * height * width:
-        raise UserError(
-            f"{file}: {len(content)} bytes, must be {16 + count * height * width} for "
-            f"{count} images of {height} x {width} pixels: get it again"
-        )
-    return np.frombuffer(content, np.uint8, offset=16).reshape(shape)

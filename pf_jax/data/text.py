@@ -12,7 +12,7 @@ TEST_PERCENT = 5
 
 Splits = dict[str, str]
 
-_SPLIT_NAMES = {
+SPLIT_NAMES = {
     "train": "train",
     "valid": "valid",
     "validation": "valid",
@@ -132,4 +132,4 @@ def read_utf8(file: pathlib.Path) -> str:
 
 def _split_of(file: pathlib.Path) -> str | None:
     """`train`, `valid` or `test`, where a file's name ends with it."""
-    return _SPLIT_NAMES.get(re.split(r"[._-]", file.stem.lower())[-1])
+    return SPLIT_NAMES.get(re.split(r"[._-]", file.stem.lower())[-1])

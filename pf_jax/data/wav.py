@@ -1,0 +1,194 @@
+"""Sound files: `.wav`, of any rate and width, as one channel."""
+
+import math
+import pathlib
+import warnings
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from scipy.io import wavfile
+
+from pf_jax.data.text import SPLIT_NAMES, TEST_PERCENT, VALID_PERCENT
+from pf_jax.data.waveform import check_sample_rate
+from pf_jax.errors import UserError
+from pf_jax.files import existing
+
+FILES_PER_TEST_FILE = 20
+"""Of each 20 files the last is test, the one before it valid: 5 % each."""
+
+Signals = list[np.ndarray]
+
+
+def wav(path: str, sample_rate: int) -> dict[str, Signals]:
+    """A `.wav` file, or a folder of them and its subfolders.
+
+    Splits are the subfolders `train`, `valid` (or `validation`) and `test` where there
+    are any; all three must be there. Otherwise, in the order of their names, of each 20
+    files the 19th is valid and the 20th test; of fewer than 20 files, each one's first
+    90 % of the time are train, the next 5 % valid, the last 5 % test.
+
+    Args:
+        path: Integer PCM of any width, or float; any rate and number of channels, of
+            which the mean is taken.
+        sample_rate: What they are resampled to, in samples a second.
+
+    Returns:
+        For each split, signals `[N]`, float32, full scale at 1. Where they are
+        resampled, the filter may overshoot it by a little.
+
+    Raises:
+        UserError: If something is missing, empty, damaged, or not such a file.
+    """
+    check_sample_rate(sample_rate)
+    source = existing(path)
+    if source.is_file():
+        return _split_in_time(path, [read_wav(source, sample_rate)])
+    if folders := _split_folders(source):
+        return {
+            split: _read_all(_wav_files(folder), sample_rate)
+            for split, folder in folders.items()
+        }
+    signals = _read_all(_wav_files(source), sample_rate)
+    if len(signals) < FILES_PER_TEST_FILE:
+        return _split_in_time(path, signals)
+    return _split_by_file(signals)
+
+
+def read_wav(file: pathlib.Path, sample_rate: int) -> np.ndarray:
+    """A `.wav` file as one channel, `[N]`, float32, full scale at 1.
+
+    Args:
+        file: Which.
+        sample_rate: What it is resampled to, in samples a second.
+
+    Raises:
+        UserError: If it is damaged, empty, or of another format.
+    """
+    rate, samples = _read_samples(file)
+    if rate < 1:
+        raise UserError(
+            f"{file}: its header gives a rate of {rate}: must be at least 1"
+        )
+    if not samples.size:
+        raise UserError(f"{file}: no samples in it: remove it or give a longer one")
+    amplitudes = _amplitudes(samples)
+    if not np.isfinite(amplitudes).all():
+        raise UserError(
+            f"{file}: has samples that are NaN or infinite: give finite ones in [-1, 1]"
+        )
+    if (peak := np.abs(amplitudes).max()) > 1:
+        raise UserError(
+            f"{file}: has samples beyond full scale ({peak:g}): scale them to [-1, 1]"
+        )
+    if amplitudes.ndim > 1:
+        amplitudes = amplitudes.mean(axis=1)
+    return _resample(amplitudes, rate, sample_rate)
+
+
+def _read_samples(file: pathlib.Path) -> tuple[int, np.ndarray]:
+    """The rate and the samples as they are stored, `[N]` or `[N, channels]`."""
+    try:
+        with warnings.catch_warnings():
+            # What else scipy warns of, it does for files that are cut off.
+            warnings.simplefilter("error", wavfile.WavFileWarning)
+            # Tags, cue points and the like are no part of the sound.
+            warnings.filterwarnings(
+                "ignore",
+                r"Chunk \(non-data\) not understood",
+                wavfile.WavFileWarning,
+            )
+            return wavfile.read(file)
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror})") from error
+    except Exception as error:  # Each kind of damage ends in another one.
+        told = isinstance(error, (ValueError, wavfile.WavFileWarning))
+        cause = str(error).splitlines()[0].rstrip(".") if told else "damaged"
+        raise UserError(
+            f"{file}: cannot be read ({cause}): must be a whole wav file of PCM or float "
+            "samples; copy it again, or convert it to 16-bit PCM"
+        ) from error
+
+
+def _amplitudes(samples: np.ndarray) -> np.ndarray:
+    """Stored samples as float32, full scale at 1."""
+    if samples.dtype.kind == "f":
+        return samples.astype(np.float32)
+    full_scale = np.float32(2.0 ** (8 * samples.dtype.itemsize - 1))
+    # Of all widths, only samples of 8 bits are stored without a sign.
+    silence = full_scale if samples.dtype.kind == "u" else np.float32(0)
+    return (samples.astype(np.float32) - silence) / full_scale
+
+
+def _resample(amplitudes: np.ndarray, rate: int, sample_rate: int) -> np.ndarray:
+    if rate == sample_rate:
+        return amplitudes
+    # Here, since it takes seconds to load, and few data sets are sounds.
+    from scipy.signal import resample_poly
+
+    divisor = math.gcd(rate, sample_rate)
+    return resample_poly(amplitudes, sample_rate // divisor, rate // divisor)
+
+
+def _read_all(files: Iterable[pathlib.Path], sample_rate: int) -> Signals:
+    return [read_wav(file, sample_rate) for file in files]
+
+
+def _wav_files(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Those in a folder and below it, in the order of their names."""
+    files = sorted(
+        file
+        for file in folder.rglob("*")
+        # macOS puts a hidden file beside each one on a foreign disk.
+        if file.suffix.lower() == ".wav" and not file.name.startswith(".")
+    )
+    if not files:
+        raise UserError(f"{folder}: no *.wav files in this folder or below it")
+    return files
+
+
+def _split_folders(folder: pathlib.Path) -> dict[str, pathlib.Path]:
+    """The subfolders named by splits: three or none."""
+    named: dict[str, pathlib.Path] = {}
+    for below in sorted(filter(pathlib.Path.is_dir, folder.iterdir())):
+        if split := SPLIT_NAMES.get(below.name.lower()):
+            if split in named:
+                raise UserError(
+                    f"{folder}: {named[split].name} and {below.name} are both named "
+                    f"{split}: keep one of them"
+                )
+            named[split] = below
+    if not named:
+        return {}
+    if missing := {"train", "valid", "test"} - named.keys():
+        raise UserError(
+            f"{folder}: has subfolders named by splits, but none for "
+            f"{' and '.join(sorted(missing))}: add them or rename the others"
+        )
+    return {split: named[split] for split in ("train", "valid", "test")}
+
+
+def _split_by_file(signals: Sequence[np.ndarray]) -> dict[str, Signals]:
+    splits: dict[str, Signals] = {"train": [], "valid": [], "test": []}
+    held_out = {FILES_PER_TEST_FILE - 2: "valid", FILES_PER_TEST_FILE - 1: "test"}
+    for index, samples in enumerate(signals):
+        splits[held_out.get(index % FILES_PER_TEST_FILE, "train")].append(samples)
+    return splits
+
+
+def _split_in_time(path: str, signals: Iterable[np.ndarray]) -> dict[str, Signals]:
+    """The parts of each signal that are not empty."""
+    splits: dict[str, Signals] = {"train": [], "valid": [], "test": []}
+    for samples in signals:
+        test_start = len(samples) - len(samples) * TEST_PERCENT // 100
+        valid_start = test_start - len(samples) * VALID_PERCENT // 100
+        parts = np.split(samples, [valid_start, test_start])
+        for split, part in zip(splits.values(), parts, strict=True):
+            if len(part):
+                split.append(part)
+    for name, split in splits.items():
+        if not split:
+            raise UserError(
+                f"data.path={path}: too short to hold out 5 %, the {name} split is "
+                f"empty: give longer files, or {FILES_PER_TEST_FILE} of them"
+            )
+    return splits
