@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
-from pf_jax.data import pixels, tfds
+from pf_jax.data import mnist_files, pixels, tfds
 from pf_jax.data.pixels import Pixels
 from pf_jax.emissions import bernoulli
 from pf_jax.errors import UserError
@@ -194,7 +194,7 @@ def test_binarized_mnist_reads_a_folder_that_cannot_be_written_to(
     def write(path: pathlib.Path, content: bytes):
         raise PermissionError(f"{path}, {len(content)} bytes")
 
-    monkeypatch.setattr(pixels, "write_whole", write)
+    monkeypatch.setattr(mnist_files, "write_whole", write)
     path = _write_amats(tmp_path, train=_amat(_binary(2)))
     np.testing.assert_array_equal(pixels.binarized_mnist(path)["train"], _binary(2))
     assert not list(tmp_path.glob("*.packed"))

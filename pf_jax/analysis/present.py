@@ -196,11 +196,9 @@ def _write_images(request: Request) -> str:
 def _write_completions(request: Request) -> None:
     """Upper halves of images from the split, completed by the model."""
     encoding, split = request.encoding, request.split
-    offsets = split.offsets[:-1][:NUM_COMPLETED]
+    starts = split.offsets[:-1][:NUM_COMPLETED, None]
     # [N, H * W + 1], each behind its first input.
-    originals = np.stack(
-        [split.values[o : o + 1 + encoding.sequence_length] for o in offsets]
-    )
+    originals = split.values[starts + np.arange(1 + encoding.sequence_length)]
     num_given = encoding.width * (encoding.height // 2)
     read = np.repeat(originals[:, : 1 + num_given], NUM_COMPLETIONS, axis=0).T
     drawn = draw_samples(

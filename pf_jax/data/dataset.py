@@ -45,6 +45,10 @@ def _texts(splits: Mapping[str, str]) -> RawSplits:
     return {split: [content] for split, content in splits.items()}
 
 
+def _images(splits: Mapping[str, np.ndarray]) -> RawSplits:
+    return {split: list(images) for split, images in splits.items()}
+
+
 def _characters(train: Sequence[str], data: Any) -> Encoding:
     del data
     return vocabulary.Vocabulary.from_text(train[0])
@@ -86,12 +90,13 @@ SOURCES: dict[str, Source] = {
     ),
     "ptb_word": Source(lambda data: _texts(words.ptb_word(data.path)), _words),
     "binarized_mnist": Source(
-        lambda data: pixels.binarized_mnist(data.path, data.tfds_manual_dir), _pixels
+        lambda data: _images(pixels.binarized_mnist(data.path, data.tfds_manual_dir)),
+        _pixels,
     ),
     "mnist": Source(
-        lambda data: pixels.mnist(data.path, data.tfds_manual_dir), _pixels
+        lambda data: _images(pixels.mnist(data.path, data.tfds_manual_dir)), _pixels
     ),
-    "digits": Source(lambda data: pixels.digits(data.path), _pixels),
+    "digits": Source(lambda data: _images(pixels.digits(data.path)), _pixels),
     "iam_ondb": Source(lambda data: iam_ondb.iam_ondb(data.path), _strokes),
     "sketch_rnn": Source(lambda data: sketch_rnn.sketch_rnn(data.path), _strokes),
     "wav": Source(lambda data: wav.wav(data.path, data.sample_rate), _waveform),

@@ -2,12 +2,13 @@
 
 import abc
 import collections
+import dataclasses
 from collections.abc import Callable
 from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
-from pf_jax.emissions import Emission
+from pf_jax.emissions import Emission, categorical
 
 
 class Output(NamedTuple):
@@ -106,8 +107,30 @@ class Encoding(abc.ABC):
         return cls(**values)
 
 
+@dataclasses.dataclass(frozen=True)
 class TextEncoding(Encoding):
-    """Symbols of a text as tokens, int32 `[N]`."""
+    """Symbols of a text as tokens, int32 `[N]`.
+
+    Attributes:
+        symbols: One a token.
+    """
+
+    symbols: tuple[str, ...]
+
+    @property
+    def size(self) -> int:
+        """`V`."""
+        return len(self.symbols)
+
+    @property
+    def first_input(self) -> np.ndarray:
+        """Token 0."""
+        return np.array(0, np.int32)
+
+    def output(self, num_components: int) -> Output:
+        """A softmax over the symbols."""
+        del num_components
+        return Output(categorical, self.size)
 
     @abc.abstractmethod
     def unknown(self, raw: str) -> collections.Counter[str]:
@@ -124,3 +147,16 @@ class TextEncoding(Encoding):
     @abc.abstractmethod
     def continued(self, prompt: str, values: np.ndarray) -> str:
         """A prompt and the tokens `[N]` that follow it, as one text."""
+
+    def describe(self, values: np.ndarray) -> str:
+        """The text, quoted."""
+        return repr(self.decode(values))
+
+    def to_json(self) -> dict[str, Any]:
+        """The symbols."""
+        return {"symbols": list(self.symbols)}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Self:
+        """The inverse of `to_json`."""
+        return cls(tuple(values["symbols"]))

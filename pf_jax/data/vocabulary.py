@@ -4,12 +4,11 @@ import collections
 import dataclasses
 import functools
 import math
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
-from pf_jax.data.encoding import Measure, Output, TextEncoding
-from pf_jax.emissions import categorical
+from pf_jax.data.encoding import Measure, TextEncoding
 
 UNKNOWN = "\ufffd"
 
@@ -28,8 +27,6 @@ class Vocabulary(TextEncoding):
     kind: ClassVar[str] = "characters"
     unit: ClassVar[str] = "characters"
 
-    symbols: tuple[str, ...]
-
     @property
     def measure(self) -> Measure:
         """Bits per character."""
@@ -37,25 +34,10 @@ class Vocabulary(TextEncoding):
             "bits_per_char", "bits per character", lambda nll: nll / math.log(2)
         )
 
-    @property
-    def first_input(self) -> np.ndarray:
-        """The unknown symbol."""
-        return np.array(0, np.int32)
-
-    def output(self, num_components: int) -> Output:
-        """A softmax over the symbols."""
-        del num_components
-        return Output(categorical, self.size)
-
     @classmethod
     def from_text(cls, text: str) -> "Vocabulary":
         """The vocabulary of a training split: the unknown symbol, then sorted."""
         return cls((UNKNOWN, *sorted(set(text) - {UNKNOWN})))
-
-    @property
-    def size(self) -> int:
-        """`V`."""
-        return len(self.symbols)
 
     @functools.cached_property
     def _tokens(self) -> np.ndarray:
@@ -93,16 +75,3 @@ class Vocabulary(TextEncoding):
     def summary(self) -> str:
         """How many symbols there are."""
         return f", {self.size} symbols"
-
-    def describe(self, values: np.ndarray) -> str:
-        """The text, quoted."""
-        return repr(self.decode(values))
-
-    def to_json(self) -> dict[str, Any]:
-        """The symbols."""
-        return {"symbols": list(self.symbols)}
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> "Vocabulary":
-        """The inverse of `to_json`."""
-        return cls(tuple(values["symbols"]))

@@ -4,13 +4,12 @@ import collections
 import dataclasses
 import functools
 import math
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
-from pf_jax.data.encoding import Measure, Output, TextEncoding
+from pf_jax.data.encoding import Measure, TextEncoding
 from pf_jax.data.text import Splits, ptb_char
-from pf_jax.emissions import categorical
 
 END = "<eos>"
 UNKNOWN = "<unk>"
@@ -44,32 +43,15 @@ class Words(TextEncoding):
     kind: ClassVar[str] = "words"
     unit: ClassVar[str] = "words"
 
-    symbols: tuple[str, ...]
-
     @property
     def measure(self) -> Measure:
         """Perplexity."""
         return Measure("perplexity", "perplexity", _perplexity)
 
-    @property
-    def first_input(self) -> np.ndarray:
-        """The end of a sentence."""
-        return np.array(0, np.int32)
-
-    def output(self, num_components: int) -> Output:
-        """A softmax over the words."""
-        del num_components
-        return Output(categorical, self.size)
-
     @classmethod
     def from_text(cls, text: str) -> "Words":
         """The words of a training split: `<eos>`, `<unk>`, then sorted."""
         return cls((END, UNKNOWN, *sorted(set(text.split()) - {END, UNKNOWN})))
-
-    @property
-    def size(self) -> int:
-        """`V`."""
-        return len(self.symbols)
 
     @functools.cached_property
     def _tokens(self) -> dict[str, int]:
@@ -108,19 +90,6 @@ class Words(TextEncoding):
     def summary(self) -> str:
         """How many types of words there are."""
         return f", {self.size:,} types"
-
-    def describe(self, values: np.ndarray) -> str:
-        """The text, quoted."""
-        return repr(self.decode(values))
-
-    def to_json(self) -> dict[str, Any]:
-        """The symbols."""
-        return {"symbols": list(self.symbols)}
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> "Words":
-        """The inverse of `to_json`."""
-        return cls(tuple(values["symbols"]))
 
 
 def _perplexity(nll: float) -> float:
