@@ -21,6 +21,7 @@ from pf_jax.unroll import (
     unroll_free_running,
     unroll_paired,
     unroll_teacher_forced,
+    unroll_windows,
 )
 
 T, B, V, E, H = 5, 3, 6, 4, 3
@@ -532,3 +533,17 @@ def test_categorical_log_prob_equals_reference():
     log_probs = categorical.log_prob(logits, targets)
     expected = reference.nll(to_numpy(logits), np.asarray(targets), np.ones((T, B)))
     assert_close(-jnp.sum(log_probs, axis=0), expected)
+
+
+def test_unroll_windows_cut_one_long_free_run():
+    params, carry, inputs = make_params(), make_carry(make_params()), make_inputs()
+    unroll = jax.jit(unroll_windows, static_argnames="num_windows")
+    windows = unroll(params, KEY, inputs, carry, num_windows=3)
+    both = jitted[paired](FAST, params, carry, inputs)
+    long = unroll_free_running(params, KEY, inputs[0], carry, num_steps=3 * T)
+    for cut, first, whole in zip(windows[:4], both[:4], long[:4], strict=True):
+        cut, first, whole = (jax.tree.leaves(x)[0] for x in (cut, first, whole))
+        assert_close(cut[:, : 2 * B], first)
+        for number in range(3):
+            rows = slice((1 + number) * B, (2 + number) * B)
+            assert_close(cut[:, rows], whole[number * T : (number + 1) * T])

@@ -1,0 +1,188 @@
+import jax
+import numpy as np
+import pytest
+from trees import random_like
+
+from configs import default
+from pf_jax import experiment
+from pf_jax.analysis import present
+from pf_jax.analysis.present import Request, Sampling, settle_sampling
+from pf_jax.convolutional import convolutional
+from pf_jax.data import Dataset, Vocabulary, join_sequences
+from pf_jax.data.piano import PianoRoll
+from pf_jax.data.pixels import Pixels
+from pf_jax.data.strokes import Strokes
+from pf_jax.data.waveform import Waveform
+from pf_jax.data.words import Words
+from pf_jax.discriminator import recurrent
+from pf_jax.errors import UserError
+
+LETTERS = Vocabulary.from_text("abc")
+STROKES = Strokes((0.5, -0.5), 2.0, 10.0)
+ENCODINGS = {
+    "characters": LETTERS,
+    "words": Words.from_text("a b"),
+    "pixels": Pixels(4, 6),
+    "strokes": STROKES,
+    "waveform": Waveform(1000, 16, "mu_law"),
+    "piano_roll": PianoRoll(),
+}
+
+
+def error_of(function, *arguments) -> str:
+    with pytest.raises(UserError) as error:
+        function(*arguments)
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+def config_of(**fields):
+    config = default.get_config()
+    config.update_from_flattened_dict(
+        {
+            "generator.hidden_size": 5,
+            "generator.embedding_size": 3,
+            "generator.num_components": 2,
+            "discriminator.hidden_size": 3,
+            "discriminator.mlp_size": 3,
+            **fields,
+        }
+    )
+    return config
+
+
+def request_of(encoding, folder, sampling=Sampling(), **fields):
+    """From a model with random parameters, and a split of three sequences."""
+    first = encoding.first_input
+    length = encoding.sequence_length or 30
+    zeros = np.broadcast_to(first, (length, *first.shape))
+    # Of one value each, so that rows of a picture are told apart.
+    parts = [zeros + first.dtype.type(number % 2) for number in range(3)]
+    split = join_sequences(parts, first)
+    dataset = Dataset({"train": split}, encoding, {"train": 0})
+    config = config_of(**fields)
+    shapes = jax.eval_shape(lambda: experiment.create_state(config, dataset))
+    sampling = settle_sampling(sampling, encoding, 10)
+    state = random_like(shapes, scale=0.3)
+    return Request(state, encoding, split, jax.random.key(3), sampling, 10, folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "num_samples", "sample_length"),
+    [
+        ("characters", 3, 500),
+        ("words", 3, 100),
+        ("pixels", 64, 24),
+        ("strokes", 8, 100),
+        ("waveform", 3, 100),
+        ("piano_roll", 3, 100),
+    ],
+)
+def test_settle_sampling_of_nothing_asked_for(name, num_samples, sample_length):
+    settled = settle_sampling(Sampling(), ENCODINGS[name], 10)
+    assert settled == Sampling(num_samples, sample_length)
+    asked = Sampling(num_samples=2, temperature=0.5)
+    settled = settle_sampling(asked, ENCODINGS[name], 10)
+    assert settled == asked._replace(sample_length=sample_length)
+
+
+def test_settle_sampling_error_for_an_image_of_another_length():
+    message = error_of(settle_sampling, Sampling(sample_length=25), Pixels(4, 6), 10)
+    assert "--sample_length=25" in message and "24 pixels" in message
+
+
+@pytest.mark.parametrize("name", ["pixels", "strokes", "waveform", "piano_roll"])
+def test_settle_sampling_error_for_a_prompt_without_a_text(name):
+    message = error_of(settle_sampling, Sampling(prompt="ab"), ENCODINGS[name], 10)
+    assert "--prompt=ab" in message and ENCODINGS[name].unit in message
+
+
+@pytest.mark.parametrize("name", ENCODINGS.keys() - {"strokes"})
+def test_settle_sampling_error_for_a_bias_without_strokes(name):
+    message = error_of(settle_sampling, Sampling(bias=0.5), ENCODINGS[name], 10)
+    assert "--bias=0.5" in message and "--temperature" in message
+
+
+def test_completions_keep_what_was_given(tmp_path, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(present.images, "plot_image_grid", lambda *arguments: None)
+    monkeypatch.setattr(
+        present.images,
+        "plot_completions",
+        lambda *arguments: drawn.update(enumerate(arguments)),
+    )
+    request = request_of(Pixels(4, 6), tmp_path, Sampling(num_samples=2))
+    assert present.write_samples(request).count("\n") == 2
+    originals, completions, num_given, path = (drawn[index] for index in range(4))
+    assert num_given == 12
+    assert path == tmp_path / "completions.png"
+    np.testing.assert_array_equal(originals.mean(axis=(1, 2)), [0, 1, 0])
+    assert completions.shape == (3, present.NUM_COMPLETIONS, 4, 6)
+    given = np.broadcast_to(originals[:, None, :2], completions[:, :, :2].shape)
+    np.testing.assert_array_equal(completions[:, :, :2], given)
+    # The rest is drawn, each time anew.
+    assert len(np.unique(completions[0, :, 2:].reshape(-1, 12), axis=0)) > 1
+
+
+def test_bias_brings_strokes_nearer_to_their_means(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        present.drawings, "plot_drawings", lambda *arguments, **keywords: None
+    )
+    spreads = []
+    for bias in (0.0, 20.0):
+        folder = tmp_path / str(bias)
+        folder.mkdir()
+        written = []
+        monkeypatch.setattr(
+            present.drawings,
+            "write_svg",
+            lambda strokes, path, written=written: written.append((path.name, strokes)),
+        )
+        sampling = Sampling(num_samples=16, sample_length=5, bias=bias)
+        present.write_samples(request_of(STROKES, folder, sampling))
+        assert [name for name, _ in written][:2] == ["sample_1.svg", "sample_2.svg"]
+        # At the first step all samples have one distribution.
+        spreads.append(np.std([strokes[0, 0] for _, strokes in written]))
+    # The likeliest component's mean is left, and the least deviation, about 2e-3 here.
+    assert spreads[1] < 0.01 < 0.1 < spreads[0]
+
+
+def test_free_run_at_ten_times_the_training_window_is_finite(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        present.drawings,
+        "plot_drawings",
+        lambda drawings, path, training_length: seen.append(
+            (drawings, training_length)
+        ),
+    )
+    present.write_samples(request_of(STROKES, tmp_path, Sampling(num_samples=2)))
+    ((drawings, training_length),) = seen
+    assert training_length == 10
+    assert [drawing.shape for drawing in drawings] == [(100, 3)] * 2
+    assert np.isfinite(drawings).all()
+
+
+def test_make_settings_takes_the_discriminator_asked_for():
+    kind = {"discriminator.kind": "convolutional", "train.sequence_length": 24}
+    settings = experiment.make_settings(config_of(**kind), Pixels(4, 6))
+    assert settings.discriminator == convolutional(4, 6)
+    settings = experiment.make_settings(config_of(), LETTERS)
+    assert settings.discriminator == recurrent
+
+
+@pytest.mark.parametrize(
+    ("encoding", "expected"),
+    [(LETTERS, "are no images"), (Pixels(4, 5), "set it to 20")],
+)
+def test_make_settings_error_for_a_grid_that_does_not_fit(encoding, expected):
+    kind = {"discriminator.kind": "convolutional", "train.sequence_length": 24}
+    message = error_of(experiment.make_settings, config_of(**kind), encoding)
+    assert expected in message and "discriminator.kind=recurrent" in message
+
+
+@pytest.mark.parametrize(("steps", "windows"), [(0, 1), (100, 1), (300, 3)])
+def test_make_settings_counts_the_windows_of_a_free_run(steps, windows):
+    config = config_of(**{"adversarial.free_running_steps": steps})
+    assert experiment.make_settings(config, LETTERS).num_windows == windows
