@@ -52,7 +52,7 @@ def config_of(**fields):
     return config
 
 
-def request_of(encoding, folder, sampling=Sampling(), **fields):
+def request_of(encoding, folder, sampling=None, **fields):
     """From a model with random parameters, and a split of three sequences."""
     first = encoding.first_input
     length = encoding.sequence_length or 30
@@ -63,7 +63,7 @@ def request_of(encoding, folder, sampling=Sampling(), **fields):
     dataset = Dataset({"train": split}, encoding, {"train": 0})
     config = config_of(**fields)
     shapes = jax.eval_shape(lambda: experiment.create_state(config, dataset))
-    sampling = settle_sampling(sampling, encoding, 10)
+    sampling = settle_sampling(sampling or Sampling(), encoding, 10)
     state = random_like(shapes, scale=0.3)
     return Request(state, encoding, split, jax.random.key(3), sampling, 10, folder)
 
