@@ -16,6 +16,7 @@ from pf_jax.cells import (
     init_gru,
 )
 from pf_jax.discriminator import (
+    Discriminator,
     DiscriminatorParams,
     discriminator_logits,
     init_discriminator,
@@ -64,6 +65,7 @@ from pf_jax.unroll import (
     unroll_free_running,
     unroll_paired,
     unroll_teacher_forced,
+    unroll_windows,
 )
 
 __all__ = [
@@ -72,6 +74,7 @@ __all__ = [
     "Behavior",
     "Cell",
     "CellOutput",
+    "Discriminator",
     "DiscriminatorParams",
     "DiscriminatorSizes",
     "Emission",
@@ -113,4 +116,5 @@ __all__ = [
     "unroll_free_running",
     "unroll_paired",
     "unroll_teacher_forced",
+    "unroll_windows",
 ]

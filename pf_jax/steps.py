@@ -25,7 +25,7 @@ from pf_jax.gate import (
     moving_average,
     select,
 )
-from pf_jax.generator import GeneratorParams
+from pf_jax.generator import GeneratorParams, readout
 from pf_jax.metrics import Metrics, average, sum_over_devices
 from pf_jax.state import Settings, TrainState
 from pf_jax.types import Array, Batch, Carry, Params, Unroll, vary_over
@@ -254,6 +254,11 @@ def _both_modes(
         num_windows=settings.num_windows,
         generator=settings.generator,
     )
+    if "outputs" not in settings.fields:
+        # Nobody asks for the free-running rows' outputs, and a vocabulary may be large.
+        hidden = unroll.hidden[-1][:, : batch.inputs.shape[1]]
+        logits = readout(params, hidden, generator=settings.generator)
+        unroll = unroll._replace(logits=logits)
     mask = batch.mask
     if mask is not None:
         # Every window has its row's mask, or its length would tell the modes apart.

@@ -1,7 +1,8 @@
 import pytest
 
 from configs import default
-from pf_jax import behavior, settings
+from pf_jax import behavior, experiment, settings
+from pf_jax.data import waveform
 from pf_jax.errors import UserError
 
 
@@ -204,6 +205,11 @@ def test_check_devices_offers_the_nearest_multiples(batch_size, num_devices, leg
 def test_check_devices_takes_multiples():
     settings.check_devices(32, 8)
     settings.check_devices(3, 1)
+
+
+def test_names_are_those_that_there_are():
+    assert set(settings.DISCRIMINATORS) == set(experiment.DISCRIMINATORS)
+    assert set(settings.COMPANDINGS) == set(waveform.COMPANDINGS)
 
 
 def test_behavior_fields_are_those_that_behavior_builds():

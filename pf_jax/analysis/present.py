@@ -140,6 +140,8 @@ def write_samples(request: Request) -> str:
     Returns:
         What can be printed of the first one.
     """
+    for earlier in request.folder.glob("sample_*"):
+        earlier.unlink()  # There may be fewer now.
     return PRESENTERS[type(request.encoding)].write(request)
 
 

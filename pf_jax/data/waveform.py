@@ -37,7 +37,7 @@ def _expand_mu_law(compressed: np.ndarray, mu: int) -> np.ndarray:
     return np.sign(compressed) * magnitudes
 
 
-_COMPANDINGS = {
+COMPANDINGS = {
     "mu_law": _Companding(_compress_mu_law, _expand_mu_law),
     "linear": _Companding(lambda x, mu: x, lambda y, mu: y),
 }
@@ -77,10 +77,10 @@ class Waveform(Encoding):
             raise UserError(
                 f"data.num_bins={self.num_bins}: must be from 2 to {MAX_BINS}"
             )
-        if self.companding not in _COMPANDINGS:
+        if self.companding not in COMPANDINGS:
             raise UserError(
                 f"data.companding={self.companding}: must be one of "
-                f"{', '.join(_COMPANDINGS)}"
+                f"{', '.join(COMPANDINGS)}"
             )
 
     @property
@@ -107,7 +107,7 @@ class Waveform(Encoding):
         """
         mu = self.num_bins - 1
         amplitudes = np.asarray(raw, np.float32)
-        compressed = _COMPANDINGS[self.companding].compress(amplitudes, mu)
+        compressed = COMPANDINGS[self.companding].compress(amplitudes, mu)
         bins = np.floor((compressed + 1) / 2 * mu + 0.5)
         return np.clip(bins, 0, mu).astype(np.uint8 if mu < 256 else np.uint16)
 
@@ -119,7 +119,7 @@ class Waveform(Encoding):
     def _centers(self) -> np.ndarray:
         """Of all bins, `[num_bins]`; the outermost are full scale."""
         evenly = np.linspace(-1, 1, self.num_bins)
-        expand = _COMPANDINGS[self.companding].expand
+        expand = COMPANDINGS[self.companding].expand
         return expand(evenly, self.num_bins - 1).astype(np.float32)
 
     def summary(self) -> str:
