@@ -237,7 +237,7 @@ def _load_data(
     print(f"{config.data.name}: {sizes} {encoding.unit}{encoding.summary()}")
     for split, count in dataset.unknown.items():
         if count:
-            print(f"{split}: {count} {encoding.unit} unseen in training are one symbol")
+            print(f"{split}: {count:,} {encoding.unit} {encoding.loss}")
     return dataset
 
 

@@ -66,7 +66,7 @@ def test_encode_scales_and_clips_offsets_and_leaves_the_pen():
     values = strokes.encode(raw)
     assert values.dtype == np.float32
     np.testing.assert_array_equal(values, expected)
-    assert strokes.count_clipped(raw) == 2
+    assert strokes.count_unknown(raw) == 2
     assert raw[2, 0] == 100
 
 
@@ -79,7 +79,7 @@ def test_decode_inverts_encode_where_nothing_is_clipped(raw: np.ndarray, scale: 
     strokes = Strokes((2.5, -0.25), scale, 1e6)
     decoded = strokes.decode(strokes.encode(raw))
     assert decoded.dtype == np.float32
-    assert strokes.count_clipped(raw) == 0
+    assert strokes.count_unknown(raw) == 0
     np.testing.assert_allclose(decoded, raw, rtol=1e-6, atol=1e-5)
 
 
@@ -609,7 +609,7 @@ def test_sketch_rnn_counts_of_the_real_files(
     assert mean_length == pytest.approx(31, abs=0.2)
     strokes = Strokes.from_training(splits["train"], 10)
     assert strokes.scale == pytest.approx(scale)
-    assert sum(map(strokes.count_clipped, splits["train"])) == clipped
+    assert sum(map(strokes.count_unknown, splits["train"])) == clipped
     # Every drawing ends with a lifted pen.
     assert all(raw[-1, 2] == 1 for raw in splits["train"])
 

@@ -124,7 +124,7 @@ class Dataset(NamedTuple):
     Attributes:
         splits: Train, valid and test.
         encoding: What the values mean.
-        unknown: For each split, how many values the training split does not have.
+        unknown: For each split, how many values cannot be kept as they are.
     """
 
     splits: dict[str, Sequences]

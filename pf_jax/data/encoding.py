@@ -48,10 +48,12 @@ class Encoding(abc.ABC):
     Attributes:
         kind: Its name in JSON.
         unit: What a step is, in the plural: `characters`.
+        loss: What becomes of the values that cannot be kept as they are.
     """
 
     kind: ClassVar[str]
     unit: ClassVar[str]
+    loss: ClassVar[str] = "unseen in training are one symbol"
 
     @property
     @abc.abstractmethod
@@ -85,7 +87,7 @@ class Encoding(abc.ABC):
         return None
 
     def count_unknown(self, raw: Any) -> int:
-        """How many values of a sequence the training split does not have."""
+        """How many values of a sequence cannot be kept as they are."""
         del raw
         return 0
 

@@ -50,6 +50,7 @@ class Strokes(Encoding):
 
     kind: ClassVar[str] = "strokes"
     unit: ClassVar[str] = "points"
+    loss: ClassVar[str] = "further off than data.max_offset are clipped"
 
     def __post_init__(self) -> None:
         """Checks the numbers."""
@@ -125,7 +126,7 @@ class Strokes(Encoding):
         raw[:, :2] = raw[:, :2] * self.scale + self.mean
         return raw.astype(np.float32)
 
-    def count_clipped(self, raw: np.ndarray) -> int:
+    def count_unknown(self, raw: np.ndarray) -> int:
         """Of how many points of a sequence `[N, 3]` the offset is clipped."""
         beyond = np.abs(self._normalized(raw)[:, :2]) > self.clip
         return int(np.sum(np.any(beyond, axis=1)))
