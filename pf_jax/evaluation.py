@@ -82,7 +82,8 @@ def evaluate(
     metrics = _metrics(run, split)
     gap = _hidden_gap(run, split)
     metrics |= _gap_summary(gap, length)
-    metrics |= {**sampling._asdict(), "seed": run.config.seed}
+    # Apart: of a waveform, the number of samples scored has the same name.
+    metrics["sampling"] = {**sampling._asdict(), "seed": run.config.seed}
     sample = write_samples(
         Request(
             run.state,

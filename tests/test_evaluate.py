@@ -177,7 +177,7 @@ def test_program_prints_figures_and_a_sample_and_warns_of_the_prompt(
     )
     metrics = json.loads((workdir / "evaluation" / "metrics.json").read_text())
     assert metrics["nll"] == pytest.approx(evaluated[1]["nll"], rel=1e-5)
-    assert metrics["prompt"] == "aQbQ"
+    assert metrics["sampling"]["prompt"] == "aQbQ"
     assert f"{metrics['bits_per_char']:.4f} bits per character" in done.stdout
     assert "sample: 'aQbQ" in done.stdout
     assert (workdir / "evaluation" / "samples.txt").read_text().count("aQbQ") == 1

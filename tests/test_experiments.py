@@ -14,6 +14,7 @@ import scipy.io.wavfile
 
 from pf_jax import evaluation, settings
 from pf_jax.analysis.present import Sampling
+from pf_jax.data import load_encoding
 from pf_jax.loop import train_and_evaluate
 from pf_jax.run_log import read_metrics
 
@@ -181,3 +182,6 @@ def test_experiment_trains_by_either_objective_resumes_evaluates_and_draws(
     assert files <= {file.name for file in folder.iterdir()}
     assert json.loads((folder / "metrics.json").read_text()) == metrics
     assert math.isfinite(metrics[measure])
+    assert metrics["sampling"]["num_samples"] == 2
+    unit = load_encoding(tmp_path / "run" / "encoding.json").unit
+    assert metrics[f"num_{unit}"] > 100
