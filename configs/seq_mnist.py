@@ -20,7 +20,7 @@ def get_config() -> config_dict.ConfigDict:
     config.discriminator.mlp_size = 128
     config.train.sequence_length = 28 * 28
     config.train.batch_size = 64
-    config.train.learning_rate = 1e-3
+    config.train.learning_rate = 3e-4  # at 1e-3 the first updates overshoot
     config.train.max_gradient_norm = 1.0
     config.train.num_steps = 100_000
     config.train.eval_every = 2000
