@@ -98,7 +98,7 @@ def test_settle_sampling_error_for_a_prompt_without_a_text(name):
     assert "--prompt=ab" in message and ENCODINGS[name].unit in message
 
 
-@pytest.mark.parametrize("name", ENCODINGS.keys() - {"strokes"})
+@pytest.mark.parametrize("name", sorted(ENCODINGS.keys() - {"strokes"}))
 def test_settle_sampling_error_for_a_bias_without_strokes(name):
     message = error_of(settle_sampling, Sampling(bias=0.5), ENCODINGS[name], 10)
     assert "--bias=0.5" in message and "--temperature" in message
