@@ -52,11 +52,6 @@ def _binarized_mnist(folder: pathlib.Path) -> dict:
     return {"data.path": str(folder)}
 
 
-def _digits(folder: pathlib.Path) -> dict:
-    del folder
-    return {}
-
-
 def _words(folder: pathlib.Path) -> dict:
     for split in SIZES:
         lines = (" ".join(SOURCE.choice(["a", "cat", "<unk>"], 6)) for _ in range(60))
@@ -121,7 +116,6 @@ EXPERIMENTS: dict[str, tuple[Writer, str, set[str]]] = {
         "nats_per_image",
         {"samples.png", "completions.png"},
     ),
-    "seq_digits": (_digits, "nats_per_image", {"samples.png", "completions.png"}),
     "ptb_word": (_words, "perplexity", {"samples.txt"}),
     "handwriting": (
         _iam_ondb,
@@ -184,4 +178,4 @@ def test_experiment_trains_by_either_objective_resumes_evaluates_and_draws(
     assert math.isfinite(metrics[measure])
     assert metrics["sampling"]["num_samples"] == 2
     unit = load_encoding(tmp_path / "run" / "encoding.json").unit
-    assert metrics[f"num_{unit}"] > 100
+    assert metrics[f"num_{unit}"] > 30
