@@ -46,3 +46,30 @@ def existing(path: str) -> pathlib.Path:
     if not source.exists():
         raise UserError(f"data.path={path}: no such file or folder")
     return source
+
+
+def sole_file(path: str, suffix: str, example: str) -> pathlib.Path:
+    """The file that `data.path` names, or the only such file in the folder it names.
+
+    Args:
+        path: A file or a folder.
+        suffix: Of the files looked for in a folder, such as `.npz`.
+        example: A name to suggest where there is none.
+
+    Raises:
+        UserError: If there is nothing, or the folder has none or several.
+    """
+    source = existing(path)
+    if source.is_file():
+        return source
+    files = sorted(source.glob(f"*{suffix}"))
+    if len(files) != 1:
+        names = ", ".join(file.name for file in files)
+        count = (
+            f"more than one {suffix} file ({names})" if files else f"no {suffix} file"
+        )
+        raise UserError(
+            f"data.path={path}: {count} in this folder: give one file, such as "
+            f"{source / (files[0].name if files else example)}"
+        )
+    return files[0]

@@ -4,22 +4,13 @@ import pathlib
 
 import numpy as np
 import pytest
+from errors import error_of
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pf_jax.data import Vocabulary, text
-from pf_jax.errors import UserError
 
 ASTRAL = "a\u00e9\u4e2d\U0001f600\U0010ffff"
-
-
-def _error(function, *arguments) -> str:
-    """The one line of the error that a call ends with."""
-    with pytest.raises(UserError) as error:
-        function(*arguments)
-    message = str(error.value)
-    assert message and len(message.splitlines()) == 1
-    return message
 
 
 def _write(folder: pathlib.Path, **files: str) -> str:
@@ -136,54 +127,54 @@ def test_text_takes_the_splits_from_the_names(
 
 
 def test_text_error_without_a_path():
-    message = _error(text.text, "")
+    message = error_of(text.text, "")
     assert "data.path is empty" in message and "--config.data.path=" in message
-    assert _error(text.ptb_char, "") == message
+    assert error_of(text.ptb_char, "") == message
 
 
 @pytest.mark.parametrize("loader", [text.text, text.ptb_char])
 def test_text_error_for_a_missing_path(tmp_path: pathlib.Path, loader):
     path = str(tmp_path / "nowhere")
-    message = _error(loader, path)
+    message = error_of(loader, path)
     assert path in message and "no such file or folder" in message
 
 
 def test_text_error_for_a_folder_without_texts(tmp_path: pathlib.Path):
     (tmp_path / "data.csv").write_text("1,2")
-    message = _error(text.text, str(tmp_path))
+    message = error_of(text.text, str(tmp_path))
     assert str(tmp_path) in message and "no *.txt files" in message
 
 
 @pytest.mark.parametrize("missing", ["train", "valid", "test"])
 def test_text_error_for_a_missing_split(tmp_path: pathlib.Path, missing: str):
     names = {"train", "valid", "test"} - {missing}
-    message = _error(text.text, _write(tmp_path, **dict.fromkeys(names, "text")))
+    message = error_of(text.text, _write(tmp_path, **dict.fromkeys(names, "text")))
     assert str(tmp_path) in message and f"add {missing}.txt" in message
 
 
 def test_text_error_for_two_files_of_a_split(tmp_path: pathlib.Path):
     path = _write(tmp_path, train="1", valid="2", test="3", my__validation="4")
-    message = _error(text.text, path)
+    message = error_of(text.text, path)
     assert "my.validation.txt and valid.txt are both named valid" in message
 
 
 def test_text_error_for_an_empty_file(tmp_path: pathlib.Path):
     path = _write(tmp_path, train="text", valid="", test="text")
-    message = _error(text.text, path)
+    message = error_of(text.text, path)
     assert str(tmp_path / "valid.txt") in message and "empty" in message
 
 
 def test_text_error_for_latin_1_gives_the_offset(tmp_path: pathlib.Path):
     file = tmp_path / "latin.txt"
     file.write_bytes("na\u00efve \u4e2d".encode() + "caf\u00e9".encode("latin-1"))
-    message = _error(text.text, str(file))
+    message = error_of(text.text, str(file))
     # n, a, two bytes, v, e, blank, three bytes, c, a, f: the 14th is wrong.
     assert str(file) in message and "not UTF-8 (byte 13)" in message
 
 
 def test_text_error_for_a_file_that_cannot_be_read(tmp_path: pathlib.Path):
     (tmp_path / "folder.txt").mkdir()
-    message = _error(text.text, str(tmp_path))
+    message = error_of(text.text, str(tmp_path))
     assert str(tmp_path / "folder.txt") in message and "cannot be read" in message
 
 
@@ -207,7 +198,7 @@ def test_ptb_char_strips_lines_and_ends_them(tmp_path: pathlib.Path):
 def test_ptb_char_error_for_a_missing_file(tmp_path: pathlib.Path, missing: str):
     names = {"train", "valid", "test"} - {missing}
     _write(tmp_path, **{f"ptb__{name}": "text" for name in names})
-    message = _error(text.ptb_char, str(tmp_path))
+    message = error_of(text.ptb_char, str(tmp_path))
     assert str(tmp_path) in message and f"no ptb.{missing}.txt" in message
 
 
@@ -245,5 +236,5 @@ def test_python_reference_has_nothing_of_the_training_split_in_the_others():
 
 
 def test_python_reference_error_for_a_path():
-    message = _error(text.python_reference, "book.txt")
+    message = error_of(text.python_reference, "book.txt")
     assert "data.path=book.txt" in message and "--config.data.name=text" in message

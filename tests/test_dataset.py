@@ -2,6 +2,7 @@ import pathlib
 
 import numpy as np
 import pytest
+from errors import error_of
 
 from configs import default
 from pf_jax.data import (
@@ -13,22 +14,12 @@ from pf_jax.data import (
     load_encoding,
     save_encoding,
 )
-from pf_jax.errors import UserError
 
 
 def data_of(name: str, path: pathlib.Path | str):
     data = default.get_config().data
     data.name, data.path = name, str(path)
     return data
-
-
-def _error(function, *arguments) -> str:
-    """The one line of the error that a call ends with."""
-    with pytest.raises(UserError) as error:
-        function(*arguments)
-    message = str(error.value)
-    assert message and len(message.splitlines()) == 1
-    return message
 
 
 def _write(folder: pathlib.Path, **splits: str) -> pathlib.Path:
@@ -60,7 +51,7 @@ def test_load_dataset_uses_a_saved_encoding_again(tmp_path):
 
 
 def test_load_dataset_error_for_an_unknown_name_lists_the_known_ones():
-    message = _error(load_dataset, data_of("ptb", ""))
+    message = error_of(load_dataset, data_of("ptb", ""))
     assert "data.name=ptb" in message
     assert message.partition("one of ")[2].split(", ") == list(SOURCES)
 
@@ -68,7 +59,7 @@ def test_load_dataset_error_for_an_unknown_name_lists_the_known_ones():
 def test_load_dataset_error_for_an_empty_split(tmp_path):
     # Of 19 characters, 5 % are less than one.
     (tmp_path / "short.txt").write_text("x" * 19)
-    message = _error(load_dataset, data_of("text", tmp_path / "short.txt"))
+    message = error_of(load_dataset, data_of("text", tmp_path / "short.txt"))
     assert "the valid split is empty" in message and "data.name=text" in message
 
 
@@ -86,5 +77,5 @@ def test_load_encoding_error_where_it_is_missing_or_damaged(tmp_path, content):
     path = tmp_path / "encoding.json"
     if content is not None:
         path.write_text(content)
-    message = _error(load_encoding, path)
+    message = error_of(load_encoding, path)
     assert "encoding.json" in message and "--workdir" in message

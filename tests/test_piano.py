@@ -2,13 +2,14 @@ import json
 import os
 import pathlib
 import tempfile
-from collections.abc import Callable
 from typing import Any
 
 import mido
 import numpy as np
 import pytest
 import scipy.io
+from errors import error_of
+from figures import drawn_by
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -18,18 +19,8 @@ from pf_jax import emissions
 from pf_jax.analysis import rolls
 from pf_jax.data import piano
 from pf_jax.data.piano import PianoRoll
-from pf_jax.errors import UserError
 
 KEYS = 88
-
-
-def _error(function: Callable, *arguments) -> str:
-    """The one line of the error that a call ends with."""
-    with pytest.raises(UserError) as error:
-        function(*arguments)
-    message = str(error.value)
-    assert message and len(message.splitlines()) == 1
-    return message
 
 
 def _pieces(seed: int, *lengths: int) -> list[np.ndarray]:
@@ -109,7 +100,7 @@ def test_describe_counts_keys_and_those_that_are_new():
     ],
 )
 def test_piano_roll_error_for_settings_out_of_range(arguments, expected: str):
-    assert expected in _error(PianoRoll, *arguments)
+    assert expected in error_of(PianoRoll, *arguments)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float64, bool])
@@ -133,23 +124,25 @@ def test_piano_rolls_finds_the_only_file_of_a_folder(tmp_path: pathlib.Path):
 def test_piano_rolls_error_for_a_folder_of_several_files(tmp_path: pathlib.Path):
     for name in ("b.mat", "a.mat"):
         _save(tmp_path / name)
-    message = _error(piano.piano_rolls, str(tmp_path))
+    message = error_of(piano.piano_rolls, str(tmp_path))
     assert "more than one .mat file (a.mat, b.mat)" in message
     assert f"give one file, such as {tmp_path / 'a.mat'}" in message
 
 
 def test_piano_rolls_error_for_an_empty_folder(tmp_path: pathlib.Path):
-    message = _error(piano.piano_rolls, str(tmp_path))
+    message = error_of(piano.piano_rolls, str(tmp_path))
     assert f"data.path={tmp_path}: no .mat file in this folder" in message
 
 
 def test_piano_rolls_error_for_a_missing_path(tmp_path: pathlib.Path):
-    assert "no such file" in _error(piano.piano_rolls, str(tmp_path / "nowhere"))
+    assert "no such file" in error_of(piano.piano_rolls, str(tmp_path / "nowhere"))
 
 
 def test_piano_rolls_error_for_a_file_that_cannot_be_read(tmp_path: pathlib.Path):
     (tmp_path / "a.mat").mkdir()
-    assert "cannot be read (Is a directory)" in _error(piano.piano_rolls, str(tmp_path))
+    assert "cannot be read (Is a directory)" in error_of(
+        piano.piano_rolls, str(tmp_path)
+    )
 
 
 @pytest.mark.parametrize("kept", [0, 10, 127, 128, 200, -1])
@@ -157,14 +150,14 @@ def test_piano_rolls_error_for_a_truncated_file(tmp_path: pathlib.Path, kept: in
     file = tmp_path / "a.mat"
     _save(file)
     file.write_bytes(file.read_bytes()[:kept])
-    message = _error(piano.piano_rolls, str(file))
+    message = error_of(piano.piano_rolls, str(file))
     assert str(file) in message and "get it again" in message
 
 
 def test_piano_rolls_error_for_a_file_of_another_kind(tmp_path: pathlib.Path):
     file = tmp_path / "a.mat"
     file.write_text("a text with another name, longer than a header of a MATLAB file")
-    message = _error(piano.piano_rolls, str(file))
+    message = error_of(piano.piano_rolls, str(file))
     assert str(file) in message and "must be a whole MATLAB file" in message
 
 
@@ -173,14 +166,14 @@ def test_piano_rolls_error_for_matlab_7_3(tmp_path: pathlib.Path):
     # Its header, which stands before the HDF5 content: version 2.0, little endian.
     header = b"MATLAB 7.3 MAT-file".ljust(124) + b"\x00\x02IM"
     file.write_bytes(header.ljust(512, b"\0") + b"\x89HDF\r\n\x1a\n")
-    message = _error(piano.piano_rolls, str(file))
+    message = error_of(piano.piano_rolls, str(file))
     assert str(file) in message and "MATLAB 7.3" in message and "-v7" in message
 
 
 @pytest.mark.parametrize("key", ["traindata", "validdata", "testdata"])
 def test_piano_rolls_error_for_a_missing_key(tmp_path: pathlib.Path, key: str):
     path = _save(tmp_path / "a.mat", **{key: None})
-    message = _error(piano.piano_rolls, path)
+    message = error_of(piano.piano_rolls, path)
     assert f"{path}: no {key} in it" in message
     assert "must have traindata, validdata, testdata" in message
 
@@ -192,7 +185,7 @@ def test_piano_rolls_error_for_a_split_that_is_no_cells(
     tmp_path: pathlib.Path, cells: np.ndarray
 ):
     path = _save(tmp_path / "a.mat", testdata=cells)
-    message = _error(piano.piano_rolls, path)
+    message = error_of(piano.piano_rolls, path)
     assert f"{path}: testdata must be a cell array of one piece or more" in message
 
 
@@ -215,7 +208,7 @@ def test_piano_rolls_error_for_a_piece_that_is_none(
 ):
     valid = _cells([*_pieces(0, 2), piece])
     path = _save(tmp_path / "a.mat", validdata=valid)
-    message = _error(piano.piano_rolls, path)
+    message = error_of(piano.piano_rolls, path)
     assert message == f"{path}: validdata, piece 2: {cause}"
 
 
@@ -298,16 +291,7 @@ def test_write_midi_takes_the_time_that_frames_last(
 
 @pytest.fixture
 def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """What is drawn, beside the file that it is written to."""
-    drawn: list[Figure] = []
-    save = rolls.save_figure
-
-    def save_and_keep(figure: Figure, path: pathlib.Path) -> None:
-        drawn.append(figure)
-        save(figure, path)
-
-    monkeypatch.setattr(rolls, "save_figure", save_and_keep)
-    return drawn
+    return drawn_by(rolls, monkeypatch)
 
 
 def test_plot_rolls_shows_the_keys_that_sound(

@@ -5,6 +5,7 @@ import struct
 
 import numpy as np
 import pytest
+from errors import error_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
@@ -12,19 +13,9 @@ from sklearn.datasets import load_digits
 from pf_jax.data import mnist_files, pixels, tfds
 from pf_jax.data.pixels import Pixels
 from pf_jax.emissions import bernoulli
-from pf_jax.errors import UserError
 
 SPLITS = ("train", "valid", "test")
 TRAIN_IDX, TEST_IDX = "train-images-idx3-ubyte", "t10k-images-idx3-ubyte"
-
-
-def _error(function, *arguments) -> str:
-    """The one line of the error that a call ends with."""
-    with pytest.raises(UserError) as error:
-        function(*arguments)
-    message = str(error.value)
-    assert message and len(message.splitlines()) == 1
-    return message
 
 
 def _binary(count: int, seed: int = 0) -> np.ndarray:
@@ -220,7 +211,7 @@ def test_pixels_without_original_files_are_those_of_tfds(
 @pytest.mark.parametrize("loader", [pixels.binarized_mnist, pixels.mnist])
 def test_pixels_error_for_a_missing_folder(tmp_path: pathlib.Path, loader):
     path = str(tmp_path / "nowhere")
-    message = _error(loader, path)
+    message = error_of(loader, path)
     assert path in message and "no such file or folder" in message
 
 
@@ -228,7 +219,7 @@ def test_pixels_error_for_a_missing_folder(tmp_path: pathlib.Path, loader):
 def test_pixels_error_for_a_file_instead_of_its_folder(tmp_path: pathlib.Path, loader):
     file = tmp_path / "binarized_mnist_train.amat"
     file.write_text("0 1")
-    message = _error(loader, str(file))
+    message = error_of(loader, str(file))
     assert str(file) in message and "not a folder" in message
 
 
@@ -238,13 +229,13 @@ def test_binarized_mnist_error_for_a_missing_split(
 ):
     path = _write_amats(tmp_path)
     (tmp_path / f"binarized_mnist_{missing}.amat").unlink()
-    message = _error(pixels.binarized_mnist, path)
+    message = error_of(pixels.binarized_mnist, path)
     assert path in message and f"no binarized_mnist_{missing}.amat" in message
 
 
 def test_binarized_mnist_error_for_a_truncated_line(tmp_path: pathlib.Path):
     path = _write_amats(tmp_path, valid=_amat(_binary(3))[:-21])
-    message = _error(pixels.binarized_mnist, path)
+    message = error_of(pixels.binarized_mnist, path)
     assert "binarized_mnist_valid.amat: line 3 has 774 numbers" in message
     assert "must have 784" in message
     assert not (tmp_path / "binarized_mnist_valid.amat.packed").exists()
@@ -255,7 +246,7 @@ def test_binarized_mnist_error_for_a_value_that_is_not_binary(
     tmp_path: pathlib.Path, value: str
 ):
     path = _write_amats(tmp_path, test=f"{_amat(_binary(1))}{value}{' 0' * 783}\n")
-    message = _error(pixels.binarized_mnist, path)
+    message = error_of(pixels.binarized_mnist, path)
     assert "binarized_mnist_test.amat: line 2" in message
     assert "must be 0 or 1" in message
     if value.isascii() and value.isprintable():
@@ -264,7 +255,7 @@ def test_binarized_mnist_error_for_a_value_that_is_not_binary(
 
 @pytest.mark.parametrize("content", ["", "\n\n"])
 def test_binarized_mnist_error_for_an_empty_file(tmp_path: pathlib.Path, content: str):
-    message = _error(pixels.binarized_mnist, _write_amats(tmp_path, test=content))
+    message = error_of(pixels.binarized_mnist, _write_amats(tmp_path, test=content))
     assert str(tmp_path / "binarized_mnist_test.amat") in message
     assert "empty" in message and "784 numbers" in message
 
@@ -277,7 +268,7 @@ def test_binarized_mnist_error_for_a_file_that_cannot_be_read(
 
     path = _write_amats(tmp_path)
     monkeypatch.setattr(pathlib.Path, "read_bytes", read)
-    message = _error(pixels.binarized_mnist, path)
+    message = error_of(pixels.binarized_mnist, path)
     assert str(tmp_path / "binarized_mnist_train.amat") in message
     assert "cannot be read (Permission denied)" in message
 
@@ -313,7 +304,7 @@ def test_mnist_reads_what_a_browser_unpacked_but_did_not_rename(
 def test_mnist_error_for_a_missing_split(tmp_path: pathlib.Path, missing: str):
     path = _write_idx(tmp_path)
     (tmp_path / missing).unlink()
-    message = _error(pixels.mnist, path)
+    message = error_of(pixels.mnist, path)
     assert path in message and f"no {missing} or {missing}.gz" in message
 
 
@@ -322,27 +313,29 @@ def test_mnist_error_for_a_wrong_number_of_bytes(
     tmp_path: pathlib.Path, difference: int
 ):
     content = (_idx(_gray(4)) + b"\0")[: 16 + 24 + difference]
-    message = _error(pixels.mnist, _write_idx(tmp_path, test=content))
+    message = error_of(pixels.mnist, _write_idx(tmp_path, test=content))
     assert str(tmp_path / TEST_IDX) in message
     assert f"{40 + difference} bytes, must be 40 for 4 images of 3 x 2" in message
 
 
 @pytest.mark.parametrize("length", [0, 3, 15])
 def test_mnist_error_for_a_truncated_header(tmp_path: pathlib.Path, length: int):
-    message = _error(pixels.mnist, _write_idx(tmp_path, train=_idx(_gray(6))[:length]))
+    message = error_of(
+        pixels.mnist, _write_idx(tmp_path, train=_idx(_gray(6))[:length])
+    )
     assert str(tmp_path / TRAIN_IDX) in message and f"{length} bytes" in message
 
 
 def test_mnist_error_for_labels_under_the_name_of_images(tmp_path: pathlib.Path):
     labels = struct.pack(">2I", 0x801, 60) + bytes(60)
-    message = _error(pixels.mnist, _write_idx(tmp_path, train=labels))
+    message = error_of(pixels.mnist, _write_idx(tmp_path, train=labels))
     assert str(tmp_path / TRAIN_IDX) in message
     assert "labels, not images (magic number 2049, must be 2051)" in message
 
 
 def test_mnist_error_for_a_wrong_magic_number(tmp_path: pathlib.Path):
     content = _idx(_gray(6), magic=0xD03)
-    message = _error(pixels.mnist, _write_idx(tmp_path, train=content))
+    message = error_of(pixels.mnist, _write_idx(tmp_path, train=content))
     assert str(tmp_path / TRAIN_IDX) in message
     assert "not images (magic number 3331, must be 2051)" in message
 
@@ -350,7 +343,7 @@ def test_mnist_error_for_a_wrong_magic_number(tmp_path: pathlib.Path):
 @pytest.mark.parametrize("shape", [(0, 28, 28), (6, 0, 28), (6, 28, 0)])
 def test_mnist_error_for_images_of_size_zero(tmp_path: pathlib.Path, shape):
     content = _idx(np.zeros(shape, np.uint8))
-    message = _error(pixels.mnist, _write_idx(tmp_path, train=content))
+    message = error_of(pixels.mnist, _write_idx(tmp_path, train=content))
     assert str(tmp_path / TRAIN_IDX) in message
     assert "{} images of {} x {} pixels".format(*shape) in message
 
@@ -366,19 +359,19 @@ def test_mnist_error_for_images_of_size_zero(tmp_path: pathlib.Path, shape):
 )
 def test_mnist_error_for_a_damaged_gzip_file(tmp_path: pathlib.Path, damage):
     content = damage(gzip.compress(_idx(_gray(6))))
-    message = _error(pixels.mnist, _write_idx(tmp_path, train=content))
+    message = error_of(pixels.mnist, _write_idx(tmp_path, train=content))
     assert str(tmp_path / TRAIN_IDX) in message and "damaged gzip file" in message
 
 
 def test_mnist_error_for_too_few_images(tmp_path: pathlib.Path):
-    message = _error(pixels.mnist, _write_idx(tmp_path, train=_idx(_gray(5))))
+    message = error_of(pixels.mnist, _write_idx(tmp_path, train=_idx(_gray(5))))
     assert str(tmp_path) in message and "(5, 3, 2)" in message
     assert "at least 6 images" in message
 
 
 def test_mnist_error_for_images_of_two_sizes(tmp_path: pathlib.Path):
     content = _idx(_gray(4).reshape(4, 2, 3))
-    message = _error(pixels.mnist, _write_idx(tmp_path, test=content))
+    message = error_of(pixels.mnist, _write_idx(tmp_path, test=content))
     assert "(6, 3, 2)" in message and "(4, 2, 3)" in message and "one size" in message
 
 
@@ -399,7 +392,7 @@ def test_digits_are_scikit_learns_thresholded_each_in_one_split():
 
 
 def test_digits_error_for_a_path():
-    message = _error(pixels.digits, "folder")
+    message = error_of(pixels.digits, "folder")
     assert "data.path=folder" in message and "--config.data.name=mnist" in message
 
 

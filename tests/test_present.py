@@ -1,6 +1,7 @@
 import jax
 import numpy as np
 import pytest
+from errors import error_of
 from trees import random_like
 
 from configs import default
@@ -15,7 +16,6 @@ from pf_jax.data.strokes import Strokes
 from pf_jax.data.waveform import Waveform
 from pf_jax.data.words import Words
 from pf_jax.discriminator import recurrent
-from pf_jax.errors import UserError
 
 LETTERS = Vocabulary.from_text("abc")
 STROKES = Strokes((0.5, -0.5), 2.0, 10.0)
@@ -27,14 +27,6 @@ ENCODINGS = {
     "waveform": Waveform(1000, 16, "mu_law"),
     "piano_roll": PianoRoll(),
 }
-
-
-def error_of(function, *arguments) -> str:
-    with pytest.raises(UserError) as error:
-        function(*arguments)
-    message = str(error.value)
-    assert "\n" not in message
-    return message
 
 
 def config_of(**fields):

@@ -1,6 +1,7 @@
 import jax
 import numpy as np
 import pytest
+from errors import error_of
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -12,7 +13,6 @@ from pf_jax.data.sequences import (
     make_windows,
     spaced_starts,
 )
-from pf_jax.errors import UserError
 
 NUM_TOKENS, LENGTH, NUM_CHUNKS = 35, 4, 8
 
@@ -38,15 +38,6 @@ def _starts(seed: int, step: int, batch_size: int = 3, chunks: str = "consecutiv
     assert windows.are_whole
     np.testing.assert_array_equal(rows[:, 1], LENGTH)
     return rows[:, 0]
-
-
-def _error(function, *arguments, **keywords) -> str:
-    """The one line of the error that a call ends with."""
-    with pytest.raises(UserError) as error:
-        function(*arguments, **keywords)
-    message = str(error.value)
-    assert message and len(message.splitlines()) == 1
-    return message
 
 
 def test_join_sequences_puts_a_first_input_before_each():
@@ -108,7 +99,7 @@ def test_make_windows_of_data_as_long_as_one(chunks: str):
 
 @pytest.mark.parametrize("chunks", ["consecutive", "random"])
 def test_make_windows_error_where_every_sequence_is_shorter(chunks: str):
-    message = _error(make_windows, many_of(9, 4), length=10, chunks=chunks)
+    message = error_of(make_windows, many_of(9, 4), length=10, chunks=chunks)
     assert "longest has 9" in message and "train.sequence_length=10" in message
 
 

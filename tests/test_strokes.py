@@ -8,6 +8,7 @@ import zipfile
 
 import numpy as np
 import pytest
+from errors import error_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_numpy
@@ -15,22 +16,12 @@ from hypothesis.extra import numpy as st_numpy
 from pf_jax.data.iam_ondb import iam_ondb, iam_ondb_lines
 from pf_jax.data.sketch_rnn import sketch_rnn
 from pf_jax.data.strokes import Strokes
-from pf_jax.errors import UserError
 from pf_jax.mixture import mixture_density
 
 # A move, a dot, and a stroke of two points.
 DRAWING = np.array([[0, 0, 0], [3, -4, 1], [10, 0, 1], [-2, 2, 0], [1, 5, 1]])
 
 SPLIT_FILES = ("trainset.txt", "testset_v.txt", "testset_t.txt", "testset_f.txt")
-
-
-def _error(function, *arguments) -> str:
-    """The one line of the error that a call ends with."""
-    with pytest.raises(UserError) as error:
-        function(*arguments)
-    message = str(error.value)
-    assert message and len(message.splitlines()) == 1
-    return message
 
 
 # The encoding.
@@ -129,12 +120,12 @@ def test_describe_gives_the_size_in_the_units_of_the_source():
 
 
 def test_from_training_error_without_points():
-    assert "no points" in _error(Strokes.from_training, [], 5)
-    assert "no points" in _error(Strokes.from_training, [np.zeros((0, 3))], 5)
+    assert "no points" in error_of(Strokes.from_training, [], 5)
+    assert "no points" in error_of(Strokes.from_training, [np.zeros((0, 3))], 5)
 
 
 def test_from_training_error_for_offsets_that_are_all_equal():
-    message = _error(Strokes.from_training, [np.ones((4, 3))], 5)
+    message = error_of(Strokes.from_training, [np.ones((4, 3))], 5)
     assert "scale is 0" in message and "differ" in message
 
 
@@ -142,12 +133,12 @@ def test_from_training_error_for_offsets_that_are_all_equal():
 def test_from_training_error_for_offsets_that_are_not_finite(wrong: float):
     raw = DRAWING.astype(float)
     raw[2, 1] = wrong
-    assert "not finite" in _error(Strokes.from_training, [DRAWING, raw], 5)
+    assert "not finite" in error_of(Strokes.from_training, [DRAWING, raw], 5)
 
 
 @pytest.mark.parametrize("clip", [0.0, -1.0, np.nan, np.inf])
 def test_from_training_error_for_a_wrong_clip(clip: float):
-    message = _error(Strokes.from_training, [DRAWING], clip)
+    message = error_of(Strokes.from_training, [DRAWING], clip)
     assert f"data.max_offset={clip:g}" in message
 
 
@@ -257,12 +248,12 @@ def test_iam_ondb_takes_the_split_files_of_the_folder_task1(tmp_path: pathlib.Pa
 def test_iam_ondb_error_for_a_missing_part(tmp_path: pathlib.Path, name: str):
     _write_database(tmp_path)
     (tmp_path / name).rename(tmp_path / "elsewhere")
-    message = _error(iam_ondb, str(tmp_path))
+    message = error_of(iam_ondb, str(tmp_path))
     assert str(tmp_path) in message and f"no {name} there" in message
 
 
 def test_iam_ondb_error_for_an_empty_folder(tmp_path: pathlib.Path):
-    assert "no trainset.txt there" in _error(iam_ondb, str(tmp_path))
+    assert "no trainset.txt there" in error_of(iam_ondb, str(tmp_path))
 
 
 def test_iam_ondb_error_for_a_split_file_that_names_a_missing_line(
@@ -270,14 +261,14 @@ def test_iam_ondb_error_for_a_split_file_that_names_a_missing_line(
 ):
     _write_database(tmp_path)
     (tmp_path / "testset_t.txt").write_text("b02-011\nb02-012z\n")
-    message = _error(iam_ondb, str(tmp_path))
+    message = error_of(iam_ondb, str(tmp_path))
     assert "testset_t.txt names a missing line: no b02-012z-01.xml" in message
 
 
 def test_iam_ondb_error_for_a_form_in_two_splits(tmp_path: pathlib.Path):
     _write_database(tmp_path)
     (tmp_path / "testset_f.txt").write_text("c03-100z\na01-000u\n")
-    message = _error(iam_ondb, str(tmp_path))
+    message = error_of(iam_ondb, str(tmp_path))
     assert str(tmp_path / "testset_f.txt") in message
     assert "a01-000u is in trainset.txt already" in message
 
@@ -286,7 +277,7 @@ def test_iam_ondb_error_for_a_form_in_two_splits(tmp_path: pathlib.Path):
 def test_iam_ondb_error_for_an_empty_split_file(tmp_path: pathlib.Path, content: str):
     file = _write_database(tmp_path) / "testset_v.txt"
     file.write_text(content)
-    assert f"{file}: empty" in _error(iam_ondb, str(tmp_path))
+    assert f"{file}: empty" in error_of(iam_ondb, str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -297,7 +288,7 @@ def test_iam_ondb_error_for_what_does_not_name_forms(
 ):
     file = _write_database(tmp_path) / "testset_v.txt"
     file.write_text(content, encoding="latin-1")
-    message = _error(iam_ondb, str(tmp_path))
+    message = error_of(iam_ondb, str(tmp_path))
     assert str(file) in message and "is not the name of a form" in message
 
 
@@ -323,7 +314,7 @@ def test_iam_ondb_error_for_a_wrong_line(
 ):
     _write_database(tmp_path)
     file = _write_line(tmp_path, "a01-000x-01", content)
-    message = _error(iam_ondb, str(tmp_path))
+    message = error_of(iam_ondb, str(tmp_path))
     assert str(file) in message and cause in message
 
 
@@ -470,7 +461,7 @@ def test_sketch_rnn_refuses_to_run_what_a_pickle_names(tmp_path: pathlib.Path):
     np.load(path, allow_pickle=True)["train"]
     assert marker.read_text() == "run\n"
     marker.unlink()
-    message = _error(sketch_rnn, path)
+    message = error_of(sketch_rnn, path)
     assert not marker.exists()
     assert path in message and f"wants {os.system.__module__}.system" in message
 
@@ -486,7 +477,7 @@ def test_sketch_rnn_refuses_to_run_what_a_pickle_names(tmp_path: pathlib.Path):
 )
 def test_sketch_rnn_refuses_what_no_array_needs(tmp_path: pathlib.Path, call: _Call):
     path = _write_npz(tmp_path / "a.npz", valid=[call])
-    message = _error(sketch_rnn, path)
+    message = error_of(sketch_rnn, path)
     assert f"{path}: valid" in message and "which no array needs" in message
 
 
@@ -496,7 +487,7 @@ def test_sketch_rnn_does_not_read_bytes_of_the_file_as_pointers(tmp_path: pathli
     make = np.zeros(1).__reduce__()
     array = _Call(*make[:2], (1, (1,), forged, False, b"AAAAAAAA"))
     path = _write_pickle(tmp_path / "a.npz", pickle.dumps(array))
-    assert f"{path}: train: not an array" in _error(sketch_rnn, path)
+    assert f"{path}: train: not an array" in error_of(sketch_rnn, path)
 
 
 @pytest.mark.parametrize("dtype", ["M8[s]", "c16", "S4", [("x", "i4")]])
@@ -504,7 +495,7 @@ def test_sketch_rnn_error_for_arrays_that_are_not_of_numbers(
     tmp_path: pathlib.Path, dtype
 ):
     path = _write_npz(tmp_path / "a.npz", test=[np.zeros((2, 3), dtype)])
-    message = _error(sketch_rnn, path)
+    message = error_of(sketch_rnn, path)
     assert f"{path}: test: not an array that can be read" in message
 
 
@@ -513,30 +504,30 @@ def test_sketch_rnn_error_for_a_missing_split(tmp_path: pathlib.Path, missing: s
     members = {name: [DRAWING] for name in ("train", "valid", "test")}
     del members[missing]
     np.savez(tmp_path / "a.npz", **members)
-    message = _error(sketch_rnn, str(tmp_path))
+    message = error_of(sketch_rnn, str(tmp_path))
     assert str(tmp_path / "a.npz") in message and f"no {missing} in it" in message
 
 
 def test_sketch_rnn_error_for_an_empty_split(tmp_path: pathlib.Path):
     path = _write_npz(tmp_path / "a.npz", valid=[])
-    assert f"{path}: valid is empty" in _error(sketch_rnn, path)
+    assert f"{path}: valid is empty" in error_of(sketch_rnn, path)
 
 
 def test_sketch_rnn_error_for_a_folder_without_or_with_several_files(
     tmp_path: pathlib.Path,
 ):
-    assert "no .npz file in this folder" in _error(sketch_rnn, str(tmp_path))
+    assert "no .npz file in this folder" in error_of(sketch_rnn, str(tmp_path))
     _write_npz(tmp_path / "a.npz")
     _write_npz(tmp_path / "b.npz")
-    message = _error(sketch_rnn, str(tmp_path))
+    message = error_of(sketch_rnn, str(tmp_path))
     assert "more than one .npz file (a.npz, b.npz)" in message
 
 
 @pytest.mark.parametrize("loader", [sketch_rnn, iam_ondb])
 def test_loaders_error_for_a_missing_path(tmp_path: pathlib.Path, loader):
     path = str(tmp_path / "nowhere")
-    assert f"data.path={path}: no such file or folder" in _error(loader, path)
-    assert "data.path is empty" in _error(loader, "")
+    assert f"data.path={path}: no such file or folder" in error_of(loader, path)
+    assert "data.path is empty" in error_of(loader, "")
 
 
 def test_sketch_rnn_error_for_a_damaged_file(tmp_path: pathlib.Path):
@@ -546,7 +537,7 @@ def test_sketch_rnn_error_for_a_damaged_file(tmp_path: pathlib.Path):
     flipped[60] ^= 255
     for content in (b"", b"not a zip", whole[: len(whole) // 2], bytes(flipped)):
         file.write_bytes(content)
-        message = _error(sketch_rnn, str(file))
+        message = error_of(sketch_rnn, str(file))
         assert str(file) in message and "not a whole .npz file" in message
 
 
@@ -555,13 +546,13 @@ def test_sketch_rnn_error_for_a_member_that_is_no_array(tmp_path: pathlib.Path):
     with zipfile.ZipFile(path, "w") as archive:
         for name in ("train", "valid", "test"):
             archive.writestr(f"{name}.npy", "text")
-    assert f"{path}: train: not an array" in _error(sketch_rnn, path)
+    assert f"{path}: train: not an array" in error_of(sketch_rnn, path)
 
 
 @pytest.mark.parametrize("content", [b"", b"\x80\x04", b"garbage.", b"\x80\x04N."])
 def test_sketch_rnn_error_for_a_damaged_pickle(tmp_path: pathlib.Path, content: bytes):
     path = _write_pickle(tmp_path / "a.npz", content)
-    assert f"{path}: train: not an array" in _error(sketch_rnn, path)
+    assert f"{path}: train: not an array" in error_of(sketch_rnn, path)
 
 
 @pytest.mark.parametrize(
@@ -583,7 +574,7 @@ def test_sketch_rnn_error_for_a_wrong_sequence(
     tmp_path: pathlib.Path, wrong, cause: str
 ):
     path = _write_npz(tmp_path / "a.npz", valid=[DRAWING, DRAWING, wrong])
-    message = _error(sketch_rnn, path)
+    message = error_of(sketch_rnn, path)
     assert f"{path}: valid[2]: " in message and cause in message
 
 

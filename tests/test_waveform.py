@@ -4,10 +4,11 @@ import os
 import pathlib
 import struct
 import wave
-from collections.abc import Callable
 
 import numpy as np
 import pytest
+from errors import error_of
+from figures import drawn_by
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
@@ -17,18 +18,8 @@ from pf_jax import emissions
 from pf_jax.analysis import sound
 from pf_jax.data import wav, waveform
 from pf_jax.data.waveform import Waveform
-from pf_jax.errors import UserError
 
 RATE = 8000
-
-
-def _error(function: Callable, *arguments) -> str:
-    """The one line of the error that a call ends with."""
-    with pytest.raises(UserError) as error:
-        function(*arguments)
-    message = str(error.value)
-    assert message and len(message.splitlines()) == 1
-    return message
 
 
 def _write(path: pathlib.Path, samples, rate: int = RATE) -> str:
@@ -181,7 +172,7 @@ def test_describe_tells_length_and_loudness():
     ],
 )
 def test_waveform_error_for_settings_out_of_range(arguments, expected: str):
-    assert _error(Waveform, *arguments) == expected
+    assert error_of(Waveform, *arguments) == expected
 
 
 @pytest.mark.parametrize(
@@ -299,14 +290,14 @@ def test_wav_takes_the_splits_from_subfolders(tmp_path: pathlib.Path, valid: str
 
 def test_wav_error_for_a_missing_split(tmp_path: pathlib.Path):
     _write(tmp_path / "train" / "a.wav", [1])
-    message = _error(wav.wav, str(tmp_path), RATE)
+    message = error_of(wav.wav, str(tmp_path), RATE)
     assert str(tmp_path) in message and "none for test and valid" in message
 
 
 def test_wav_error_for_two_folders_of_a_split(tmp_path: pathlib.Path):
     for folder in ("train", "valid", "validation", "test"):
         _write(tmp_path / folder / "a.wav", [1])
-    message = _error(wav.wav, str(tmp_path), RATE)
+    message = error_of(wav.wav, str(tmp_path), RATE)
     assert "valid and validation are both named valid" in message
 
 
@@ -318,26 +309,26 @@ def test_wav_error_for_an_empty_folder(tmp_path: pathlib.Path, named: bool):
             _write(tmp_path / split / "a.wav", [1])
         empty = tmp_path / "test"
         empty.mkdir()
-    message = _error(wav.wav, str(tmp_path), RATE)
+    message = error_of(wav.wav, str(tmp_path), RATE)
     assert message == f"{empty}: no *.wav files in this folder or below it"
 
 
 def test_wav_error_for_a_missing_path(tmp_path: pathlib.Path):
-    assert "no such file" in _error(wav.wav, str(tmp_path / "nowhere"), RATE)
-    assert "data.path is empty" in _error(wav.wav, "", RATE)
+    assert "no such file" in error_of(wav.wav, str(tmp_path / "nowhere"), RATE)
+    assert "data.path is empty" in error_of(wav.wav, "", RATE)
 
 
 @pytest.mark.parametrize("sample_rate", [0, -1])
 def test_wav_error_for_a_sample_rate_below_one(
     tmp_path: pathlib.Path, sample_rate: int
 ):
-    message = _error(wav.wav, str(tmp_path), sample_rate)
+    message = error_of(wav.wav, str(tmp_path), sample_rate)
     assert message == f"data.sample_rate={sample_rate}: must be at least 1"
 
 
 def test_wav_error_for_too_little_to_hold_out(tmp_path: pathlib.Path):
     path = _write(tmp_path / "a.wav", np.arange(19))
-    message = _error(wav.wav, path, RATE)
+    message = error_of(wav.wav, path, RATE)
     assert path in message and "the valid split is empty" in message
 
 
@@ -348,7 +339,7 @@ def test_wav_error_for_a_truncated_file(
     path = tmp_path / "a.wav"
     content = _riff(_format(channels=channels), (b"data", bytes(400)))
     path.write_bytes(content[:kept])
-    message = _error(wav.wav, str(path), RATE)
+    message = error_of(wav.wav, str(path), RATE)
     assert str(path) in message and "must be a whole wav file" in message
 
 
@@ -368,21 +359,21 @@ def test_wav_error_for_a_file_of_another_format(
 ):
     path = tmp_path / "a.wav"
     path.write_bytes(content)
-    message = _error(wav.wav, str(path), RATE)
+    message = error_of(wav.wav, str(path), RATE)
     assert str(path) in message and cause in message
     assert "must be a whole wav file of PCM or float samples" in message
 
 
 def test_wav_error_for_a_file_without_samples(tmp_path: pathlib.Path):
     path = _write(tmp_path / "a.wav", np.zeros(0, np.int16))
-    message = _error(wav.wav, path, RATE)
+    message = error_of(wav.wav, path, RATE)
     assert path in message and "no samples" in message
 
 
 def test_wav_error_for_a_rate_of_zero_in_the_file(tmp_path: pathlib.Path):
     path = tmp_path / "a.wav"
     path.write_bytes(_riff(_format(rate=0), (b"data", bytes(8))))
-    assert "gives a rate of 0" in _error(wav.wav, str(path), RATE)
+    assert "gives a rate of 0" in error_of(wav.wav, str(path), RATE)
 
 
 @pytest.mark.parametrize(
@@ -393,13 +384,13 @@ def test_wav_error_for_float_samples_out_of_range(
     tmp_path: pathlib.Path, sample: float, cause: str
 ):
     path = _write(tmp_path / "a.wav", np.array([0, sample, 0.5], np.float32))
-    message = _error(wav.wav, path, RATE)
+    message = error_of(wav.wav, path, RATE)
     assert path in message and cause in message and "[-1, 1]" in message
 
 
 def test_wav_error_for_a_file_that_cannot_be_read(tmp_path: pathlib.Path):
     (tmp_path / "folder.wav").mkdir()
-    message = _error(wav.wav, str(tmp_path), RATE)
+    message = error_of(wav.wav, str(tmp_path), RATE)
     assert str(tmp_path / "folder.wav") in message and "cannot be read (Is" in message
 
 
@@ -435,16 +426,7 @@ def test_write_wav_cuts_at_full_scale(tmp_path: pathlib.Path):
 
 @pytest.fixture
 def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """What is drawn, beside the file that it is written to."""
-    drawn: list[Figure] = []
-    save = sound.save_figure
-
-    def save_and_keep(figure: Figure, path: pathlib.Path) -> None:
-        drawn.append(figure)
-        save(figure, path)
-
-    monkeypatch.setattr(sound, "save_figure", save_and_keep)
-    return drawn
+    return drawn_by(sound, monkeypatch)
 
 
 def test_plot_sound_shows_each_signal_and_its_frequencies(

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from pf_jax.data import Sequences, spaced_starts
+from pf_jax.data import Sequences, as_inputs, spaced_starts
 from pf_jax.generator import Generator, GeneratorParams, initial_carry
 from pf_jax.state import TrainState
 from pf_jax.types import Array, Unroll
@@ -72,9 +72,7 @@ def hidden_gap(
     if not length:
         return None
     num_sequences = len(starts)
-    inputs = split.values[np.arange(length)[:, None] + starts]
-    if np.issubdtype(inputs.dtype, np.integer):
-        inputs = inputs.astype(np.int32)
+    inputs = as_inputs(split.values[np.arange(length)[:, None] + starts])
     keys = row_keys(jax.random.fold_in(key, 0), num_sequences)
     labels = _swapped_labels(jax.random.fold_in(key, 1), num_sequences)
 

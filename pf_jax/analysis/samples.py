@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pf_jax.data import as_inputs
 from pf_jax.data.encoding import TextEncoding
 from pf_jax.generator import Generator, GeneratorParams, initial_carry
 from pf_jax.state import TrainState
@@ -48,8 +49,7 @@ def draw_samples(
         `[N, T, ...]`.
     """
     generator, params = generator or state.settings.generator, state.generator
-    if np.issubdtype(read.dtype, np.integer):
-        read = read.astype(np.int32)
+    read = as_inputs(read)
     carry = _read(generator, params, read[:-1])
     last = jnp.asarray(read[-1])
     if read.shape[1] < num_samples:

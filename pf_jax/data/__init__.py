@@ -13,6 +13,7 @@ from pf_jax.data.encoding import Encoding, Measure
 from pf_jax.data.sequences import (
     Sequences,
     Windows,
+    as_inputs,
     consecutive_windows,
     evaluation_groups,
     gather_windows,
@@ -30,6 +31,7 @@ __all__ = [
     "Sequences",
     "Vocabulary",
     "Windows",
+    "as_inputs",
     "consecutive_windows",
     "encoding_from_json",
     "encoding_to_json",

@@ -15,7 +15,7 @@ import scipy.io
 from pf_jax import emissions
 from pf_jax.data.encoding import Encoding, Measure, Output
 from pf_jax.errors import UserError
-from pf_jax.files import existing
+from pf_jax.files import sole_file
 
 LOWEST_PITCH = 21
 """A0, the lowest key of a piano, as a MIDI note number."""
@@ -111,7 +111,7 @@ def piano_rolls(path: str) -> dict[str, list[np.ndarray]]:
         UserError: If the file is missing or damaged, a split is missing or empty, or a
             piece is empty or not a piano roll.
     """
-    file = _find(path)
+    file = sole_file(path, ".mat", "JSB_Chorales.mat")
     content = _load(file)
     splits = {}
     for split, key in _KEYS.items():
@@ -128,21 +128,6 @@ def piano_rolls(path: str) -> dict[str, list[np.ndarray]]:
             for number, cell in enumerate(cells.ravel(), 1)
         ]
     return splits
-
-
-def _find(path: str) -> pathlib.Path:
-    source = existing(path)
-    if source.is_file():
-        return source
-    files = sorted(source.glob("*.mat"))
-    if len(files) != 1:
-        names = ", ".join(file.name for file in files)
-        count = f"more than one .mat file ({names})" if files else "no .mat file"
-        raise UserError(
-            f"data.path={path}: {count} in this folder: give one file, such as "
-            f"{source / (files[0].name if files else 'JSB_Chorales.mat')}"
-        )
-    return files[0]
 
 
 def _load(file: pathlib.Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ long sequence, a set of images is many short ones.
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -49,6 +49,19 @@ def join_sequences(
     return Sequences(np.concatenate(pieces), offsets)
 
 
+def as_inputs(values: Any) -> Any:
+    """Values as models read them: integers as int32, however narrow they are kept."""
+    is_integer = np.issubdtype(values.dtype, np.integer)
+    return values.astype(np.int32) if is_integer else values
+
+
+def _numbered(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """So many parts of each sequence: whose each is, and its number among those."""
+    owner = np.repeat(np.arange(len(counts)), counts)
+    number = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return owner, number
+
+
 def consecutive_windows(sequences: Sequences, length: int) -> np.ndarray:
     """The windows that do not overlap, in order.
 
@@ -65,8 +78,7 @@ def consecutive_windows(sequences: Sequences, length: int) -> np.ndarray:
     lengths = sequences.lengths
     is_text = len(lengths) == 1
     counts = lengths // length if is_text else -(-lengths // length)
-    owner = np.repeat(np.arange(len(lengths)), counts)
-    number = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
+    owner, number = _numbered(counts)
     inside = number * length
     valid = np.minimum(lengths[owner] - inside, length)
     starts = sequences.offsets[:-1][owner] + inside
@@ -168,9 +180,7 @@ def gather_windows(
     starts, counts = rows[:, 0], rows[:, 1]
     steps = jnp.arange(length + 1)[:, None]
     inside = steps if are_whole else jnp.minimum(steps, counts)
-    window = values[inside + starts]
-    if jnp.issubdtype(window.dtype, jnp.integer):
-        window = window.astype(jnp.int32)
+    window = as_inputs(values[inside + starts])
     mask = None if are_whole else (steps[:-1] < counts).astype(jnp.float32)
     return Batch(window[:-1], window[1:], mask)
 
@@ -191,8 +201,7 @@ def _cut(sequences: Sequences, num_streams: int, context: int) -> _Pieces:
     lengths, offsets = sequences.lengths, sequences.offsets[:-1]
     size = -(-sequences.num_steps // num_streams)
     counts = -(-lengths // size)
-    owner = np.repeat(np.arange(len(lengths)), counts)
-    number = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
+    owner, number = _numbered(counts)
     first_scored = offsets[owner] + number * size
     last = offsets[owner] + lengths[owner]
     return _Pieces(
@@ -249,9 +258,7 @@ def _segments(
         position = pieces.first_read + times
         counts = (position >= pieces.first_scored) & (position < pieces.end)
         inside = np.minimum(position, last_target - 1)
-        inputs, targets = values[inside], values[inside + 1]
-        if np.issubdtype(values.dtype, np.integer):
-            inputs, targets = inputs.astype(np.int32), targets.astype(np.int32)
+        inputs, targets = as_inputs(values[inside]), as_inputs(values[inside + 1])
         yield Batch(inputs, targets, counts.astype(np.float32))  # pyright: ignore[reportArgumentType]
 
 
@@ -275,15 +282,15 @@ def spaced_starts(
         room = sequences.lengths - length
         return np.where(room >= 0, room // spacing + 1, 0)
 
-    fits = [n for n in range(1, length + 1) if count(n).sum() >= least]
-    if not fits:
+    fits = (n for n in range(length, 0, -1) if count(n).sum() >= least)
+    length = next(fits, 0)
+    if not length:
         return 0, np.zeros(0, np.int32)
-    counts = count(fits[-1])
-    owner = np.repeat(np.arange(len(counts)), counts)
-    number = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
+    counts = count(length)
+    owner, number = _numbered(counts)
     chosen = np.linspace(0, len(owner) - 1, min(len(owner), most)).astype(int)
     # Spread over what room a sequence has, not crowded at its start.
-    last = sequences.lengths[owner] - fits[-1]
+    last = sequences.lengths[owner] - length
     steps = np.where(counts[owner] > 1, last / np.maximum(counts[owner] - 1, 1), 0)
     starts = sequences.offsets[:-1][owner] + (number * steps).astype(int)
-    return fits[-1], starts[chosen].astype(np.int32)
+    return length, starts[chosen].astype(np.int32)

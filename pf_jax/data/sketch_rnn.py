@@ -5,7 +5,6 @@ files of QuickDraw, and those of github hardmaru/sketch-rnn-datasets.
 """
 
 import io
-import pathlib
 import pickle
 import re
 import zipfile
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from pf_jax.errors import UserError
-from pf_jax.files import existing
+from pf_jax.files import sole_file
 
 SPLITS = ("train", "valid", "test")
 
@@ -40,7 +39,7 @@ def sketch_rnn(path: str) -> dict[str, list[np.ndarray]]:
         UserError: If the file is missing or damaged, a split is missing or empty, or a
             sequence is empty or has wrong points.
     """
-    file = _find(path)
+    file = sole_file(path, ".npz", "kanji.npz")
     again = "get it again from its publisher"
     try:
         with zipfile.ZipFile(file) as archive:
@@ -70,21 +69,6 @@ def sketch_rnn(path: str) -> dict[str, list[np.ndarray]]:
             for index, entry in enumerate(entries)
         ]
     return splits
-
-
-def _find(path: str) -> pathlib.Path:
-    source = existing(path)
-    if source.is_file():
-        return source
-    files = sorted(source.glob("*.npz"))
-    if len(files) != 1:
-        names = ", ".join(file.name for file in files[:5])
-        count = f"more than one .npz file ({names})" if files else "no .npz file"
-        raise UserError(
-            f"data.path={path}: {count} in this folder: give a file of sketch-rnn, such "
-            "as FOLDER/kanji.npz"
-        )
-    return files[0]
 
 
 def _sequence(entry: Any, where: str) -> np.ndarray:
