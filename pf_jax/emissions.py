@@ -164,3 +164,28 @@ independent_bernoullis = Emission(
 )
 """Vectors of numbers 0 or 1, `[..., D]`, such as the keys of a piano that sound at a step;
 logits `[..., D]`. Given the past, keys are independent of one another."""
+
+
+def as_classes(emission: Emission, readout: Affine, noise: Array) -> Any:
+    """Sampling as the choice of a class, `argmax(h @ kernel + bias + temperature * noise)`.
+
+    Args:
+        emission: Whose samples.
+        readout: `[H, P]`.
+        noise: `[..., P]`.
+
+    Returns:
+        Readout and noise of all classes, which are the rows of the input layer's table;
+        None where samples are no such choice.
+    """
+    reads_table = emission.embed is _embed and emission.compose is _compose_embedding
+    if reads_table and emission.sample is _sample_token:
+        return readout, noise
+    if reads_table and emission.sample is _sample_pixel:
+        # A pixel of 1 has the readout's logit, one of 0 has the logit 0.
+        return Affine(*map(_with_zero, readout)), _with_zero(noise)
+    return None
+
+
+def _with_zero(x: Array) -> Array:
+    return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(1, 0)])

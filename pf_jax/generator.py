@@ -24,6 +24,8 @@ class Generator(NamedTuple):
         recompute: Save only the carries for the backward pass and rebuild the gates in
             it, by one matrix product. GRU only.
         unroll: How many steps a loop's body holds, as in `lax.scan`. GRU only.
+        kernels: Whether a loop runs as one kernel on a GPU, where there is one for it.
+            GRU only.
     """
 
     cell: Cell = gru
@@ -31,11 +33,12 @@ class Generator(NamedTuple):
     dtype: str | None = None
     recompute: bool = False
     unroll: int = 1
+    kernels: bool = True
 
     @property
     def loop(self) -> Loop:
         """How its loops over time compute; the discriminator's compute alike."""
-        return Loop(self.dtype, self.unroll)
+        return Loop(self.dtype, self.unroll, self.kernels)
 
 
 class GeneratorParams(NamedTuple):

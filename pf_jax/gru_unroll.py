@@ -6,24 +6,36 @@ has run, every row has simply read its inputs, and there is one backward pass fo
 them: teacher forcing over `inputs`, layer by layer, from the trace that the loop left.
 """
 
+import functools
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import custom_vjp, lax, vjp
 
+from pf_jax import gru_kernel
 from pf_jax.affine import Affine, affine, matmul
 from pf_jax.cells import GRUParams
+from pf_jax.emissions import as_classes
 from pf_jax.generator import Generator, GeneratorParams, readout
 from pf_jax.recurrence import (
     Recurrent,
     Trace,
+    find_tiles,
     gru_gates,
     gru_replay,
     gru_trace,
     previous_hidden,
     step_product,
+    without_saved,
 )
+from pf_jax.rollout_kernel import drawn_rows, padded, rollout
 from pf_jax.types import Array, Unroll, vary_alike
+
+
+class _Steps(NamedTuple):
+    traces: tuple[Trace, ...]
+    last: tuple[Array, ...]
+    samples: Array
 
 
 class _Rollout(NamedTuple):
@@ -95,6 +107,8 @@ def _run_layers(
     carry: tuple[Array, ...],
     inputs: Array,
     generator: Generator,
+    *,
+    is_saved: bool,
 ) -> tuple[Trace, ...]:
     """All rows read data: layer by layer, input projections of all steps at once."""
     x = generator.emission.embed(_first_projection(params, generator), inputs)
@@ -102,20 +116,96 @@ def _run_layers(
     for index, layer in enumerate(params.layers):
         if index:
             x = _project(layer, traces[-1].hidden, generator)
-        traces.append(gru_trace(_recurrent(layer), x, carry[index], generator.loop))
+        traces.append(
+            gru_trace(
+                _recurrent(layer), x, carry[index], generator.loop, is_saved=is_saved
+            )
+        )
     return tuple(traces)
 
 
 def _run_steps(
+    generator: Generator,
+    is_saved: bool,
     params: GeneratorParams,
     carry: tuple[Array, ...],
     data: Array,
     first_input: Array,
     noise: Any,
     temperature: Array | float,
-    generator: Generator,
-) -> tuple[tuple[Trace, ...], tuple[Array, ...], Array]:
+) -> _Steps:
     """Some rows read samples: step by step, all layers in each."""
+    plain = functools.partial(_steps_loop, generator, is_saved)
+    kernel = functools.partial(_steps_kernel, generator, is_saved)
+    run = plain
+    if _steps_tiles(generator, params, carry, data, noise) is not None:
+        run = gru_kernel.on_gpu(kernel, plain)
+    return run(params, carry, data, first_input, noise, temperature)
+
+
+def _steps_tiles(
+    generator: Generator,
+    params: GeneratorParams,
+    carry: tuple[Array, ...],
+    data: Array,
+    noise: Any,
+) -> gru_kernel.Tiles | None:
+    """Of the kernel for steps that draw; None where there is none."""
+    classes = as_classes(generator.emission, params.readout, noise)
+    alike = all(layer.shape == carry[0].shape for layer in carry)
+    if classes is None or not alike:
+        return None
+    return find_tiles(
+        carry[0],
+        generator.loop,
+        gates=3,
+        reading=data.shape[1],
+        drawn_rows=drawn_rows(carry[0].shape[0] - data.shape[1]),
+        classes=padded(classes[0].bias.shape[0]),
+    )
+
+
+def _steps_kernel(
+    generator: Generator,
+    is_saved: bool,
+    params: GeneratorParams,
+    carry: tuple[Array, ...],
+    data: Array,
+    first_input: Array,
+    noise: Any,
+    temperature: Array | float,
+) -> _Steps:
+    tiles = _steps_tiles(generator, params, carry, data, noise)
+    assert tiles is not None
+    readout, noise = as_classes(generator.emission, params.readout, noise)
+    traces, samples = rollout(
+        tiles,
+        generator.dtype,
+        _first_projection(params, generator),
+        params.layers,
+        readout,
+        carry,
+        data,
+        first_input,
+        noise,
+        temperature,
+        num_arrays=5 if is_saved else 2,
+    )
+    last = tuple(trace[0][-1] for trace in traces)
+    traces = tuple(Trace(*trace, *[None] * (5 - len(trace))) for trace in traces)
+    return _Steps(traces, last, samples.astype(first_input.dtype))
+
+
+def _steps_loop(
+    generator: Generator,
+    is_saved: bool,
+    params: GeneratorParams,
+    carry: tuple[Array, ...],
+    data: Array,
+    first_input: Array,
+    noise: Any,
+    temperature: Array | float,
+) -> _Steps:
     projection = _first_projection(params, generator)
     num_reading = data.shape[1]
     products = [
@@ -135,7 +225,8 @@ def _run_steps(
                 x = _project(layer, traces[-1].hidden, generator)
             hidden = carry[index]
             product = products[index](hidden)
-            traces.append(gru_gates(_recurrent(layer), x, product, hidden))
+            trace = gru_gates(_recurrent(layer), x, product, hidden)
+            traces.append(trace if is_saved else without_saved(trace))
         logits = readout(params, traces[-1].hidden[num_reading:], generator=generator)
         sample = generator.emission.sample(logits, noise, temperature)
         sample = sample.astype(own.dtype)
@@ -147,7 +238,7 @@ def _run_steps(
     (last, _), (traces, samples) = lax.scan(
         step, (carry, first_input), (data, noise), unroll=generator.unroll
     )
-    return traces, last, samples
+    return _Steps(traces, last, samples)
 
 
 def _run(
@@ -158,13 +249,15 @@ def _run(
     first_input: Array,
     noise: Any,
     temperature: Array | float,
+    *,
+    is_saved: bool,
 ) -> _Rollout:
     if first_input.shape[0]:
         traces, last, samples = _run_steps(
-            params, carry, data, first_input, noise, temperature, generator
+            generator, is_saved, params, carry, data, first_input, noise, temperature
         )
     else:
-        traces = _run_layers(params, carry, data, generator)
+        traces = _run_layers(params, carry, data, generator, is_saved=is_saved)
         last = tuple(trace.hidden[-1] for trace in traces)
         samples = data[:, :0]
     return _Rollout(_join_inputs(data, first_input, samples), traces, last, samples)
@@ -198,6 +291,13 @@ def _replay(
     return hidden, preactivation, last
 
 
+def _outputs(run: _Rollout) -> tuple[Any, ...]:
+    """`hidden`, `preactivation`, last carries, and samples."""
+    hidden = tuple(trace.hidden for trace in run.traces)
+    preactivation = tuple(trace.preactivation for trace in run.traces)
+    return hidden, preactivation, run.last, run.samples
+
+
 def _rollout_fwd(
     generator: Generator,
     params: GeneratorParams,
@@ -207,13 +307,21 @@ def _rollout_fwd(
     noise: Any,
     temperature: Array | float,
 ) -> tuple[Any, Any]:
-    """`hidden`, `preactivation`, last carries, and samples; and residuals."""
-    run = _run(generator, params, carry, data, first_input, noise, temperature)
-    hidden = tuple(trace.hidden for trace in run.traces)
-    preactivation = tuple(trace.preactivation for trace in run.traces)
-    traces = None if generator.recompute else run.traces
-    residuals = (params, carry, run.inputs, hidden, traces, data.shape[1])
-    return (hidden, preactivation, run.last, run.samples), residuals
+    """The outputs, and residuals."""
+    is_saved = not generator.recompute
+    run = _run(
+        generator,
+        params,
+        carry,
+        data,
+        first_input,
+        noise,
+        temperature,
+        is_saved=is_saved,
+    )
+    outputs = _outputs(run)
+    traces = run.traces if is_saved else None
+    return outputs, (params, carry, run.inputs, outputs[0], traces, data.shape[1])
 
 
 def _rollout_bwd(generator: Generator, residuals: Any, cotangents: Any) -> Any:
@@ -237,9 +345,17 @@ def _rollout_primal(
     noise: Any,
     temperature: Array | float,
 ) -> Any:
-    return _rollout_fwd(
-        generator, params, carry, data, first_input, noise, temperature
-    )[0]
+    run = _run(
+        generator,
+        params,
+        carry,
+        data,
+        first_input,
+        noise,
+        temperature,
+        is_saved=False,
+    )
+    return _outputs(run)
 
 
 _rollout = custom_vjp(_rollout_primal, nondiff_argnums=(0,))

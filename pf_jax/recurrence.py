@@ -3,12 +3,14 @@
 `jax.grad` of a `lax.scan` adds to `dU` at every step. Here the backward loop carries
 `dh` alone; the weight gradients are matrix products over all steps at once, after it.
 The plain form, `lax.scan` over `cells.gru_step`, is `unroll.py`'s, and the test of this.
+On a GPU each of the two loops is one kernel where there is one (`gru_kernel.py`).
 
 The functions take input projections `W x + b`, which are one product over all steps, and
 any number of GRUs side by side: with leading axes `S`, kernels are `[*S, H, 3H]` and
 arrays over time `[T, *S, N, ...]`.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -17,6 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from pf_jax import gru_kernel
 from pf_jax.affine import DType, matmul, sum_of_products, sum_rows
 from pf_jax.types import Array, vary_alike
 
@@ -42,14 +45,18 @@ class Loop(NamedTuple):
     Attributes:
         dtype: Of the matrix products' operands; None keeps the arguments' own.
         unroll: How many steps the loop's body holds, as in `lax.scan`.
+        kernels: Whether a loop runs as one kernel on a GPU, where there is one for it.
     """
 
     dtype: DType = None
     unroll: int = 1
+    kernels: bool = True
 
 
 class Trace(NamedTuple):
     """What a forward pass leaves behind for the backward one, each `[T, *S, N, H]`.
+
+    Where nothing will be differentiated, the last three are None.
 
     Attributes:
         hidden: `h'`.
@@ -61,9 +68,9 @@ class Trace(NamedTuple):
 
     hidden: Array
     preactivation: Array
-    reset: Array
-    update: Array
-    recurrent: Array
+    reset: Array | None
+    update: Array | None
+    recurrent: Array | None
 
 
 def step_product(kernel: Array, num_rows: int, dtype: DType = None) -> Product:
@@ -117,21 +124,91 @@ def gru_gates(
 
 
 def gru_trace(
-    recurrent: Recurrent, projections: Array, carry: Array, loop: Loop = Loop()
+    recurrent: Recurrent,
+    projections: Array,
+    carry: Array,
+    loop: Loop = Loop(),
+    *,
+    is_saved: bool = True,
 ) -> Trace:
-    """The forward pass over time."""
+    """The forward pass over time.
+
+    Args:
+        recurrent: The weights inside the loop.
+        projections: `[T, *S, N, 3H]`, `W x + b`.
+        carry: `[*S, N, H]`, the first carry.
+        loop: How it computes.
+        is_saved: Whether there will be a backward pass.
+    """
+
+    def plain(recurrent: Recurrent, projections: Array, carry: Array) -> Trace:
+        return _trace_loop(recurrent, projections, carry, loop, is_saved=is_saved)
+
+    def kernel(recurrent: Recurrent, projections: Array, carry: Array) -> Trace:
+        assert tiles is not None
+        num_arrays = 5 if is_saved else 2
+        found = gru_kernel.forward(
+            tiles, loop.dtype, *recurrent, projections, carry, num_arrays
+        )
+        return Trace(*found, *[None] * (5 - num_arrays))
+
+    tiles = find_tiles(carry, loop, gates=3)
+    run = plain if tiles is None else gru_kernel.on_gpu(kernel, plain)
+    return run(recurrent, projections, carry)
+
+
+def find_tiles(
+    carry: Array, loop: Loop, gates: int, **drawing: int
+) -> gru_kernel.Tiles | None:
+    """A kernel's tiles; None where there is no kernel for this loop.
+
+    Args:
+        carry: `[..., N, H]`.
+        loop: How it computes.
+        gates: As `gru_kernel.Work` has it.
+        **drawing: Also.
+    """
+    device = gru_kernel.find_device(loop.dtype)
+    if device is None or not loop.kernels or carry.dtype != jnp.float32:
+        return None
+    size = jnp.dtype(carry.dtype if loop.dtype is None else loop.dtype).itemsize
+    work = gru_kernel.Work(carry.shape, gates, size, **drawing)
+    return gru_kernel.find_tiles(work, device)
+
+
+def _trace_loop(
+    recurrent: Recurrent,
+    projections: Array,
+    carry: Array,
+    loop: Loop,
+    *,
+    is_saved: bool,
+) -> Trace:
     product = step_product(recurrent.kernel, carry.shape[-2], loop.dtype)
 
     def step(hidden: Array, projection: Array) -> tuple[Array, Trace]:
         trace = gru_gates(recurrent, projection, product(hidden), hidden)
-        return trace.hidden, trace
+        return trace.hidden, trace if is_saved else without_saved(trace)
 
     return lax.scan(step, carry, projections, unroll=loop.unroll)[1]
+
+
+def without_saved(trace: Trace) -> Trace:
+    """What of a trace there is without a backward pass."""
+    return trace._replace(reset=None, update=None, recurrent=None)
 
 
 def previous_hidden(carry: Array, hidden: Array) -> Array:
     """`[T, ..., H]`: the carries that the steps started from."""
     return jnp.concatenate([carry[None], hidden[:-1]])
+
+
+class _Deltas(NamedTuple):
+    """Cotangents of `U h + (0, 0, c_n)` and `W x + b` at every step, and of the carry."""
+
+    product: Array
+    projections: Array
+    carry: Array
 
 
 def _gru_pullback(
@@ -143,16 +220,47 @@ def _gru_pullback(
     d_preactivation: Array | None = None,
     d_last: Array | None = None,
 ) -> tuple[Recurrent, Array, Array]:
-    """Cotangents of the weights, the projections and the first carry.
+    """Cotangents of the weights, the projections and the first carry."""
+    if d_last is None:
+        d_last = jnp.zeros_like(carry)
+    plain = functools.partial(_delta_loop, loop)
+
+    def kernel(recurrent: Recurrent, *rest: Any) -> _Deltas:
+        assert tiles is not None
+        return _Deltas(*gru_kernel.backward(tiles, loop.dtype, recurrent.kernel, *rest))
+
+    tiles = find_tiles(carry, loop, gates=1)
+    run = plain if tiles is None else gru_kernel.on_gpu(kernel, plain)
+    deltas = run(recurrent, carry, trace, d_hidden, d_preactivation, d_last)
+    size = carry.shape[-1]
+    before = previous_hidden(carry, trace.hidden)
+    d_recurrent = Recurrent(
+        sum_of_products(_all_rows(before), _all_rows(deltas.product), loop.dtype),
+        jnp.sum(sum_rows(deltas.product[..., 2 * size :]), axis=0),
+    )
+    return d_recurrent, deltas.projections, deltas.carry
+
+
+def _delta_loop(
+    loop: Loop,
+    recurrent: Recurrent,
+    carry: Array,
+    trace: Trace,
+    d_hidden: Array,
+    d_preactivation: Array | None,
+    d_last: Array,
+) -> _Deltas:
+    """The backward pass over time.
 
     With `h' = (1 - z) tanh(a) + z h`, all factors that do not depend on `dh'` are formed
     for all steps at once; the loop is one matrix product and six multiplications.
     """
     before = previous_hidden(carry, trace.hidden)
-    reset, update = trace.reset, trace.update
+    reset, update, saved = trace.reset, trace.update, trace.recurrent
+    assert reset is not None and update is not None and saved is not None
     candidate = jnp.tanh(trace.preactivation)
     to_preactivation = (1 - update) * (1 - candidate * candidate)
-    to_reset = trace.recurrent * reset * (1 - reset)
+    to_reset = saved * reset * (1 - reset)
     to_update = (before - candidate) * update * (1 - update)
     transposed = jnp.swapaxes(recurrent.kernel, -1, -2)
     product = step_product(transposed, carry.shape[-2], loop.dtype)
@@ -168,7 +276,7 @@ def _gru_pullback(
 
     d_carry, (delta, da) = lax.scan(
         step,
-        jnp.zeros_like(carry) if d_last is None else d_last,
+        d_last,
         (
             d_hidden,
             d_preactivation,
@@ -182,12 +290,8 @@ def _gru_pullback(
         unroll=loop.unroll,
     )
     size = carry.shape[-1]
-    d_recurrent = Recurrent(
-        sum_of_products(_all_rows(before), _all_rows(delta), loop.dtype),
-        jnp.sum(sum_rows(delta[..., 2 * size :]), axis=0),
-    )
     d_projections = jnp.concatenate([delta[..., : 2 * size], da], axis=-1)
-    return d_recurrent, d_projections, d_carry
+    return _Deltas(delta, d_projections, d_carry)
 
 
 def _all_rows(x: Array) -> Array:
@@ -224,7 +328,7 @@ def _gru_scan_fwd(
 def _gru_scan_primal(
     recurrent: Recurrent, projections: Array, carry: Array, loop: Loop
 ) -> Array:
-    return _gru_scan_fwd(recurrent, projections, carry, loop)[0]
+    return gru_trace(recurrent, projections, carry, loop, is_saved=False).hidden
 
 
 def _gru_scan_bwd(

@@ -1,0 +1,545 @@
+"""A GRU over time as one GPU kernel; `recurrence.py` has the plain loop, its test.
+
+XLA runs a loop's body as a handful of kernels a step, and each of them takes microseconds
+however little it does. Here a whole loop is one launch. Its programs each own some columns
+of the hidden state for some rows, and meet after every step at a barrier in the device's
+memory: a counter that the programs of the same rows raise and wait for.
+
+Waiting is safe where all programs that meet run at once. So there are never more programs
+than the device has multiprocessors, those that meet are launched next to one another, and
+`jax.vmap` of a kernel is `jax.vmap` of the plain loop.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton
+
+from pf_jax.affine import DType
+from pf_jax.types import Array, vary_alike
+
+_SIZES = (16, 32, 64, 128)
+_READS = {4: ((64, 4), (64, 3), (64, 2)), 2: ((128, 3), (64, 4), (64, 3), (64, 2))}
+"""Terms of a product that are read at once, and reads under way, by bytes of a number."""
+_ROWS = {4: (16, 64, 32, 128), 2: (64, 16, 32, 128)}
+"""Rows of a program, the fastest first, where a kernel has three columns for one."""
+_MEMORY = {"8.0": 163, "9.0": 227, "10.0": 227, "10.3": 227}
+"""KiB that a program can share among its threads, by compute capability."""
+_LEAST_MEMORY = 99
+_FULL_PRECISIONS = ("highest", "float32", "F32_F32_F32")
+_OTHER_MEMORY = 16
+"""KiB for anything but reads."""
+
+
+class Device(NamedTuple):
+    """What a kernel has at its disposal.
+
+    Attributes:
+        cores: How many programs run at once.
+        memory: Bytes that a program can share among its threads.
+    """
+
+    cores: int
+    memory: int
+
+
+class Tiles(NamedTuple):
+    """How a kernel's work is spread.
+
+    Attributes:
+        rows: Of a program.
+        columns: Of the hidden state, of a program.
+        depth: How many terms of a product are read at once.
+        stages: Of reads that are under way at once.
+        warps: Of a program.
+    """
+
+    rows: int
+    columns: int
+    depth: int = 64
+    stages: int = 3
+    warps: int = 4
+
+
+def find_device(dtype: DType) -> Device | None:
+    """The GPU; None where there is none, or none that multiplies these numbers fast.
+
+    Tensor cores multiply in bfloat16 and TF32, not in float32.
+
+    Args:
+        dtype: Of the products' operands; None for float32, as the default precision has it.
+    """
+    precision = getattr(jax.config, "jax_default_matmul_precision", None)
+    is_full = dtype is None and precision in _FULL_PRECISIONS
+    if jax.default_backend() != "gpu" or is_full:
+        return None
+    device = jax.local_devices()[0]
+    # That of another maker's is no such number.
+    capability = str(getattr(device, "compute_capability", ""))
+    if not capability.replace(".", "", 1).isdigit() or float(capability) < 8:
+        return None
+    memory = _MEMORY.get(capability, _LEAST_MEMORY) - _OTHER_MEMORY
+    return Device(device.core_count, memory * 1024)
+
+
+class Work(NamedTuple):
+    """What a kernel has to do.
+
+    Attributes:
+        shape: `[..., N, H]` of the carry.
+        gates: Columns of the kernel that a program needs for one of the hidden state.
+        bytes: Of a number that is multiplied.
+        reading: How many of the rows, the first, read data.
+        drawn_rows: For how many rows a program draws tokens; 0 where none does.
+        classes: Among how many it chooses.
+    """
+
+    shape: tuple[int, ...]
+    gates: int
+    bytes: int
+    reading: int = 0
+    drawn_rows: int = 0
+    classes: int = 0
+
+    def programs(self, tiles: Tiles) -> int:
+        """How many there are."""
+        *stack, num_rows, size = self.shape
+        drawing = num_rows - self.reading if self.drawn_rows else 0
+        working = math.prod(stack) * (num_rows // tiles.rows) * (size // tiles.columns)
+        return working + drawing // max(self.drawn_rows, 1)
+
+    def memory(self, tiles: Tiles) -> int:
+        """Bytes of the reads of a program."""
+        read = tiles.rows + self.gates * tiles.columns
+        read = max(read, self.drawn_rows + self.classes)
+        return read * tiles.depth * tiles.stages * self.bytes
+
+    def fits(self, tiles: Tiles, device: Device) -> bool:
+        """Whether it can be spread so."""
+        *_, num_rows, size = self.shape
+        return (
+            num_rows % tiles.rows == 0
+            and self.reading % tiles.rows == 0
+            and (not self.drawn_rows or tiles.rows % self.drawn_rows == 0)
+            and size % tiles.columns == 0
+            and size % tiles.depth == 0
+            and self.programs(tiles) <= device.cores
+            and self.memory(tiles) <= device.memory
+        )
+
+
+def _warps(rows: int, columns: int) -> int:
+    """So many that a thread's registers hold its part of all arrays of a step."""
+    return min(max(rows * columns // 512, 4), 16)
+
+
+def find_tiles(work: Work, device: Device) -> Tiles | None:
+    """The fastest tiles, as measured; None where none fit."""
+
+    def slowness(tiles: Tiles) -> tuple[int, int]:
+        if work.gates == 1:
+            return tiles.rows + tiles.columns, 0
+        return _ROWS[work.bytes].index(tiles.rows), tiles.columns
+
+    fitting = [
+        tiles
+        for depth, stages in _READS[work.bytes]
+        for rows in _SIZES
+        for columns in _SIZES
+        if work.fits(
+            tiles := Tiles(rows, columns, depth, stages, _warps(rows, columns)), device
+        )
+    ]
+    # Of equals the first: the most that is read at once.
+    return min(fitting, key=slowness, default=None)
+
+
+def on_gpu(kernel: Callable[..., Any], plain: Callable[..., Any]) -> Callable[..., Any]:
+    """A kernel with a plain form for where there is none.
+
+    Args:
+        kernel: For a program that is compiled for an NVIDIA GPU.
+        plain: The same function, for any other, and for `jax.vmap` and `jax.jvp`.
+    """
+    alone = jax.custom_batching.custom_vmap(kernel)
+
+    @alone.def_vmap
+    def _batched(axis_size: int, in_batched: Any, *arguments: Any) -> Any:
+        axes = jax.tree.map(lambda batched: 0 if batched else None, in_batched)
+        found = jax.vmap(plain, in_axes=tuple(axes), axis_size=axis_size)(*arguments)
+        return found, jax.tree.map(lambda _: True, found)
+
+    differentiable = jax.custom_jvp(lambda *arguments: alone(*arguments))
+
+    @differentiable.defjvp
+    def _differentiated(primals: Any, tangents: Any) -> Any:
+        return jax.jvp(plain, primals, tangents)
+
+    return lambda *arguments: lax.platform_dependent(
+        *arguments, cuda=differentiable, default=plain
+    )
+
+
+def arrive(count_ref: Any, index: Any) -> None:
+    """Tells the other programs that what this one has written can be read."""
+    triton.debug_barrier()  # of this program's threads
+    triton.atomic_add(count_ref, (index,), 1)
+
+
+def wait(count_ref: Any, index: Any, target: Any) -> None:
+    """Until so many have arrived."""
+    lax.while_loop(
+        lambda seen: seen < target,
+        lambda seen: triton.atomic_add(count_ref, (index,), 0),
+        jnp.int32(0),
+    )
+    triton.debug_barrier()
+
+
+class Place(NamedTuple):
+    """Where a program works.
+
+    Attributes:
+        group: The number of its rows; programs with the same one meet.
+        stack: The number of its GRU among those side by side.
+        rows: Its rows.
+        columns: Its columns of the hidden state.
+        programs: How many there are in its group.
+    """
+
+    group: Any
+    stack: Any
+    rows: Any
+    columns: Any
+    programs: int
+
+    def gate(self, number: int, size: int) -> Any:
+        """The program's columns of a gate."""
+        start = pl.program_id(0) * self.columns.size + number * size
+        return pl.ds(start, self.columns.size)
+
+
+def find_place(tiles: Tiles, num_rows: int, size: int) -> Place:
+    """Where this program works: columns by its first number, rows by the others."""
+    block, stack = pl.program_id(1), pl.program_id(2)
+    return Place(
+        stack * (num_rows // tiles.rows) + block,
+        stack,
+        pl.ds(block * tiles.rows, tiles.rows),
+        pl.ds(pl.program_id(0) * tiles.columns, tiles.columns),
+        size // tiles.columns,
+    )
+
+
+def product(
+    tiles: Tiles, x_ref: Any, rows: tuple[Any, ...], kernel_ref: Any, columns: list[Any]
+) -> list[Array]:
+    """`x @ kernel^T`, some columns each.
+
+    Tensor cores read both operands of a TF32 product along its terms, so the kernel lies
+    transposed.
+
+    Args:
+        tiles: Their depth counts.
+        x_ref: `[2, S, N, K]`.
+        rows: The first three indices of it.
+        kernel_ref: `[S, O, K]`.
+        columns: Of the product.
+    """
+    depth = tiles.depth
+
+    def add(block: Any, sums: list[Array]) -> list[Array]:
+        at = pl.ds(block * depth, depth)
+        x = triton.load(x_ref.at[*rows, at])
+        return [
+            total
+            + lax.dot_general(
+                x,
+                triton.load(kernel_ref.at[rows[1], each, at]),
+                (((1,), (1,)), ((), ())),
+                preferred_element_type=jnp.float32,
+            )
+            for total, each in zip(sums, columns, strict=True)
+        ]
+
+    zeros = [jnp.zeros((rows[2].size, each.size), jnp.float32) for each in columns]
+    return lax.fori_loop(0, x_ref.shape[-1] // depth, add, zeros)
+
+
+def gru_gates(
+    x: list[Array], u: list[Array], bias: Array, hidden: Array
+) -> tuple[Array, ...]:
+    """What a step leaves: `h'`, `a`, `r`, `z` and `U_n h + c_n`."""
+    reset = jax.nn.sigmoid(x[0] + u[0])
+    update = jax.nn.sigmoid(x[1] + u[1])
+    recurrent = u[2] + bias[None]
+    preactivation = x[2] + reset * recurrent
+    hidden = (1 - update) * jnp.tanh(preactivation) + update * hidden
+    return hidden, preactivation, reset, update, recurrent
+
+
+def write(ref: Any, at: tuple[Any, ...], value: Array) -> None:
+    """Stores a value in a reference's own type."""
+    triton.store(ref.at[*at], value.astype(ref.dtype))
+
+
+def write_trace(refs: tuple[Any, ...], at: tuple[Any, ...], trace: Any) -> None:
+    """Stores as much of a trace as there are references for."""
+    for ref, value in zip(refs, trace[: len(refs)], strict=True):
+        write(ref, at, value)
+
+
+def _forward_kernel(
+    tiles: Tiles,
+    projection_ref: Any,
+    kernel_ref: Any,
+    bias_ref: Any,
+    carry_ref: Any,
+    _exchange: Any,
+    _count: Any,
+    exchange_ref: Any,
+    count_ref: Any,
+    hidden_ref: Any,
+    *trace_refs: Any,
+) -> None:
+    num_steps, _, num_rows, size = hidden_ref.shape
+    place = find_place(tiles, num_rows, size)
+    mine = (place.stack, place.rows, place.columns)
+    gates = [place.gate(number, size) for number in range(3)]
+    bias = triton.load(bias_ref.at[place.stack, place.columns])
+
+    def read(t: Any) -> list[Array]:
+        rows = (place.stack, place.rows)
+        return [triton.load(projection_ref.at[t, *rows, gate]) for gate in gates]
+
+    def step(t: Any, state: tuple[Array, list[Array]]) -> tuple[Array, list[Array]]:
+        hidden, x = state
+        rows = (t & 1, place.stack, place.rows)
+        u = product(tiles, exchange_ref, rows, kernel_ref, gates)
+        trace = gru_gates(x, u, bias, hidden)
+        write(exchange_ref, ((t + 1) & 1, *mine), trace[0])
+        arrive(count_ref, place.group)
+        # While the others are on their way.
+        write_trace((hidden_ref, *trace_refs), (t, *mine), trace)
+        x = read(jnp.minimum(t + 1, num_steps - 1))
+        wait(count_ref, place.group, (t + 1) * place.programs)
+        return trace[0], x
+
+    state = triton.load(carry_ref.at[*mine]), read(0)
+    lax.fori_loop(0, num_steps, step, state)
+
+
+def _backward_kernel(
+    tiles: Tiles,
+    has_preactivation: bool,
+    kernel_ref: Any,
+    last_ref: Any,
+    carry_ref: Any,
+    *refs: Any,
+) -> None:
+    arrays, outputs = refs[: 6 + has_preactivation], refs[7 + has_preactivation :]
+    hidden_ref = arrays[0]
+    exchange_ref, count_ref, delta_ref, d_projection_ref, d_carry_ref = outputs
+    num_steps, _, num_rows, size = hidden_ref.shape
+    place = find_place(tiles, num_rows, size)
+    mine = (place.stack, place.rows, place.columns)
+    gates = [place.gate(number, size) for number in range(3)]
+
+    def read(t: Any) -> list[Array]:
+        before = jnp.where(
+            t == 0,
+            triton.load(carry_ref.at[*mine]),
+            triton.load(hidden_ref.at[jnp.maximum(t - 1, 0), *mine]),
+        )
+        return [before, *(triton.load(ref.at[t, *mine]) for ref in arrays[1:])]
+
+    def step(
+        number: Any, state: tuple[Array, list[Array]]
+    ) -> tuple[Array, list[Array]]:
+        t = num_steps - 1 - number
+        dh, (before, preactivation, reset, update, recurrent, d_hidden, *rest) = state
+        dh = dh + d_hidden
+        candidate = jnp.tanh(preactivation)
+        da = dh * (1 - update) * (1 - candidate * candidate)
+        if rest:
+            da = da + rest[0]
+        delta_r = da * recurrent * reset * (1 - reset)
+        delta_z = dh * (before - candidate) * update * (1 - update)
+        delta_n = da * reset
+        deltas = list(zip(gates, (delta_r, delta_z, delta_n), strict=True))
+        rows = (place.stack, place.rows)
+        for gate, delta in deltas:
+            write(exchange_ref, (number & 1, *rows, gate), delta)
+        arrive(count_ref, place.group)
+        # While the others are on their way.
+        for gate, delta in deltas:
+            write(delta_ref, (t, *rows, gate), delta)
+        for gate, delta in zip(gates, (delta_r, delta_z, da), strict=True):
+            write(d_projection_ref, (t, *rows, gate), delta)
+        now = read(jnp.maximum(t - 1, 0))
+        wait(count_ref, place.group, (number + 1) * place.programs)
+        at = (number & 1, *rows)
+        (back,) = product(tiles, exchange_ref, at, kernel_ref, [place.columns])
+        return dh * update + back, now
+
+    state = triton.load(last_ref.at[*mine]), read(num_steps - 1)
+    dh, _ = lax.fori_loop(0, num_steps, step, state)
+    write(d_carry_ref, mine, dh)
+
+
+def launch(
+    kernel: Callable[..., None],
+    tiles: Tiles,
+    arguments: list[Array],
+    out_shapes: list[tuple[tuple[int, ...], Any]],
+    aliases: dict[int, int],
+    extra: int = 0,
+) -> list[Array]:
+    """Runs a kernel.
+
+    Args:
+        kernel: A function of references to the arguments and the outputs.
+        tiles: Of its programs.
+        arguments: Of it.
+        out_shapes: And types of its outputs; the last ends in `[S, N, H]`.
+        aliases: Which arguments are written as which outputs.
+        extra: Programs beside those that have columns, for the same rows.
+    """
+    (stack, num_rows, size) = out_shapes[-1][0][-3:]
+    arguments = list(vary_alike(*arguments))
+    array_type = jax.typeof(arguments[0])
+    return pl.pallas_call(
+        kernel,
+        # The first dimension is that of neighbors: those that meet start together.
+        grid=(size // tiles.columns + extra, num_rows // tiles.rows, stack),
+        out_shape=[
+            jax.ShapeDtypeStruct(shape, dtype, manual_axis_type=array_type.mat)
+            for shape, dtype in out_shapes
+        ],
+        input_output_aliases=aliases,
+        compiler_params=triton.CompilerParams(
+            num_warps=tiles.warps, num_stages=tiles.stages
+        ),
+    )(*arguments)
+
+
+def _counters(tiles: Tiles, carry: Array) -> Array:
+    return jnp.zeros(math.prod(carry.shape[:-1]) // tiles.rows, jnp.int32)
+
+
+def forward(
+    tiles: Tiles,
+    dtype: DType,
+    kernel: Array,
+    bias: Array,
+    projections: Array,
+    carry: Array,
+    num_arrays: int = 5,
+) -> tuple[Array, ...]:
+    """The forward pass over time.
+
+    Args:
+        tiles: How it is spread.
+        dtype: Of the product's operands; None for the arrays' own.
+        kernel: `[*S, H, 3H]`, `U`.
+        bias: `[*S, H]`, `c_n`.
+        projections: `[T, *S, N, 3H]`, `W x + b`.
+        carry: `[*S, N, H]`.
+        num_arrays: How many arrays are wanted.
+
+    Returns:
+        The first of `h'`, `a`, `r`, `z` and `U_n h + c_n`, each `[T, *S, N, H]`.
+    """
+    operand = carry.dtype if dtype is None else jnp.dtype(dtype)
+    over_time = (projections.shape[0], *carry.shape)
+    carry = stacked(carry, 2)
+    exchange = jnp.stack([carry, carry]).astype(operand)
+    counters = _counters(tiles, carry)
+    arguments = [
+        stacked(projections, 2, leading=1),
+        jnp.swapaxes(stacked(kernel, 2), -1, -2).astype(operand),
+        stacked(bias, 1),
+        carry,
+        exchange,
+        counters,
+    ]
+    outputs = [(exchange.shape, operand), (counters.shape, counters.dtype)]
+    outputs += [((over_time[0], *carry.shape), carry.dtype)] * num_arrays
+
+    def forward_kernel(*refs: Any) -> None:
+        _forward_kernel(tiles, *refs)
+
+    found = launch(forward_kernel, tiles, arguments, outputs, {4: 0, 5: 1})
+    return tuple(x.reshape(over_time) for x in found[2:])
+
+
+def backward(
+    tiles: Tiles,
+    dtype: DType,
+    kernel: Array,
+    carry: Array,
+    trace: tuple[Array, ...],
+    d_hidden: Array,
+    d_preactivation: Array | None,
+    d_last: Array,
+) -> tuple[Array, Array, Array]:
+    """The backward pass over time, without the weights' gradients.
+
+    Args:
+        tiles: How it is spread.
+        dtype: Of the product's operands; None for the arrays' own.
+        kernel: `[*S, H, 3H]`, `U`.
+        carry: `[*S, N, H]`, that the forward pass started from.
+        trace: What `forward` has returned.
+        d_hidden: `[T, *S, N, H]`.
+        d_preactivation: The same, or None.
+        d_last: `[*S, N, H]`, of the last carry.
+
+    Returns:
+        Of `U h + (0, 0, c_n)` and of the projections, `[T, *S, N, 3H]`; of the carry.
+    """
+    operand = carry.dtype if dtype is None else jnp.dtype(dtype)
+    over_gates = (*d_hidden.shape[:-1], 3 * carry.shape[-1])
+    carry_shape, carry = carry.shape, stacked(carry, 2)
+    counters = _counters(tiles, carry)
+    has_preactivation = d_preactivation is not None
+    over_time = [*trace, d_hidden, *([d_preactivation] if has_preactivation else [])]
+    arguments = [
+        stacked(kernel, 2).astype(operand),
+        stacked(d_last, 2),
+        carry,
+        *(stacked(x, 2, leading=1) for x in over_time),
+        counters,
+    ]
+    gates_shape = (*carry.shape[:-1], over_gates[-1])
+    outputs = [
+        ((2, *gates_shape), operand),
+        (counters.shape, counters.dtype),
+        ((over_gates[0], *gates_shape), carry.dtype),
+        ((over_gates[0], *gates_shape), carry.dtype),
+        (carry.shape, carry.dtype),
+    ]
+
+    def backward_kernel(*refs: Any) -> None:
+        _backward_kernel(tiles, has_preactivation, *refs)
+
+    aliases = {len(arguments) - 1: 1}
+    _, _, delta, d_projections, d_carry = launch(
+        backward_kernel, tiles, arguments, outputs, aliases
+    )
+    return (
+        delta.reshape(over_gates),
+        d_projections.reshape(over_gates),
+        d_carry.reshape(carry_shape),
+    )
+
+
+def stacked(x: Array, trailing: int, leading: int = 0) -> Array:
+    """All axes but the first and last ones as one."""
+    first, last = x.shape[:leading], x.shape[x.ndim - trailing :]
+    return x.reshape(*first, -1, *last)

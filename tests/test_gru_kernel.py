@@ -1,0 +1,313 @@
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kernel_threads import run_kernels_in_threads
+
+import pf_jax
+from pf_jax import gru_kernel, gru_unroll, recurrence, rollout_kernel
+from pf_jax.affine import Affine
+from pf_jax.emissions import as_classes
+from pf_jax.gru_kernel import Device, Tiles, Work
+from pf_jax.recurrence import Loop, Recurrent, Trace
+
+TILES = Tiles(rows=16, columns=16, depth=16)
+H100 = Device(132, 211 * 1024)
+
+
+@pytest.fixture
+def in_threads(monkeypatch):
+    run_kernels_in_threads(monkeypatch)
+
+
+def draw(seed, *shape):
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+def assert_close(actual, expected):
+    # Float32 rounding of sums over 32 units in another order, passed on over the steps.
+    close = functools.partial(np.testing.assert_allclose, rtol=2e-5, atol=2e-6)
+    jax.tree.map(close, actual, expected)
+
+
+def drawn_loop(*stack, num_steps=5, num_rows=32, size=32):
+    """Weights, projections and carry."""
+    return (
+        Recurrent(draw(0, *stack, size, 3 * size) / 6, draw(1, *stack, size)),
+        draw(2, num_steps, *stack, num_rows, 3 * size),
+        draw(3, *stack, num_rows, size),
+    )
+
+
+@pytest.mark.parametrize("stack", [(), (2,)], ids=["one", "two"])
+@pytest.mark.parametrize("num_arrays", [2, 5])
+def test_forward_equals_the_plain_loop(in_threads, stack, num_arrays):
+    recurrent, projections, carry = drawn_loop(*stack)
+    found = gru_kernel.forward(
+        TILES, None, *recurrent, projections, carry, num_arrays=num_arrays
+    )
+    expected = recurrence.gru_trace(recurrent, projections, carry)
+    assert len(found) == num_arrays
+    assert_close(found, tuple(expected)[:num_arrays])
+
+
+def test_forward_rounds_what_it_multiplies_to_its_dtype(in_threads):
+    recurrent, projections, carry = drawn_loop(num_steps=2)
+    found = gru_kernel.forward(TILES, "bfloat16", *recurrent, projections, carry)
+    loop = Loop(dtype="bfloat16")
+    rounded = recurrence.gru_trace(recurrent, projections, carry, loop)
+    exact = recurrence.gru_trace(recurrent, projections, carry)
+    assert_close(found, tuple(rounded))
+    assert np.abs(found[0] - exact.hidden).max() > 1e-4
+
+
+@pytest.mark.parametrize("stack", [(), (2,)], ids=["one", "two"])
+@pytest.mark.parametrize("has_preactivation", [False, True])
+def test_backward_equals_the_plain_loop(in_threads, stack, has_preactivation):
+    recurrent, projections, carry = drawn_loop(*stack)
+    trace = recurrence.gru_trace(recurrent, projections, carry)
+    d_hidden, d_last = draw(4, *trace.hidden.shape), draw(5, *carry.shape)
+    d_preactivation = draw(6, *trace.hidden.shape) if has_preactivation else None
+    cotangents = (d_hidden, d_preactivation, d_last)
+    found = gru_kernel.backward(
+        TILES, None, recurrent.kernel, carry, trace, *cotangents
+    )
+    expected = recurrence._delta_loop(Loop(), recurrent, carry, trace, *cotangents)
+    assert_close(found, tuple(expected))
+
+
+EMISSIONS = {
+    "categorical": (pf_jax.categorical, 5, 5),
+    "bernoulli": (pf_jax.bernoulli, 1, 2),
+}
+
+
+def drawn_rollout(emission, num_reading=16, num_drawing=32, num_layers=1):
+    """A generator with its parameters, and what its steps take."""
+    kind, num_outputs, num_tokens = EMISSIONS[emission]
+    generator = pf_jax.Generator(emission=kind)
+    params = pf_jax.init_generator(
+        jax.random.key(0),
+        num_outputs=num_outputs,
+        hidden_size=32,
+        embedding_size=8,
+        num_layers=num_layers,
+        generator=generator,
+    )
+    bias = draw(1, num_outputs)
+    params = params._replace(readout=params.readout._replace(bias=bias))
+    num_rows, num_steps = num_reading + num_drawing, 4
+    carry = tuple(draw(2 + n, num_rows, 32) for n in range(num_layers))
+    drawn = jax.random.randint(
+        jax.random.key(9), (num_steps + 1, num_rows), 0, num_tokens
+    )
+    noise = jax.random.gumbel(jax.random.key(8), (num_steps, num_drawing, num_outputs))
+    data, first_input = drawn[:-1, :num_reading], drawn[0, num_reading:]
+    return generator, (params, carry, data, first_input, noise, 0.7)
+
+
+def kernel_steps(generator, arguments, num_arrays=5):
+    params, carry, data, first_input, noise, temperature = arguments
+    readout, noise = as_classes(generator.emission, params.readout, noise)
+    return rollout_kernel.rollout(
+        TILES,
+        None,
+        gru_unroll._first_projection(params, generator),
+        params.layers,
+        readout,
+        carry,
+        data,
+        first_input,
+        noise,
+        temperature,
+        num_arrays=num_arrays,
+    )
+
+
+@pytest.mark.parametrize("emission", EMISSIONS)
+@pytest.mark.parametrize("num_layers", [1, 2])
+@pytest.mark.parametrize("num_reading", [0, 16])
+def test_rollout_equals_the_plain_loop(in_threads, emission, num_layers, num_reading):
+    generator, arguments = drawn_rollout(emission, num_reading, num_layers=num_layers)
+    traces, samples = kernel_steps(generator, arguments)
+    expected = gru_unroll._steps_loop(generator, True, *arguments)
+    np.testing.assert_array_equal(samples, expected.samples)
+    assert_close(traces, tuple(map(tuple, expected.traces)))
+
+
+def test_rollout_gives_as_many_arrays_as_are_asked_for(in_threads):
+    generator, arguments = drawn_rollout("categorical")
+    whole, samples = kernel_steps(generator, arguments)
+    part, same = kernel_steps(generator, arguments, num_arrays=2)
+    np.testing.assert_array_equal(same, samples)
+    assert_close(part, tuple(trace[:2] for trace in whole))
+
+
+def test_rollout_shows_tokens_outside_the_vocabulary(in_threads):
+    generator, arguments = drawn_rollout("categorical")
+    params, carry, data, first_input, noise, temperature = arguments
+    data = data.at[1, 3].set(5).at[1, 4].set(-1)
+    first_input = first_input.at[2].set(7)
+    arguments = (params, carry, data, first_input, noise, temperature)
+    ((hidden, *_),), _ = kernel_steps(generator, arguments)
+    expected = gru_unroll._steps_loop(generator, True, *arguments).traces[0].hidden
+    np.testing.assert_array_equal(jnp.isnan(hidden), jnp.isnan(expected))
+    assert np.isnan(hidden[1:, 3]).all() and np.isnan(hidden[:, 18]).all()
+    assert np.isfinite(hidden[:, 4]).all()
+
+
+def test_whole_update_equals_the_plain_loops(monkeypatch):
+    taken = []
+
+    def on_gpu(kernel, plain):
+        taken.append(plain)
+        return kernel
+
+    tokens = jax.random.randint(jax.random.key(1), (5, 16), 0, 7)
+    batch, key = pf_jax.Batch(tokens[:-1], tokens[1:]), jax.random.key(2)
+
+    def create():
+        return pf_jax.create_train_state(
+            jax.random.key(0),
+            generator=pf_jax.GeneratorSizes(7, 32, 8),
+            discriminator=pf_jax.DiscriminatorSizes(16, 8),
+            settings=pf_jax.Settings(
+                gate=pf_jax.AccuracyGate(0.0, 1.0, 1.0), optimizer=optax.sgd(1.0)
+            ),
+        )
+
+    def update(state):
+        state, metrics = pf_jax.joint_step(state, batch, key)
+        return (state.generator, state.discriminator), metrics
+
+    state = jax.jit(create)()
+    expected = jax.jit(update)(state)
+    monkeypatch.setattr(gru_kernel, "find_device", lambda dtype: H100)
+    monkeypatch.setattr(gru_kernel, "find_tiles", lambda work, device: TILES)
+    monkeypatch.setattr(gru_kernel, "on_gpu", on_gpu)
+    run_kernels_in_threads(monkeypatch)
+    found = update(state)
+    assert len(taken) == 4
+    assert_close(found, expected)
+
+
+@pytest.mark.parametrize("emission", EMISSIONS)
+@pytest.mark.parametrize("temperature", [0.0, 0.5])
+def test_as_classes_chooses_what_the_emission_samples(emission, temperature):
+    kind, num_outputs, _ = EMISSIONS[emission]
+    hidden, readout = (
+        draw(0, 50, 8),
+        Affine(draw(1, 8, num_outputs), draw(2, num_outputs)),
+    )
+    noise = 3 * draw(3, 50, num_outputs)
+    expected = kind.sample(hidden @ readout.kernel + readout.bias, noise, temperature)
+    classes, of_classes = as_classes(kind, readout, noise)
+    scores = hidden @ classes.kernel + classes.bias + temperature * of_classes
+    np.testing.assert_array_equal(jnp.argmax(scores, axis=-1), expected)
+    assert len(np.unique(expected)) > 1
+
+
+@pytest.mark.parametrize(
+    "emission",
+    [
+        pf_jax.independent_bernoullis,
+        pf_jax.categorical._replace(sample=lambda logits, noise, temperature: logits),
+        pf_jax.categorical._replace(embed=lambda params, tokens: params[tokens]),
+    ],
+    ids=["vectors", "own_sample", "own_embed"],
+)
+def test_as_classes_knows_what_it_cannot_do(emission):
+    assert (
+        as_classes(emission, Affine(draw(0, 8, 3), draw(1, 3)), draw(2, 5, 3)) is None
+    )
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    stack=st.sampled_from([(), (2,)]),
+    num_rows=st.integers(1, 600),
+    size=st.integers(1, 24).map(lambda n: 64 * n),
+    reading=st.integers(0, 300),
+    bytes_=st.sampled_from([2, 4]),
+    gates=st.sampled_from([1, 3]),
+    drawn_rows=st.sampled_from([0, 16, 64]),
+    cores=st.integers(1, 200),
+)
+def test_find_tiles_fit(
+    stack, num_rows, size, reading, bytes_, gates, drawn_rows, cores
+):
+    reading = min(reading, num_rows)
+    shape = (*stack, num_rows, size)
+    work = Work(shape, gates, bytes_, reading, drawn_rows, 16)
+    tiles = gru_kernel.find_tiles(work, Device(cores, 99 * 1024))
+    if tiles is None:
+        return
+    groups = math.prod(stack) * num_rows // tiles.rows
+    drawers = (num_rows - reading) // drawn_rows if drawn_rows else 0
+    assert groups * (size // tiles.columns) + drawers <= cores
+    assert num_rows % tiles.rows == reading % tiles.rows == 0
+    assert size % tiles.columns == size % tiles.depth == 0
+    assert tiles.depth * tiles.stages * (
+        tiles.rows + gates * tiles.columns
+    ) * bytes_ <= (99 * 1024)
+
+
+@pytest.mark.parametrize(
+    ("work", "tiles"),
+    [
+        (Work((128, 1024), 3, 2, 64, 16, 64), Tiles(64, 16, 128, 3)),
+        (Work((128, 1024), 3, 4, 64, 16, 64), Tiles(16, 64, 64, 4)),
+        (Work((2, 128, 512), 1, 4), Tiles(32, 32, 64, 4)),
+        (Work((128, 1024), 3, 2, 64, 16, 16384), None),
+        (Work((128, 1000), 3, 2), None),
+        (Work((24, 1024), 3, 2), None),
+    ],
+)
+def test_find_tiles_takes_the_fastest_measured(work, tiles):
+    assert gru_kernel.find_tiles(work, H100) == tiles
+
+
+def test_find_device_finds_none_on_a_cpu():
+    assert gru_kernel.find_device(None) is None
+
+
+def chosen(monkeypatch, kernel, plain):
+    """`on_gpu`, as if on one."""
+
+    def platform_dependent(*arguments, cuda, default):
+        del default
+        return cuda(*arguments)
+
+    monkeypatch.setattr(gru_kernel.lax, "platform_dependent", platform_dependent)
+    return gru_kernel.on_gpu(kernel, plain)
+
+
+def test_on_gpu_takes_the_plain_form_on_a_cpu():
+    run = gru_kernel.on_gpu(lambda x: 0 * x, lambda x: 2 * x)
+    assert jax.jit(run)(3.0) == 6.0
+
+
+def test_on_gpu_takes_the_kernel_unless_batched_or_differentiated(monkeypatch):
+    run = chosen(monkeypatch, lambda x, y: (x * 0, None), lambda x, y: (x * y, None))
+    x, y = jnp.arange(3.0), jnp.float32(2)
+    np.testing.assert_array_equal(run(x, y)[0], [0, 0, 0])
+    batched = jax.vmap(run, in_axes=(0, None))(x, y)[0]
+    np.testing.assert_array_equal(batched, [0, 2, 4])
+    (value, _), (tangent, _) = jax.jvp(run, (x, y), (jnp.ones(3), jnp.float32(0)))
+    np.testing.assert_array_equal(value, [0, 2, 4])
+    np.testing.assert_array_equal(tangent, [2, 2, 2])
+
+
+def test_gru_trace_without_a_backward_pass_keeps_two_arrays():
+    recurrent, projections, carry = drawn_loop()
+    trace = recurrence.gru_trace(recurrent, projections, carry, is_saved=False)
+    whole = recurrence.gru_trace(recurrent, projections, carry)
+    assert trace[2:] == (None, None, None)
+    assert_close(trace[:2], whole[:2])
+    assert isinstance(whole, Trace) and whole.reset is not None
