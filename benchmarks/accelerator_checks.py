@@ -1,9 +1,10 @@
 """The processes of `run_accelerator` that check correctness.
 
 One computes both players' losses and gradients in float64 on the CPU, by a plain
-`lax.scan` for each mode; another computes them by `joint_step` in float32 on the
-accelerator. A sample can flip by rounding, and everything after it with it, so the noise
-decides every token by itself: both run over the same, through the loops that sample.
+`lax.scan` for each mode; another computes them by `joint_step` on the accelerator: in
+float32, and in what tensor cores multiply, by loops and by kernels. A sample can flip by
+rounding, and everything after it with it, so the noise decides every token by itself: all
+run over the same, through the loops that sample.
 """
 
 import pathlib
@@ -30,7 +31,17 @@ SEEDS = (0, 1, 2)
 # What is summed over all steps and rows into a vector has no products to average its
 # rounding. A free run is equal to the bit on a CPU; elsewhere the loops may differ.
 BOUNDS = {"losses": 1e-6, "matrices": 3e-5, "vectors": 1e-3, "free run": 1e-5}
-"""Largest relative errors; of the free run, the largest difference."""
+"""Largest relative errors in float32; of the free run, the largest difference."""
+
+KERNEL_FACTOR = 2.0
+"""How many times the loops' error a kernel's may be, in the same precision."""
+
+PRECISIONS = {
+    "float32": ("highest", None),
+    "tf32": ("tensorfloat32", None),
+    "bfloat16": ("tensorfloat32", "bfloat16"),
+}
+"""Of float32 products, and the operands' type."""
 
 
 def _decided_noise(key: Any, num_outputs: int, dtype: Any) -> Any:
@@ -55,7 +66,7 @@ KEPT = optax.GradientTransformation(
 
 def check_shape(steps: int) -> Shape:
     """Small widths: what is checked is the arithmetic over many steps."""
-    return Shape(8, steps, 64, 11, 32, 32)
+    return Shape(16, steps, 64, 11, 64, 32)
 
 
 def _cases(job: Mapping[str, Any]) -> Iterator[tuple[str, int, Shape]]:
@@ -140,8 +151,8 @@ def _relative(found: Any, expected: np.ndarray) -> float:
     return float(np.linalg.norm(difference) / np.linalg.norm(expected))
 
 
-def _checked_state(shape: Shape, seed: int) -> pf_jax.TrainState:
-    state = _smooth_state(shape, seed, **DECIDED._asdict())
+def _checked_state(shape: Shape, seed: int, **generator: Any) -> pf_jax.TrainState:
+    state = _smooth_state(shape, seed, **(DECIDED._asdict() | generator))
     return state.replace(
         settings=state.settings._replace(optimizer=KEPT),
         generator_optimizer=KEPT.init(state.generator),
@@ -176,36 +187,72 @@ def _compare(
     }
 
 
-def _passed(case: Mapping[str, Any]) -> bool:
+def _is_right(case: Mapping[str, Any]) -> bool:
+    """The right tokens, and numbers."""
     errors = [case["losses"]["error"], *case["gradient_errors"].values()]
-    return (
-        case["same_tokens"]
-        # The largest of numbers with one that is none may be any of them.
-        and bool(np.all(np.isfinite(errors)))
-        and all(case[kind]["error"] <= bound for kind, bound in BOUNDS.items())
+    # The largest of numbers with one that is none may be any of them.
+    return case["same_tokens"] and bool(np.all(np.isfinite(errors)))
+
+
+def _within_bounds(case: Mapping[str, Any]) -> bool:
+    return all(case[kind]["error"] <= bound for kind, bound in BOUNDS.items())
+
+
+def _as_exact(case: Mapping[str, Any], loops: Mapping[str, Any]) -> bool:
+    """Whether a kernel's errors are about those of the loops that it stands for."""
+    return all(
+        case[kind]["error"] <= KERNEL_FACTOR * loops[kind]["error"] + BOUNDS[kind]
+        for kind in ("losses", "matrices", "vectors")
     )
+
+
+def _check_case(
+    arrays: Mapping[str, np.ndarray], name: str, seed: int, shape: Shape, **how: Any
+) -> dict[str, Any]:
+    """`joint_step` against the reference."""
+    state, key = _checked_state(shape, seed, **how), jax.random.key(seed)
+    drawn = jnp.asarray(forms.tokens(shape, seed), jnp.int32)
+    batch = pf_jax.Batch(drawn[:-1], drawn[1:])
+    case = {"seed": seed, "steps": shape.steps}
+    case |= _compare(arrays, name, *jax.jit(_joint_step)(state, batch, key))
+    tokens = np.argmax(_noise(state.generator, shape, seed), axis=-1)
+    case["same_tokens"] = bool(np.all(tokens == arrays[f"{name}-tokens"]))
+    error = jax.jit(_free_run_error, static_argnames="steps")(
+        state.generator, key, drawn[0], steps=shape.steps
+    )
+    return case | {"free run": {"name": "hidden", "error": float(error)}}
+
+
+def _check_precision(
+    arrays: Mapping[str, np.ndarray], case: tuple[str, int, Shape], precision: str
+) -> list[dict[str, Any]]:
+    """By loops, and where they are on tensor cores by kernels."""
+    matmuls, dtype = PRECISIONS[precision]
+    found = []
+    with jax.default_matmul_precision(matmuls):
+        for form in ("loops", "kernels")[: 1 + (precision != "float32")]:
+            checked = _check_case(arrays, *case, dtype=dtype, kernels=form == "kernels")
+            found.append({"precision": precision, "form": form} | checked)
+    loops = found[0]
+    for each in found:
+        passed = _is_right(each)
+        if precision == "float32":
+            passed = passed and _within_bounds(each)
+        elif each is not loops:
+            passed = passed and _as_exact(each, loops)
+        each["passed"] = passed
+    return found
 
 
 def check(job: Mapping[str, Any], result: pathlib.Path) -> None:
     """The process on the accelerator: the same by `joint_step`, compared."""
-    jax.config.update("jax_default_matmul_precision", "highest")
-    joint_step = jax.jit(_joint_step)
-    free_run_error = jax.jit(_free_run_error, static_argnames="steps")
     cases: list[dict[str, Any]] = []
     with np.load(job["arrays"]) as arrays:
-        for name, seed, shape in _cases(job):
-            state, key = _checked_state(shape, seed), jax.random.key(seed)
-            drawn = jnp.asarray(forms.tokens(shape, seed), jnp.int32)
-            batch = pf_jax.Batch(drawn[:-1], drawn[1:])
-            tokens = np.argmax(_noise(state.generator, shape, seed), axis=-1)
-            case = {"seed": seed, "steps": shape.steps} | _compare(
-                arrays, name, *joint_step(state, batch, key)
-            )
-            case["same_tokens"] = bool(np.all(tokens == arrays[f"{name}-tokens"]))
-            error = free_run_error(state.generator, key, drawn[0], steps=shape.steps)
-            case["free run"] = {"name": "hidden", "error": float(error)}
-            case["passed"] = _passed(case)
-            cases.append(case)
-            passed = all(case["passed"] for case in cases)
+        for case in _cases(job):
+            # Where rounding has the most steps to grow.
+            is_longest = case[2].steps == max(job["steps"])
+            for precision in job["precisions"][: None if is_longest else 1]:
+                cases += _check_precision(arrays, case, precision)
+            passed = all(each["passed"] for each in cases)
             found = {"passed": passed, "bounds": BOUNDS, "cases": cases}
             timing.write_json(result, found)

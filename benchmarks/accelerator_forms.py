@@ -144,8 +144,9 @@ def _jax_turn(entry: Entry) -> Turn:
     elif entry["form"] == "copy":
         turn = timing.copy_turn(sizes["floats"])
     else:
-        unroll = entry["setting"].get("unroll", 1)
-        turn = _FORMS[entry["form"]](Shape(**sizes), dtype=dtype, unroll=unroll)
+        names = ("unroll", "kernels")
+        how = {name: x for name, x in entry["setting"].items() if name in names}
+        turn = _FORMS[entry["form"]](Shape(**sizes), dtype=dtype, **how)
 
     def in_precision(number: int) -> float:
         with jax.default_matmul_precision(_MATMULS[precision]):

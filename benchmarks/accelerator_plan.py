@@ -48,6 +48,7 @@ class Sizes(NamedTuple):
         floats: In the array whose copy gives the rate of bytes.
         repeats: Of every turn.
         steps: `T` of the checks.
+        checked: Precisions of the checks; in all but the first at the longest `T` alone.
     """
 
     shapes: tuple[Shape, ...] = SHAPES
@@ -57,9 +58,12 @@ class Sizes(NamedTuple):
     floats: int = 1 << 29
     repeats: int = 5
     steps: tuple[int, ...] = (50, 784)
+    checked: tuple[str, ...] = PRECISIONS
 
 
-SMOKE = Sizes(SMOKE_SHAPES, SMOKE_SHAPES, (2,), 256, 1 << 20, 2, (12,))
+SMOKE = Sizes(
+    SMOKE_SHAPES, SMOKE_SHAPES, (2,), 256, 1 << 20, 2, (12,), ("float32", "bfloat16")
+)
 """Every part, in as few compilations as that takes."""
 
 
@@ -71,7 +75,8 @@ class Part(NamedTuple):
         child: Which process, a key of `run_accelerator.CHILDREN`.
         entries: What it times, in turns where neighbors have one shape.
         seconds: It may take.
-        xla_flags: Of its process, which no other platform than a GPU is given.
+        xla_flags: Of its process, on a GPU.
+        needs_gpu: Whether it is left out on any other platform.
     """
 
     name: str
@@ -79,6 +84,7 @@ class Part(NamedTuple):
     entries: list[Entry]
     seconds: float
     xla_flags: str = ""
+    needs_gpu: bool = False
 
 
 def _likelihood(shape: Shape) -> int:
@@ -156,34 +162,61 @@ def _torch_entries(shape: Shape) -> list[Entry]:
     ]
 
 
+# In full precision XLA's own products are slow, and trying them all takes minutes.
+_LIBRARY_PRODUCTS = "--xla_gpu_enable_triton_gemm=false"
+
+
 def parts(sizes: Sizes) -> list[Part]:
     """All that is timed, the parts most worth having first."""
     updates = ("joint_step", "teacher_forcing_step", "unroll_free_running")
     few = ("joint_step", "unroll_free_running")
-    plan = [
-        Part(
+    updated = {
+        precision: Part(
             f"updates in {precision}",
             "jax",
             _rate_entries(precision, sizes)
             + _jax_entries(sizes.shapes, precision, updates),
-            100,
+            110,
+            _LIBRARY_PRODUCTS * (precision == "float32"),
         )
         for precision in PRECISIONS
-    ]
+    }
     torch = [entry for shape in sizes.shapes for entry in _torch_entries(shape)]
-    plan.append(Part("torch", "torch", torch, 90))
-    for name, flags in COMMAND_BUFFERS.items():
-        entries = _jax_entries(sizes.shapes, "tf32", few, command_buffers=name)
-        plan.append(Part(f"command buffers {name}", "jax", entries, 60, flags))
+    loops = [
+        entry
+        for shape in sizes.shapes
+        for precision in ("tf32", "bfloat16")
+        for entry in _jax_entries([shape], precision, few, kernels=False)
+    ]
+    buffers = {
+        name: Part(
+            f"command buffers {name}",
+            "jax",
+            _jax_entries(
+                sizes.unrolled, "tf32", few, kernels=False, command_buffers=name
+            ),
+            50,
+            flags,
+            needs_gpu=True,
+        )
+        for name, flags in COMMAND_BUFFERS.items()
+    }
     unrolled = [
-        new_entry("jax", form, "tf32", shape, unroll=unroll)
+        new_entry("jax", "joint_step", "tf32", shape, kernels=False, unroll=unroll)
         for shape in sizes.unrolled
         for unroll in sizes.unrolls
-        for form in few
     ]
-    # Before the last setting of the command buffers, which is the least worth having.
-    plan.insert(-1, Part("unroll", "jax", unrolled, 90))
-    return plan
+    return [
+        updated["bfloat16"],
+        updated["tf32"],
+        Part("torch", "torch", torch, 90),
+        updated["float32"],
+        Part("loops in place of kernels", "jax", loops, 90),
+        buffers["with while"],
+        buffers["without while"],
+        Part("unroll", "jax", unrolled, 60),
+        buffers["none"],
+    ]
 
 
 def with_floors(entries: Sequence[Entry]) -> list[Entry]:

@@ -3,15 +3,29 @@ import os
 import pytest
 
 # Read when JAX starts, so set before any test module imports it: a small machine with
-# several devices stands in for a large one.
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
-_DEVICES = "--xla_force_host_platform_device_count"
-if _DEVICES not in os.environ.get("XLA_FLAGS", ""):
-    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_DEVICES}=8".strip()
+# several devices stands in for a large one. JAX_PLATFORMS=cuda tests a GPU.
+_FLAGS = {"--xla_force_host_platform_device_count": "8"}
+if os.environ.setdefault("JAX_PLATFORMS", "cpu") == "cpu":
+    # Most of the tests' time is XLA's, and what they compare needs no fast code. Set to 0
+    # for the code that users run; `.ci/run` does so on one of its two Pythons.
+    os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+else:
+    # Tests compare float32 with its reference, and bits with bits.
+    os.environ.setdefault("JAX_DEFAULT_MATMUL_PRECISION", "highest")
+    _FLAGS["--xla_gpu_deterministic_ops"] = "true"
+for _flag, _value in _FLAGS.items():
+    if _flag not in os.environ.get("XLA_FLAGS", ""):
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_flag}={_value}"
 
-# Most of the tests' time is XLA's, and what they compare needs no fast code. Set to 0 for
-# the code that users run; `.ci/run` does so on one of its two Pythons.
-os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
+@pytest.fixture(scope="session")
+def on_eight_cpus():
+    """For what needs several devices, or is about a CPU."""
+    import jax
+
+    if jax.default_backend() != "cpu":
+        pytest.skip("only a CPU is split into eight devices")
+    assert jax.device_count() == 8
 
 
 @pytest.fixture(scope="module")

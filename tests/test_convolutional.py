@@ -275,7 +275,9 @@ def test_convolutional_logits_under_vmap_equal_a_loop(features):
         assert_close(one, logits_and_gradient(params[index], seen[index]))
 
 
-def test_convolutional_gradient_under_shard_map_equals_one_device(params):
+def test_convolutional_gradient_under_shard_map_equals_one_device(
+    params, on_eight_cpus
+):
     num_rows = 2 * jax.device_count()
     features = random_like(jnp.zeros((T, num_rows, F)), 5, scale=1.0)
     cotangent = random_like(jnp.zeros(num_rows), 6)

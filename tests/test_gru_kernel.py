@@ -26,6 +26,12 @@ def in_threads(monkeypatch):
     run_kernels_in_threads(monkeypatch)
 
 
+@pytest.fixture
+def on_a_gpu():
+    if jax.default_backend() != "gpu":
+        pytest.skip("kernels run on a GPU")
+
+
 def draw(seed, *shape):
     return jax.random.normal(jax.random.key(seed), shape)
 
@@ -160,6 +166,28 @@ def test_rollout_shows_tokens_outside_the_vocabulary(in_threads):
     np.testing.assert_array_equal(jnp.isnan(hidden), jnp.isnan(expected))
     assert np.isnan(hidden[1:, 3]).all() and np.isnan(hidden[:, 18]).all()
     assert np.isfinite(hidden[:, 4]).all()
+
+
+def test_kernels_equal_the_plain_loops_where_they_run(on_a_gpu):
+    tiles = Tiles(rows=16, columns=32)
+    recurrent, projections, carry = drawn_loop(2, num_steps=40, num_rows=64, size=128)
+    forward = jax.jit(functools.partial(gru_kernel.forward, tiles, None))
+    trace = recurrence.gru_trace(recurrent, projections, carry)
+    assert_close(forward(*recurrent, projections, carry), tuple(trace))
+    d_hidden, d_last = draw(4, *trace.hidden.shape), draw(5, *carry.shape)
+    arguments = (carry, trace, d_hidden, None, d_last)
+    backward = jax.jit(functools.partial(gru_kernel.backward, tiles, None))
+    expected = recurrence._delta_loop(Loop(), recurrent, *arguments)
+    assert_close(backward(recurrent.kernel, *arguments), tuple(expected))
+
+
+@pytest.mark.parametrize("emission", EMISSIONS)
+def test_rollout_equals_the_plain_loop_where_it_runs(on_a_gpu, emission):
+    generator, arguments = drawn_rollout(emission, num_layers=2)
+    traces, samples = jax.jit(lambda *x: kernel_steps(generator, x))(*arguments)
+    expected = gru_unroll._steps_loop(generator, True, *arguments)
+    np.testing.assert_array_equal(samples, expected.samples)
+    assert_close(traces, tuple(map(tuple, expected.traces)))
 
 
 def test_whole_update_equals_the_plain_loops(monkeypatch):

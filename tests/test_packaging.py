@@ -76,5 +76,5 @@ def test_every_jax_requirement_excludes_the_broken_release():
         assert requirement.endswith(">=0.10,<0.13,!=0.10.2")
 
 
-def test_tests_run_on_eight_devices():
+def test_tests_run_on_eight_devices(on_eight_cpus):
     assert jax.device_count() == 8

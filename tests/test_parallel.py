@@ -78,9 +78,8 @@ def one_device():
 
 
 @pytest.fixture(scope="module", params=STEPS, ids=lambda step: step.__name__)
-def both(request, one_device):
+def both(request, one_device, on_eight_cpus):
     """The same updates on eight devices and on one."""
-    assert jax.device_count() == 8
     update = make_update(request.param, make_batch)
     parallel = update(make_state(), jnp.asarray(DATA), ROWS, KEY)
     return parallel, one_device[request.param]
@@ -126,7 +125,7 @@ def test_one_device_went_through_several_gate_states(one_device):
     assert gates == [(0, 1), (1, 0), (1, 1)]
 
 
-def test_joint_step_under_shard_map_equals_one_device(one_device):
+def test_joint_step_under_shard_map_equals_one_device(one_device, on_eight_cpus):
     mesh = jax.make_mesh((8,), ("rows",), axis_types=(jax.sharding.AxisType.Auto,))
     sharded = jax.shard_map(
         lambda state, batch, key: steps.joint_step(state, batch, key, axis_name="rows"),

@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
+from benchmarks import accelerator_checks, run_accelerator
 from benchmarks import accelerator_plan as plan
-from benchmarks import run_accelerator
 from benchmarks.accelerator_report import markdown, time_row
 from benchmarks.forms import Shape, multiply_adds
 from benchmarks.run_accelerator import Ended, completed, run_command
@@ -74,14 +74,25 @@ def table_rows(text, title):
 def test_smoke_passes_every_check(smoke):
     found = smoke[0]["correctness"]
     assert found["passed"] and "error" not in found
-    assert [(case["seed"], case["steps"]) for case in found["cases"]] == [
-        (seed, steps) for steps in plan.SMOKE.steps for seed in range(3)
+    how = [
+        ("float32", "loops"),
+        ("bfloat16", "loops"),
+        ("bfloat16", "kernels"),
+    ]
+    keys = ("steps", "seed", "precision", "form")
+    assert [tuple(case[key] for key in keys) for case in found["cases"]] == [
+        (steps, seed, *each)
+        for steps in plan.SMOKE.steps
+        for seed in range(3)
+        for each in how
     ]
     for case in found["cases"]:
         assert case["same_tokens"]
         for kind in ("matrices", "vectors"):
             # Equal to the bit would mean that nothing was compared.
-            assert 0 < case[kind]["error"] <= found["bounds"][kind]
+            assert case[kind]["error"] > 0
+            is_float32 = case["precision"] == "float32"
+            assert (case[kind]["error"] <= found["bounds"][kind]) == is_float32
 
 
 def test_smoke_measures_what_was_planned(smoke):
@@ -238,11 +249,26 @@ def test_completed_keeps_what_was_measured_before_the_end():
 
 
 def test_skip_reason_keeps_gpu_flags_from_other_platforms():
-    part = plan.Part("x", "jax", [], 9, "--xla_gpu_flag=1")
+    part = plan.Part("x", "jax", [], 9, "--xla_gpu_flag=1", needs_gpu=True)
     assert run_accelerator.skip_reason(part, "cpu") == "needs a GPU"
     assert run_accelerator.skip_reason(part, "tpu") == "needs a GPU"
     assert run_accelerator.skip_reason(part, "gpu") == ""
-    assert run_accelerator.skip_reason(part._replace(xla_flags=""), "cpu") == ""
+    assert run_accelerator.skip_reason(part._replace(needs_gpu=False), "cpu") == ""
+
+
+def test_flags_are_for_gpus_alone(tmp_path):
+    run, part = new_run(tmp_path, []), plan.Part("x", "jax", [], 9, "--xla_gpu_flag=1")
+    assert run._flags(part) == ""
+    run.result["platform"] = "gpu"
+    assert "--xla_gpu_flag=1" in run._flags(part).split()
+
+
+def test_kernels_may_be_twice_as_far_off_as_loops():
+    loops = {kind: {"error": 1e-2} for kind in ("losses", "matrices", "vectors")}
+    worse = loops | {"matrices": {"error": 2.5e-2}}
+    assert accelerator_checks._as_exact(loops, loops)
+    assert accelerator_checks._as_exact(loops, worse)
+    assert not accelerator_checks._as_exact(worse, loops)
 
 
 def test_with_floors_divides_by_the_rate_of_the_same_precision():

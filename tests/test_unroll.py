@@ -437,7 +437,7 @@ def test_unroll_under_vmap_equals_each_member():
 
 
 @pytest.mark.parametrize("generator", [FAST, PLAIN], ids=["fast", "plain"])
-def test_unroll_under_shard_map_equals_one_device(generator):
+def test_unroll_under_shard_map_equals_one_device(generator, on_eight_cpus):
     num_rows = 8
     params, inputs = make_params(), make_inputs(num_rows=num_rows)
     keys = row_keys(KEY, num_rows)
