@@ -5,13 +5,19 @@ however little it does. Here a whole loop is one launch. Its programs each own s
 of the hidden state for some rows, and meet after every step at a barrier in the device's
 memory: a counter that the programs of the same rows raise and wait for.
 
+The forward passes multiply in half precision where a user asks for none: it has the ten
+bits of TF32, which XLA takes by default, at half the bytes, and XLA would round TF32's
+operands anew at every step. Half precision has a small range; but states lie between -1
+and 1, and kernels are divided by a power of two. Cotangents may be of any size, so the
+backward pass multiplies in TF32.
+
 Waiting is safe where all programs that meet run at once. So there are never more programs
 than the device has multiprocessors, those that meet are launched next to one another, and
 `jax.vmap` of a kernel is `jax.vmap` of the plain loop.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -236,22 +242,37 @@ def find_place(tiles: Tiles, num_rows: int, size: int) -> Place:
     )
 
 
+class Operand(NamedTuple):
+    """A kernel to multiply by, as arrays or references to them.
+
+    Attributes:
+        kernel: `[S, O, K]`, transposed: tensor cores read both operands of a TF32 product
+            along its terms.
+        scale: `[1]`, by which the product is multiplied.
+    """
+
+    kernel: Any
+    scale: Any
+
+
 def product(
-    tiles: Tiles, x_ref: Any, rows: tuple[Any, ...], kernel_ref: Any, columns: list[Any]
+    tiles: Tiles,
+    x_ref: Any,
+    rows: tuple[Any, ...],
+    operand: Operand,
+    columns: list[Any],
 ) -> list[Array]:
     """`x @ kernel^T`, some columns each.
-
-    Tensor cores read both operands of a TF32 product along its terms, so the kernel lies
-    transposed.
 
     Args:
         tiles: Their depth counts.
         x_ref: `[2, S, N, K]`.
         rows: The first three indices of it.
-        kernel_ref: `[S, O, K]`.
+        operand: The kernel's references.
         columns: Of the product.
     """
     depth = tiles.depth
+    scale = triton.load(operand.scale.at[0])
 
     def add(block: Any, sums: list[Array]) -> list[Array]:
         at = pl.ds(block * depth, depth)
@@ -260,7 +281,7 @@ def product(
             total
             + lax.dot_general(
                 x,
-                triton.load(kernel_ref.at[rows[1], each, at]),
+                triton.load(operand.kernel.at[rows[1], each, at]),
                 (((1,), (1,)), ((), ())),
                 preferred_element_type=jnp.float32,
             )
@@ -268,7 +289,8 @@ def product(
         ]
 
     zeros = [jnp.zeros((rows[2].size, each.size), jnp.float32) for each in columns]
-    return lax.fori_loop(0, x_ref.shape[-1] // depth, add, zeros)
+    sums = lax.fori_loop(0, x_ref.shape[-1] // depth, add, zeros)
+    return [scale * total for total in sums]
 
 
 def gru_gates(
@@ -298,6 +320,8 @@ def _forward_kernel(
     tiles: Tiles,
     projection_ref: Any,
     kernel_ref: Any,
+    scale_ref: Any,
+    divisor_ref: Any,
     bias_ref: Any,
     carry_ref: Any,
     _exchange: Any,
@@ -312,6 +336,7 @@ def _forward_kernel(
     mine = (place.stack, place.rows, place.columns)
     gates = [place.gate(number, size) for number in range(3)]
     bias = triton.load(bias_ref.at[place.stack, place.columns])
+    divisor, operand = triton.load(divisor_ref.at[0]), Operand(kernel_ref, scale_ref)
 
     def read(t: Any) -> list[Array]:
         rows = (place.stack, place.rows)
@@ -320,9 +345,9 @@ def _forward_kernel(
     def step(t: Any, state: tuple[Array, list[Array]]) -> tuple[Array, list[Array]]:
         hidden, x = state
         rows = (t & 1, place.stack, place.rows)
-        u = product(tiles, exchange_ref, rows, kernel_ref, gates)
+        u = product(tiles, exchange_ref, rows, operand, gates)
         trace = gru_gates(x, u, bias, hidden)
-        write(exchange_ref, ((t + 1) & 1, *mine), trace[0])
+        write(exchange_ref, ((t + 1) & 1, *mine), trace[0] / divisor)
         arrive(count_ref, place.group)
         # While the others are on their way.
         write_trace((hidden_ref, *trace_refs), (t, *mine), trace)
@@ -338,6 +363,7 @@ def _backward_kernel(
     tiles: Tiles,
     has_preactivation: bool,
     kernel_ref: Any,
+    scale_ref: Any,
     last_ref: Any,
     carry_ref: Any,
     *refs: Any,
@@ -384,7 +410,8 @@ def _backward_kernel(
         now = read(jnp.maximum(t - 1, 0))
         wait(count_ref, place.group, (number + 1) * place.programs)
         at = (number & 1, *rows)
-        (back,) = product(tiles, exchange_ref, at, kernel_ref, [place.columns])
+        operand = Operand(kernel_ref, scale_ref)
+        (back,) = product(tiles, exchange_ref, at, operand, [place.columns])
         return dh * update + back, now
 
     state = triton.load(last_ref.at[*mine]), read(num_steps - 1)
@@ -445,7 +472,7 @@ def forward(
 
     Args:
         tiles: How it is spread.
-        dtype: Of the product's operands; None for the arrays' own.
+        dtype: Of the product's operands; None for half precision.
         kernel: `[*S, H, 3H]`, `U`.
         bias: `[*S, H]`, `c_n`.
         projections: `[T, *S, N, 3H]`, `W x + b`.
@@ -455,14 +482,16 @@ def forward(
     Returns:
         The first of `h'`, `a`, `r`, `z` and `U_n h + c_n`, each `[T, *S, N, H]`.
     """
-    operand = carry.dtype if dtype is None else jnp.dtype(dtype)
+    operand = jnp.dtype(jnp.float16 if dtype is None else dtype)
     over_time = (projections.shape[0], *carry.shape)
     carry = stacked(carry, 2)
-    exchange = jnp.stack([carry, carry]).astype(operand)
+    divisor = state_divisor([carry])
+    exchange = (jnp.stack([carry, carry]) / divisor).astype(operand)
     counters = _counters(tiles, carry)
     arguments = [
         stacked(projections, 2, leading=1),
-        jnp.swapaxes(stacked(kernel, 2), -1, -2).astype(operand),
+        *scaled(jnp.swapaxes(stacked(kernel, 2), -1, -2), divisor, operand),
+        divisor,
         stacked(bias, 1),
         carry,
         exchange,
@@ -474,7 +503,7 @@ def forward(
     def forward_kernel(*refs: Any) -> None:
         _forward_kernel(tiles, *refs)
 
-    found = launch(forward_kernel, tiles, arguments, outputs, {4: 0, 5: 1})
+    found = launch(forward_kernel, tiles, arguments, outputs, {6: 0, 7: 1})
     return tuple(x.reshape(over_time) for x in found[2:])
 
 
@@ -511,6 +540,7 @@ def backward(
     over_time = [*trace, d_hidden, *([d_preactivation] if has_preactivation else [])]
     arguments = [
         stacked(kernel, 2).astype(operand),
+        jnp.ones(1, carry.dtype),
         stacked(d_last, 2),
         carry,
         *(stacked(x, 2, leading=1) for x in over_time),
@@ -537,6 +567,34 @@ def backward(
         d_projections.reshape(over_gates),
         d_carry.reshape(carry_shape),
     )
+
+
+def _power_of_two(x: Array) -> Array:
+    """The first one above all numbers' sizes; 1 for zeros."""
+    _, exponent = jnp.frexp(jnp.max(jnp.abs(x)))
+    return jnp.ldexp(jnp.ones((), x.dtype), exponent)
+
+
+def state_divisor(carry: Sequence[Array]) -> Array:
+    """A power of two, `[1]`, over which all states of a GRU lie between -1 and 1.
+
+    Args:
+        carry: That it starts from; a step's state lies between the last one's and a tanh.
+    """
+    largest = jnp.stack([jnp.max(jnp.abs(layer)) for layer in carry])
+    return jnp.maximum(1.0, _power_of_two(largest)).reshape(1)
+
+
+def scaled(kernel: Array, divisor: Array, operand: DType) -> Operand:
+    """A kernel over a power of two, for products with states over their divisor.
+
+    Args:
+        kernel: `[S, O, K]`.
+        divisor: Of the states.
+        operand: The type of what is multiplied.
+    """
+    scale = _power_of_two(kernel)
+    return Operand((kernel / scale).astype(operand), scale * divisor)
 
 
 def stacked(x: Array, trailing: int, leading: int = 0) -> Array:

@@ -171,8 +171,9 @@ def find_tiles(
     device = gru_kernel.find_device(loop.dtype)
     if device is None or not loop.kernels or carry.dtype != jnp.float32:
         return None
-    size = jnp.dtype(carry.dtype if loop.dtype is None else loop.dtype).itemsize
-    work = gru_kernel.Work(carry.shape, gates, size, **drawing)
+    # Without a user's choice cotangents are multiplied in TF32, states in half precision.
+    dtype = loop.dtype or (jnp.float32 if gates == 1 else jnp.float16)
+    work = gru_kernel.Work(carry.shape, gates, jnp.dtype(dtype).itemsize, **drawing)
     return gru_kernel.find_tiles(work, device)
 
 

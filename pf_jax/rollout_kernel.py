@@ -17,12 +17,15 @@ from jax.experimental.pallas import triton
 from pf_jax.affine import Affine, DType
 from pf_jax.cells import GRUParams
 from pf_jax.gru_kernel import (
+    Operand,
     Tiles,
     arrive,
     find_place,
     gru_gates,
     launch,
     product,
+    scaled,
+    state_divisor,
     wait,
     write,
     write_trace,
@@ -44,14 +47,15 @@ class _Refs(NamedTuple):
     """The references of a kernel; those of layers are tuples."""
 
     table: Any
-    readout_kernel: Any
+    readout_operand: Any
     readout_bias: Any
     noise: Any
     temperature: Any
+    divisor: Any
     carry: Any
-    recurrent_kernels: Any
+    recurrent_operands: Any
     candidate_biases: Any
-    input_kernels: Any
+    input_operands: Any
     input_biases: Any
     tokens: Any
     counts: Any
@@ -71,6 +75,7 @@ def _work(tiles: Tiles, refs: _Refs, num_reading: int, num_drawn: int) -> None:
         [triton.load(ref.at[gate]) for gate in gates] for ref in refs.input_biases
     ]
     is_drawing = place.group * tiles.rows >= num_reading
+    divisor = triton.load(refs.divisor.at[0])
     drawers = lax.select(is_drawing, jnp.int32(tiles.rows // num_drawn), jnp.int32(0))
 
     def step(t: Any, carry: list[Array]) -> list[Array]:
@@ -82,7 +87,7 @@ def _work(tiles: Tiles, refs: _Refs, num_reading: int, num_drawn: int) -> None:
                 tiles,
                 exchange,
                 (t & 1, 0, place.rows),
-                refs.recurrent_kernels[layer],
+                refs.recurrent_operands[layer],
                 gates,
             )
             if layer == 0:
@@ -93,14 +98,14 @@ def _work(tiles: Tiles, refs: _Refs, num_reading: int, num_drawn: int) -> None:
                 below = count - num_groups
                 wait(refs.counts, below, (t + 1) * place.programs)
                 rows = ((t + 1) & 1, 0, place.rows)
-                kernel = refs.input_kernels[layer - 1]
-                x = product(tiles, refs.exchanges[layer - 1], rows, kernel, gates)
+                operand = refs.input_operands[layer - 1]
+                x = product(tiles, refs.exchanges[layer - 1], rows, operand, gates)
                 x = [
                     each + bias[None]
                     for each, bias in zip(x, input_biases[layer - 1], strict=True)
                 ]
             trace = gru_gates(x, u, biases[layer], carry[layer])
-            write(exchange, ((t + 1) & 1, *mine), trace[0])
+            write(exchange, ((t + 1) & 1, *mine), trace[0] / divisor)
             arrive(refs.counts, count)
             write_trace(refs.traces[layer], (t, *mine), trace)
             new.append(trace[0])
@@ -131,7 +136,7 @@ def _draw(tiles: Tiles, refs: _Refs, num_reading: int, num_drawn: int) -> None:
             tiles,
             refs.exchanges[-1],
             ((t + 1) & 1, 0, rows),
-            refs.readout_kernel,
+            refs.readout_operand,
             [outputs],
         )
         scores = logits + bias[None] + temperature * noise
@@ -159,7 +164,7 @@ def rollout(
 
     Args:
         tiles: How it is spread.
-        dtype: Of the products' operands; None for the arrays' own.
+        dtype: Of the products' operands; None for half precision.
         table: `[V, 3H]`, of every token the first layer's `W x + b`.
         layers: The weights; the first layer's input kernel is in the table.
         readout: `[H, V]`.
@@ -174,7 +179,8 @@ def rollout(
         Of every layer the first of `h'`, `a`, `r`, `z` and `U_n h + c_n`, each
         `[T, B + S, H]`; and the samples, `[T, S]`.
     """
-    operand = table.dtype if dtype is None else jnp.dtype(dtype)
+    operand = jnp.dtype(jnp.float16 if dtype is None else dtype)
+    divisor = state_divisor(carry)
     (num_steps, num_reading), num_drawing = data.shape, first_input.shape[0]
     num_rows, size = carry[0].shape
     num_drawn = drawn_rows(num_drawing)
@@ -192,24 +198,28 @@ def rollout(
     groups = num_rows // tiles.rows
     counts = jnp.zeros((num_layers + 1) * groups, jnp.int32)
 
-    def transposed(kernel: Array) -> Array:
-        return kernel.T[None].astype(operand)
+    def as_operand(kernel: Array) -> Operand:
+        return scaled(kernel.T[None], divisor, operand)
 
     inputs = _Refs(
         table=table,
-        readout_kernel=transposed(jnp.pad(readout.kernel, [(0, 0), (0, padding)])),
+        readout_operand=as_operand(jnp.pad(readout.kernel, [(0, 0), (0, padding)])),
         readout_bias=jnp.pad(readout.bias, [(0, padding)], constant_values=-jnp.inf),
         noise=jnp.pad(noise, [(0, 0), (0, 0), (0, padding)]),
         temperature=jnp.asarray(temperature, table.dtype).reshape(1),
+        divisor=divisor,
         carry=tuple(each[None] for each in carry),
-        recurrent_kernels=tuple(transposed(layer.recurrent_kernel) for layer in layers),
+        recurrent_operands=tuple(
+            as_operand(layer.recurrent_kernel) for layer in layers
+        ),
         candidate_biases=tuple(layer.candidate_bias for layer in layers),
-        input_kernels=tuple(transposed(layer.input_kernel) for layer in layers[1:]),
+        input_operands=tuple(as_operand(layer.input_kernel) for layer in layers[1:]),
         input_biases=tuple(layer.input_bias for layer in layers[1:]),
         tokens=read,
         counts=counts,
         exchanges=tuple(
-            jnp.stack([each[None], each[None]]).astype(operand) for each in carry
+            (jnp.stack([each[None], each[None]]) / divisor).astype(operand)
+            for each in carry
         ),
         traces=(),
     )

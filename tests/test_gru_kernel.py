@@ -56,7 +56,7 @@ def drawn_loop(*stack, num_steps=5, num_rows=32, size=32):
 def test_forward_equals_the_plain_loop(in_threads, stack, num_arrays):
     recurrent, projections, carry = drawn_loop(*stack)
     found = gru_kernel.forward(
-        TILES, None, *recurrent, projections, carry, num_arrays=num_arrays
+        TILES, "float32", *recurrent, projections, carry, num_arrays=num_arrays
     )
     expected = recurrence.gru_trace(recurrent, projections, carry)
     assert len(found) == num_arrays
@@ -71,6 +71,19 @@ def test_forward_rounds_what_it_multiplies_to_its_dtype(in_threads):
     exact = recurrence.gru_trace(recurrent, projections, carry)
     assert_close(found, tuple(rounded))
     assert np.abs(found[0] - exact.hidden).max() > 1e-4
+
+
+@pytest.mark.parametrize("of_carry", [1, 3e5])
+@pytest.mark.parametrize("of_kernel", [1, 3e5, 1e-9])
+def test_forward_in_half_precision_knows_no_bounds(in_threads, of_carry, of_kernel):
+    recurrent, projections, carry = drawn_loop(num_steps=1)
+    carry, kernel = of_carry * carry, of_kernel * recurrent.kernel
+    bias = jnp.zeros_like(recurrent.bias)
+    found = gru_kernel.forward(TILES, None, kernel, bias, projections, carry)
+    expected = carry @ kernel[:, -carry.shape[-1] :]
+    error = jnp.linalg.norm(found[4][0] - expected) / jnp.linalg.norm(expected)
+    # Its unit roundoff is 5e-4.
+    assert 1e-5 < error < 5e-4
 
 
 @pytest.mark.parametrize("stack", [(), (2,)], ids=["one", "two"])
@@ -123,7 +136,7 @@ def kernel_steps(generator, arguments, num_arrays=5):
     readout, noise = as_classes(generator.emission, params.readout, noise)
     return rollout_kernel.rollout(
         TILES,
-        None,
+        "float32",
         gru_unroll._first_projection(params, generator),
         params.layers,
         readout,
@@ -171,7 +184,7 @@ def test_rollout_shows_tokens_outside_the_vocabulary(in_threads):
 def test_kernels_equal_the_plain_loops_where_they_run(on_a_gpu):
     tiles = Tiles(rows=16, columns=32)
     recurrent, projections, carry = drawn_loop(2, num_steps=40, num_rows=64, size=128)
-    forward = jax.jit(functools.partial(gru_kernel.forward, tiles, None))
+    forward = jax.jit(functools.partial(gru_kernel.forward, tiles, "float32"))
     trace = recurrence.gru_trace(recurrent, projections, carry)
     assert_close(forward(*recurrent, projections, carry), tuple(trace))
     d_hidden, d_last = draw(4, *trace.hidden.shape), draw(5, *carry.shape)
@@ -206,7 +219,9 @@ def test_whole_update_equals_the_plain_loops(monkeypatch):
             generator=pf_jax.GeneratorSizes(7, 32, 8),
             discriminator=pf_jax.DiscriminatorSizes(16, 8),
             settings=pf_jax.Settings(
-                gate=pf_jax.AccuracyGate(0.0, 1.0, 1.0), optimizer=optax.sgd(1.0)
+                generator=pf_jax.Generator(dtype="float32"),
+                gate=pf_jax.AccuracyGate(0.0, 1.0, 1.0),
+                optimizer=optax.sgd(1.0),
             ),
         )
 
@@ -290,7 +305,7 @@ def test_find_tiles_fit(
     ("work", "tiles"),
     [
         (Work((128, 1024), 3, 2, 64, 16, 64), Tiles(64, 16, 128, 3)),
-        (Work((128, 1024), 3, 4, 64, 16, 64), Tiles(16, 64, 64, 4)),
+        (Work((128, 512), 3, 2, 64, 16, 16), Tiles(64, 16, 128, 3)),
         (Work((2, 128, 512), 1, 4), Tiles(32, 32, 64, 4)),
         (Work((128, 1024), 3, 2, 64, 16, 16384), None),
         (Work((128, 1000), 3, 2), None),
