@@ -27,6 +27,7 @@ def get_config() -> config_dict.ConfigDict:
     generator.embedding_size = 64  # of an input token
     generator.num_components = 20  # of the mixture that a pen offset is drawn from
     generator.unroll = 1  # steps that the body of a loop over time holds
+    generator.kernels = True  # run loops as one kernel each, on GPUs that can
     generator.recompute = False  # save memory: rebuild the gates in the backward pass
 
     config.behavior = behavior = config_dict.ConfigDict()

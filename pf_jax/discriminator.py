@@ -6,10 +6,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from pf_jax.affine import Affine, DType, affine, init_affine
+from pf_jax.affine import Affine, affine, init_affine
 from pf_jax.behavior import Behavior
 from pf_jax.cells import init_gru
-from pf_jax.recurrence import Loop, Recurrent, gru_scan
+from pf_jax.recurrence import Loop, Recurrent, gru_both_ways
 from pf_jax.types import Array, Params
 
 MAX_LOGIT = 10.0
@@ -113,38 +113,26 @@ def _step_logits(
     params: DiscriminatorParams, behavior: Behavior, loop: Loop, constant_rows: int
 ) -> Array:
     """`[T, N]`, before the mean over time."""
-    projections = _projections(params.input, behavior, loop.dtype, constant_rows)
-    num_rows, size = projections.shape[2], params.recurrent.bias.shape[-1]
-    carry = jnp.zeros((2, num_rows, size), projections.dtype)
-    hidden = gru_scan(params.recurrent, projections, carry, loop)
-    x = jnp.concatenate([hidden[:, 0], hidden[::-1, 1]], axis=-1)
+    projections = affine(
+        params.input, behavior.features, dtype=loop.dtype, constant_rows=constant_rows
+    )
+    if behavior.mask is not None:
+        projections = _hold_where_masked(projections, behavior.mask)
+    x = gru_both_ways(params.recurrent, projections, loop)
     for layer in params.mlp:
         x = jax.nn.relu(affine(layer, x, dtype=loop.dtype))
     return affine(params.output, x, dtype=loop.dtype)[..., 0]
-
-
-def _projections(
-    params: Affine, behavior: Behavior, dtype: DType, constant_rows: int
-) -> Array:
-    """`[T, 2, N, 3D]`; the second direction runs backward in time."""
-    both = affine(params, behavior.features, dtype=dtype, constant_rows=constant_rows)
-    forward, backward = jnp.split(both, 2, axis=-1)
-    projections = jnp.stack([forward, backward[::-1]], axis=1)
-    if behavior.mask is None:
-        return projections
-    mask = jnp.stack([behavior.mask, behavior.mask[::-1]], axis=1)
-    return _hold_where_masked(projections, mask)
 
 
 def _hold_where_masked(projections: Array, mask: Array) -> Array:
     """Makes masked steps keep their carry: an update gate of exactly one.
 
     Args:
-        projections: `[..., 3D]`.
+        projections: `[..., 2 * 3D]`.
         mask: `[...]`.
     """
-    size = projections.shape[-1] // 3
-    update = jnp.where(jnp.arange(3 * size) // size == 1, 1e9, 0.0)
+    size = projections.shape[-1] // 6
+    update = jnp.where(jnp.arange(6 * size) // size % 3 == 1, 1e9, 0.0)
     return projections + (1 - mask)[..., None] * update.astype(projections.dtype)
 
 

@@ -34,6 +34,7 @@ MODEL_SECTIONS = ("generator", "behavior", "discriminator", "data", "dtype")
 FREE_FIELDS = (
     "generator.recompute",
     "generator.unroll",
+    "generator.kernels",
     "data.path",
     "data.tfds_manual_dir",
 )
@@ -86,6 +87,7 @@ def make_settings(config: config_dict.ConfigDict, encoding: Encoding) -> Setting
             dtype=None if config.dtype == "float32" else config.dtype,
             recompute=config.generator.recompute,
             unroll=config.generator.unroll,
+            kernels=config.generator.kernels,
         ),
         discriminator=DISCRIMINATORS[config.discriminator.kind](config, encoding),
         fields=tuple(config.behavior.fields),

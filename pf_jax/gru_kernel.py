@@ -212,10 +212,11 @@ class Place(NamedTuple):
 
     Attributes:
         group: The number of its rows; programs with the same one meet.
-        stack: The number of its GRU among those side by side.
+        stack: The number of its GRU: 1 runs backward in time.
         rows: Its rows.
         columns: Its columns of the hidden state.
         programs: How many there are in its group.
+        size: `H`.
     """
 
     group: Any
@@ -223,11 +224,20 @@ class Place(NamedTuple):
     rows: Any
     columns: Any
     programs: int
+    size: int
 
-    def gate(self, number: int, size: int) -> Any:
-        """The program's columns of a gate."""
-        start = pl.program_id(0) * self.columns.size + number * size
-        return pl.ds(start, self.columns.size)
+    @property
+    def own(self) -> tuple[Any, Any, Any]:
+        """Of a carry, `[S, N, H]`."""
+        return self.stack, self.rows, self.columns
+
+    def gate(self, number: int) -> Any:
+        """Its columns of a gate, of `3H`."""
+        return pl.ds(self.columns.start + number * self.size, self.columns.size)
+
+    def beside(self, columns: Any, width: int) -> Any:
+        """These columns, where every GRU has as many as this side by side."""
+        return pl.ds(columns.start + self.stack * width, columns.size)
 
 
 def find_place(tiles: Tiles, num_rows: int, size: int) -> Place:
@@ -239,6 +249,7 @@ def find_place(tiles: Tiles, num_rows: int, size: int) -> Place:
         pl.ds(block * tiles.rows, tiles.rows),
         pl.ds(pl.program_id(0) * tiles.columns, tiles.columns),
         size // tiles.columns,
+        size,
     )
 
 
@@ -328,34 +339,43 @@ def _forward_kernel(
     _count: Any,
     exchange_ref: Any,
     count_ref: Any,
-    hidden_ref: Any,
-    *trace_refs: Any,
+    *refs: Any,
 ) -> None:
-    num_steps, _, num_rows, size = hidden_ref.shape
+    stacks, num_rows, size = carry_ref.shape
+    # With two directions the first output has both side by side.
+    output_ref, trace_refs = (refs[0], refs[1:]) if stacks == 2 else (None, refs)
+    num_steps = trace_refs[0].shape[1]
     place = find_place(tiles, num_rows, size)
-    mine = (place.stack, place.rows, place.columns)
-    gates = [place.gate(number, size) for number in range(3)]
+    gates = [place.gate(number) for number in range(3)]
     bias = triton.load(bias_ref.at[place.stack, place.columns])
     divisor, operand = triton.load(divisor_ref.at[0]), Operand(kernel_ref, scale_ref)
 
+    def in_time(t: Any) -> Any:
+        return lax.select(place.stack == 1, num_steps - 1 - t, t)
+
     def read(t: Any) -> list[Array]:
-        rows = (place.stack, place.rows)
-        return [triton.load(projection_ref.at[t, *rows, gate]) for gate in gates]
+        at = (in_time(t), place.rows)
+        columns = [place.beside(gate, 3 * size) for gate in gates]
+        return [triton.load(projection_ref.at[*at, each]) for each in columns]
 
     def step(t: Any, state: tuple[Array, list[Array]]) -> tuple[Array, list[Array]]:
         hidden, x = state
         rows = (t & 1, place.stack, place.rows)
         u = product(tiles, exchange_ref, rows, operand, gates)
         trace = gru_gates(x, u, bias, hidden)
-        write(exchange_ref, ((t + 1) & 1, *mine), trace[0] / divisor)
+        write(exchange_ref, ((t + 1) & 1, *place.own), trace[0] / divisor)
         arrive(count_ref, place.group)
         # While the others are on their way.
-        write_trace((hidden_ref, *trace_refs), (t, *mine), trace)
+        at = (place.stack, t, place.rows, place.columns)
+        write_trace(trace_refs, at, trace)
+        if output_ref is not None:
+            columns = place.beside(place.columns, size)
+            write(output_ref, (in_time(t), place.rows, columns), trace[0])
         x = read(jnp.minimum(t + 1, num_steps - 1))
         wait(count_ref, place.group, (t + 1) * place.programs)
         return trace[0], x
 
-    state = triton.load(carry_ref.at[*mine]), read(0)
+    state = triton.load(carry_ref.at[*place.own]), read(jnp.int32(0))
     lax.fori_loop(0, num_steps, step, state)
 
 
@@ -368,28 +388,39 @@ def _backward_kernel(
     carry_ref: Any,
     *refs: Any,
 ) -> None:
-    arrays, outputs = refs[: 6 + has_preactivation], refs[7 + has_preactivation :]
-    hidden_ref = arrays[0]
-    exchange_ref, count_ref, delta_ref, d_projection_ref, d_carry_ref = outputs
-    num_steps, _, num_rows, size = hidden_ref.shape
+    trace_refs, d_output_ref = refs[:5], refs[5]
+    d_preactivation_refs = refs[6 : 6 + has_preactivation]
+    exchange_ref, count_ref, delta_ref, d_projection_ref, d_carry_ref = refs[-5:]
+    _, num_rows, size = carry_ref.shape
+    num_steps = trace_refs[0].shape[1]
     place = find_place(tiles, num_rows, size)
-    mine = (place.stack, place.rows, place.columns)
-    gates = [place.gate(number, size) for number in range(3)]
+    gates = [place.gate(number) for number in range(3)]
+    operand = Operand(kernel_ref, scale_ref)
+
+    def in_time(t: Any) -> Any:
+        return lax.select(place.stack == 1, num_steps - 1 - t, t)
 
     def read(t: Any) -> list[Array]:
+        own = (place.rows, place.columns)
         before = jnp.where(
             t == 0,
-            triton.load(carry_ref.at[*mine]),
-            triton.load(hidden_ref.at[jnp.maximum(t - 1, 0), *mine]),
+            triton.load(carry_ref.at[*place.own]),
+            triton.load(trace_refs[0].at[place.stack, jnp.maximum(t - 1, 0), *own]),
         )
-        return [before, *(triton.load(ref.at[t, *mine]) for ref in arrays[1:])]
+        columns = place.beside(place.columns, size)
+        return [
+            before,
+            *(triton.load(ref.at[place.stack, t, *own]) for ref in trace_refs[1:]),
+            triton.load(d_output_ref.at[in_time(t), place.rows, columns]),
+            *(triton.load(ref.at[t, *own]) for ref in d_preactivation_refs),
+        ]
 
     def step(
         number: Any, state: tuple[Array, list[Array]]
     ) -> tuple[Array, list[Array]]:
         t = num_steps - 1 - number
-        dh, (before, preactivation, reset, update, recurrent, d_hidden, *rest) = state
-        dh = dh + d_hidden
+        dh, (before, preactivation, reset, update, recurrent, d_output, *rest) = state
+        dh = dh + d_output
         candidate = jnp.tanh(preactivation)
         da = dh * (1 - update) * (1 - candidate * candidate)
         if rest:
@@ -398,52 +429,50 @@ def _backward_kernel(
         delta_z = dh * (before - candidate) * update * (1 - update)
         delta_n = da * reset
         deltas = list(zip(gates, (delta_r, delta_z, delta_n), strict=True))
-        rows = (place.stack, place.rows)
+        rows = (number & 1, place.stack, place.rows)
         for gate, delta in deltas:
-            write(exchange_ref, (number & 1, *rows, gate), delta)
+            write(exchange_ref, (*rows, gate), delta)
         arrive(count_ref, place.group)
         # While the others are on their way.
         for gate, delta in deltas:
-            write(delta_ref, (t, *rows, gate), delta)
+            write(delta_ref, (place.stack, t, place.rows, gate), delta)
         for gate, delta in zip(gates, (delta_r, delta_z, da), strict=True):
-            write(d_projection_ref, (t, *rows, gate), delta)
+            columns = place.beside(gate, 3 * size)
+            write(d_projection_ref, (in_time(t), place.rows, columns), delta)
         now = read(jnp.maximum(t - 1, 0))
         wait(count_ref, place.group, (number + 1) * place.programs)
-        at = (number & 1, *rows)
-        operand = Operand(kernel_ref, scale_ref)
-        (back,) = product(tiles, exchange_ref, at, operand, [place.columns])
+        (back,) = product(tiles, exchange_ref, rows, operand, [place.columns])
         return dh * update + back, now
 
-    state = triton.load(last_ref.at[*mine]), read(num_steps - 1)
+    state = triton.load(last_ref.at[*place.own]), read(jnp.int32(num_steps - 1))
     dh, _ = lax.fori_loop(0, num_steps, step, state)
-    write(d_carry_ref, mine, dh)
+    write(d_carry_ref, place.own, dh)
 
 
 def launch(
     kernel: Callable[..., None],
     tiles: Tiles,
+    grid: tuple[int, ...],
     arguments: list[Array],
     out_shapes: list[tuple[tuple[int, ...], Any]],
     aliases: dict[int, int],
-    extra: int = 0,
 ) -> list[Array]:
     """Runs a kernel.
 
     Args:
         kernel: A function of references to the arguments and the outputs.
         tiles: Of its programs.
+        grid: How many there are. The first dimension is that of neighbors: those that meet
+            start together.
         arguments: Of it.
-        out_shapes: And types of its outputs; the last ends in `[S, N, H]`.
+        out_shapes: And types of its outputs.
         aliases: Which arguments are written as which outputs.
-        extra: Programs beside those that have columns, for the same rows.
     """
-    (stack, num_rows, size) = out_shapes[-1][0][-3:]
     arguments = list(vary_alike(*arguments))
     array_type = jax.typeof(arguments[0])
     return pl.pallas_call(
         kernel,
-        # The first dimension is that of neighbors: those that meet start together.
-        grid=(size // tiles.columns + extra, num_rows // tiles.rows, stack),
+        grid=grid,
         out_shape=[
             jax.ShapeDtypeStruct(shape, dtype, manual_axis_type=array_type.mat)
             for shape, dtype in out_shapes
@@ -453,6 +482,11 @@ def launch(
             num_warps=tiles.warps, num_stages=tiles.stages
         ),
     )(*arguments)
+
+
+def _grid(tiles: Tiles, carry: Array) -> tuple[int, int, int]:
+    stacks, num_rows, size = carry.shape
+    return size // tiles.columns, num_rows // tiles.rows, stacks
 
 
 def _counters(tiles: Tiles, carry: Array) -> Array:
@@ -467,44 +501,49 @@ def forward(
     projections: Array,
     carry: Array,
     num_arrays: int = 5,
-) -> tuple[Array, ...]:
-    """The forward pass over time.
+) -> tuple[Array, tuple[Array, ...]]:
+    """The forward pass over time of one GRU, or of two, one in either direction.
 
     Args:
         tiles: How it is spread.
         dtype: Of the product's operands; None for half precision.
-        kernel: `[*S, H, 3H]`, `U`.
-        bias: `[*S, H]`, `c_n`.
-        projections: `[T, *S, N, 3H]`, `W x + b`.
-        carry: `[*S, N, H]`.
-        num_arrays: How many arrays are wanted.
+        kernel: `[S, H, 3H]`, `U`; `S` is 1 or 2, and the second runs backward in time.
+        bias: `[S, H]`, `c_n`.
+        projections: `[T, N, S 3H]`, `W x + b`.
+        carry: `[S, N, H]`.
+        num_arrays: How many arrays of the trace are wanted.
 
     Returns:
-        The first of `h'`, `a`, `r`, `z` and `U_n h + c_n`, each `[T, *S, N, H]`.
+        `h'` of every step, `[T, N, S H]`, and the trace, step by step as it ran: the first
+        of `h'`, `a`, `r`, `z` and `U_n h + c_n`, each `[S, T, N, H]`.
     """
     operand = jnp.dtype(jnp.float16 if dtype is None else dtype)
-    over_time = (projections.shape[0], *carry.shape)
-    carry = stacked(carry, 2)
+    (stacks, num_rows, size), num_steps = carry.shape, projections.shape[0]
     divisor = state_divisor([carry])
     exchange = (jnp.stack([carry, carry]) / divisor).astype(operand)
     counters = _counters(tiles, carry)
     arguments = [
-        stacked(projections, 2, leading=1),
-        *scaled(jnp.swapaxes(stacked(kernel, 2), -1, -2), divisor, operand),
+        projections,
+        *scaled(jnp.swapaxes(kernel, -1, -2), divisor, operand),
         divisor,
-        stacked(bias, 1),
+        bias,
         carry,
         exchange,
         counters,
     ]
+    over_time = (stacks, num_steps, num_rows, size)
     outputs = [(exchange.shape, operand), (counters.shape, counters.dtype)]
-    outputs += [((over_time[0], *carry.shape), carry.dtype)] * num_arrays
+    if stacks == 2:
+        outputs.append(((num_steps, num_rows, stacks * size), carry.dtype))
+    outputs += [(over_time, carry.dtype)] * num_arrays
 
     def forward_kernel(*refs: Any) -> None:
         _forward_kernel(tiles, *refs)
 
-    found = launch(forward_kernel, tiles, arguments, outputs, {6: 0, 7: 1})
-    return tuple(x.reshape(over_time) for x in found[2:])
+    grid = _grid(tiles, carry)
+    found = launch(forward_kernel, tiles, grid, arguments, outputs, {6: 0, 7: 1})
+    trace = tuple(found[-num_arrays:])
+    return (found[2] if stacks == 2 else trace[0][0]), trace
 
 
 def backward(
@@ -513,7 +552,7 @@ def backward(
     kernel: Array,
     carry: Array,
     trace: tuple[Array, ...],
-    d_hidden: Array,
+    d_output: Array,
     d_preactivation: Array | None,
     d_last: Array,
 ) -> tuple[Array, Array, Array]:
@@ -522,36 +561,36 @@ def backward(
     Args:
         tiles: How it is spread.
         dtype: Of the product's operands; None for the arrays' own.
-        kernel: `[*S, H, 3H]`, `U`.
-        carry: `[*S, N, H]`, that the forward pass started from.
-        trace: What `forward` has returned.
-        d_hidden: `[T, *S, N, H]`.
-        d_preactivation: The same, or None.
-        d_last: `[*S, N, H]`, of the last carry.
+        kernel: `[S, H, 3H]`, `U`.
+        carry: `[S, N, H]`, that the forward pass started from.
+        trace: All of what `forward` has returned.
+        d_output: `[T, N, S H]`, of the hidden states.
+        d_preactivation: `[T, N, H]`, of one GRU's; or None.
+        d_last: `[S, N, H]`, of the last carry.
 
     Returns:
-        Of `U h + (0, 0, c_n)` and of the projections, `[T, *S, N, 3H]`; of the carry.
+        Of `U h + (0, 0, c_n)`, `[S, T, N, 3H]`, step by step as it ran; of the projections,
+        `[T, N, S 3H]`; of the carry, `[S, N, H]`.
     """
     operand = carry.dtype if dtype is None else jnp.dtype(dtype)
-    over_gates = (*d_hidden.shape[:-1], 3 * carry.shape[-1])
-    carry_shape, carry = carry.shape, stacked(carry, 2)
+    (stacks, num_rows, size), num_steps = carry.shape, d_output.shape[0]
     counters = _counters(tiles, carry)
     has_preactivation = d_preactivation is not None
-    over_time = [*trace, d_hidden, *([d_preactivation] if has_preactivation else [])]
     arguments = [
-        stacked(kernel, 2).astype(operand),
+        kernel.astype(operand),
         jnp.ones(1, carry.dtype),
-        stacked(d_last, 2),
+        d_last,
         carry,
-        *(stacked(x, 2, leading=1) for x in over_time),
+        *trace,
+        d_output,
+        *([d_preactivation] if has_preactivation else []),
         counters,
     ]
-    gates_shape = (*carry.shape[:-1], over_gates[-1])
     outputs = [
-        ((2, *gates_shape), operand),
+        ((2, stacks, num_rows, 3 * size), operand),
         (counters.shape, counters.dtype),
-        ((over_gates[0], *gates_shape), carry.dtype),
-        ((over_gates[0], *gates_shape), carry.dtype),
+        ((stacks, num_steps, num_rows, 3 * size), carry.dtype),
+        ((num_steps, num_rows, stacks * 3 * size), carry.dtype),
         (carry.shape, carry.dtype),
     ]
 
@@ -559,14 +598,10 @@ def backward(
         _backward_kernel(tiles, has_preactivation, *refs)
 
     aliases = {len(arguments) - 1: 1}
-    _, _, delta, d_projections, d_carry = launch(
-        backward_kernel, tiles, arguments, outputs, aliases
+    found = launch(
+        backward_kernel, tiles, _grid(tiles, carry), arguments, outputs, aliases
     )
-    return (
-        delta.reshape(over_gates),
-        d_projections.reshape(over_gates),
-        d_carry.reshape(carry_shape),
-    )
+    return found[2], found[3], found[4]
 
 
 def _power_of_two(x: Array) -> Array:
@@ -595,9 +630,3 @@ def scaled(kernel: Array, divisor: Array, operand: DType) -> Operand:
     """
     scale = _power_of_two(kernel)
     return Operand((kernel / scale).astype(operand), scale * divisor)
-
-
-def stacked(x: Array, trailing: int, leading: int = 0) -> Array:
-    """All axes but the first and last ones as one."""
-    first, last = x.shape[:leading], x.shape[x.ndim - trailing :]
-    return x.reshape(*first, -1, *last)

@@ -146,13 +146,14 @@ def gru_trace(
 
     def kernel(recurrent: Recurrent, projections: Array, carry: Array) -> Trace:
         assert tiles is not None
+        stack = jax.tree.map(lambda x: x[None], (*recurrent, carry))
         num_arrays = 5 if is_saved else 2
-        found = gru_kernel.forward(
-            tiles, loop.dtype, *recurrent, projections, carry, num_arrays
+        _, found = gru_kernel.forward(
+            tiles, loop.dtype, *stack[:2], projections, stack[2], num_arrays
         )
-        return Trace(*found, *[None] * (5 - num_arrays))
+        return Trace(*(x[0] for x in found), *[None] * (5 - num_arrays))
 
-    tiles = find_tiles(carry, loop, gates=3)
+    tiles = find_tiles(carry, loop, gates=3) if carry.ndim == 2 else None
     run = plain if tiles is None else gru_kernel.on_gpu(kernel, plain)
     return run(recurrent, projections, carry)
 
@@ -226,11 +227,24 @@ def _gru_pullback(
         d_last = jnp.zeros_like(carry)
     plain = functools.partial(_delta_loop, loop)
 
-    def kernel(recurrent: Recurrent, *rest: Any) -> _Deltas:
+    def kernel(
+        recurrent: Recurrent,
+        carry: Array,
+        trace: Trace,
+        d_hidden: Array,
+        d_preactivation: Array | None,
+        d_last: Array,
+    ) -> _Deltas:
         assert tiles is not None
-        return _Deltas(*gru_kernel.backward(tiles, loop.dtype, recurrent.kernel, *rest))
+        weights, first, last = recurrent.kernel[None], carry[None], d_last[None]
+        steps = jax.tree.map(lambda x: x[None], trace)
+        delta, d_projections, d_carry = gru_kernel.backward(
+            *(tiles, loop.dtype, weights, first, steps),
+            *(d_hidden, d_preactivation, last),
+        )
+        return _Deltas(delta[0], d_projections, d_carry[0])
 
-    tiles = find_tiles(carry, loop, gates=1)
+    tiles = find_tiles(carry, loop, gates=1) if carry.ndim == 2 else None
     run = plain if tiles is None else gru_kernel.on_gpu(kernel, plain)
     deltas = run(recurrent, carry, trace, d_hidden, d_preactivation, d_last)
     size = carry.shape[-1]
@@ -392,3 +406,115 @@ def _gru_replay_bwd(
 
 _gru_replay = jax.custom_vjp(_gru_replay_primal, nondiff_argnums=(4,))
 _gru_replay.defvjp(_gru_replay_fwd, _gru_replay_bwd)
+
+
+def gru_both_ways(
+    recurrent: Recurrent, projections: Array, loop: Loop = Loop()
+) -> Array:
+    """Two GRUs over time, from carries of zeros: one forward and one backward.
+
+    Args:
+        recurrent: The weights inside the loop, of both: kernels `[2, H, 3H]`.
+        projections: `[T, N, 2 * 3H]`, `W x + b` of both side by side, float32.
+        loop: How it computes.
+
+    Returns:
+        `hidden`, `[T, N, 2 * H]`; all of it carries gradients.
+    """
+    chex.assert_rank([projections, recurrent.kernel], 3)
+    shape = (2, projections.shape[1], recurrent.bias.shape[-1])
+    carry = jnp.zeros(shape, projections.dtype)
+    if all(find_tiles(carry, loop, gates) for gates in (1, 3)):
+        return _both_ways(*vary_alike(recurrent, projections, carry), loop)
+    hidden = gru_scan(recurrent, _stack_ways(projections), carry, loop)
+    return _join_ways(hidden)
+
+
+def _stack_ways(x: Array) -> Array:
+    """`[T, N, 2 * G]` -> `[T, 2, N, G]`, each in its own order."""
+    forward, backward = jnp.split(x, 2, axis=-1)
+    return jnp.stack([forward, backward[::-1]], axis=1)
+
+
+def _join_ways(x: Array) -> Array:
+    """`[T, 2, N, G]` -> `[T, N, 2 * G]`, both in the order of time."""
+    return jnp.concatenate([x[:, 0], x[::-1, 1]], axis=-1)
+
+
+def _both_ways_primal(
+    recurrent: Recurrent, projections: Array, carry: Array, loop: Loop
+) -> Array:
+    return _both_ways_fwd(recurrent, projections, carry, loop)[0]
+
+
+def _both_ways_fwd(
+    recurrent: Recurrent, projections: Array, carry: Array, loop: Loop
+) -> tuple[Array, tuple[Recurrent, Array, Trace]]:
+    """The trace is `[2, T, N, H]`, the directions each in its own order."""
+
+    def plain(recurrent: Recurrent, projections: Array, carry: Array) -> Any:
+        x = _stack_ways(projections)
+        trace = _trace_loop(recurrent, x, carry, loop, is_saved=True)
+        return _join_ways(trace.hidden), jax.tree.map(_stack_first, trace)
+
+    def kernel(recurrent: Recurrent, projections: Array, carry: Array) -> Any:
+        assert tiles is not None
+        hidden, trace = gru_kernel.forward(
+            tiles, loop.dtype, *recurrent, projections, carry
+        )
+        return hidden, Trace(*trace)
+
+    tiles = find_tiles(carry, loop, gates=3)
+    run = gru_kernel.on_gpu(kernel, plain)
+    hidden, trace = run(recurrent, projections, carry)
+    return hidden, (recurrent, carry, trace)
+
+
+def _both_ways_bwd(
+    loop: Loop, residuals: tuple[Recurrent, Array, Trace], d_hidden: Array
+) -> tuple[Recurrent, Array, Array]:
+    recurrent, carry, trace = residuals
+
+    def plain(recurrent: Recurrent, carry: Array, trace: Trace, d: Array) -> _Deltas:
+        steps = jax.tree.map(_stack_first, trace)
+        no_last = jnp.zeros_like(carry)
+        found = _delta_loop(
+            loop, recurrent, carry, steps, _stack_ways(d), None, no_last
+        )
+        return found._replace(
+            product=_stack_first(found.product),
+            projections=_join_ways(found.projections),
+        )
+
+    def kernel(recurrent: Recurrent, carry: Array, trace: Trace, d: Array) -> _Deltas:
+        assert tiles is not None
+        no_last = jnp.zeros_like(carry)
+        found = gru_kernel.backward(
+            tiles, loop.dtype, recurrent.kernel, carry, trace, d, None, no_last
+        )
+        return _Deltas(*found)
+
+    tiles = find_tiles(carry, loop, gates=1)
+    run = gru_kernel.on_gpu(kernel, plain)
+    deltas = run(recurrent, carry, trace, d_hidden)
+    before = jnp.concatenate([carry[:, None], trace.hidden[:, :-1]], axis=1)
+    size = carry.shape[-1]
+    rows = (2, -1)
+    d_recurrent = Recurrent(
+        sum_of_products(
+            before.reshape(*rows, size),
+            deltas.product.reshape(*rows, 3 * size),
+            loop.dtype,
+        ),
+        jnp.sum(sum_rows(deltas.product[..., 2 * size :]), axis=1),
+    )
+    return d_recurrent, deltas.projections, deltas.carry
+
+
+def _stack_first(x: Array) -> Array:
+    """`[T, 2, ...]` <-> `[2, T, ...]`."""
+    return jnp.swapaxes(x, 0, 1)
+
+
+_both_ways = jax.custom_vjp(_both_ways_primal, nondiff_argnums=(3,))
+_both_ways.defvjp(_both_ways_fwd, _both_ways_bwd)

@@ -65,11 +65,11 @@ class _Refs(NamedTuple):
 
 def _work(tiles: Tiles, refs: _Refs, num_reading: int, num_drawn: int) -> None:
     """The steps of one program's rows and columns."""
-    num_steps, _, num_rows, size = refs.traces[0][0].shape
+    num_steps, num_rows, size = refs.traces[0][0].shape
     num_layers, num_groups = len(refs.traces), num_rows // tiles.rows
     place = find_place(tiles, num_rows, size)
-    mine = (0, place.rows, place.columns)
-    gates = [place.gate(number, size) for number in range(3)]
+    mine = (place.rows, place.columns)
+    gates = [place.gate(number) for number in range(3)]
     biases = [triton.load(ref.at[place.columns]) for ref in refs.candidate_biases]
     input_biases = [
         [triton.load(ref.at[gate]) for gate in gates] for ref in refs.input_biases
@@ -105,7 +105,7 @@ def _work(tiles: Tiles, refs: _Refs, num_reading: int, num_drawn: int) -> None:
                     for each, bias in zip(x, input_biases[layer - 1], strict=True)
                 ]
             trace = gru_gates(x, u, biases[layer], carry[layer])
-            write(exchange, ((t + 1) & 1, *mine), trace[0] / divisor)
+            write(exchange, ((t + 1) & 1, 0, *mine), trace[0] / divisor)
             arrive(refs.counts, count)
             write_trace(refs.traces[layer], (t, *mine), trace)
             new.append(trace[0])
@@ -117,7 +117,7 @@ def _work(tiles: Tiles, refs: _Refs, num_reading: int, num_drawn: int) -> None:
 
 def _draw(tiles: Tiles, refs: _Refs, num_reading: int, num_drawn: int) -> None:
     """The tokens of `num_drawn` rows, step by step."""
-    num_steps, _, num_rows, size = refs.traces[0][0].shape
+    num_steps, num_rows, size = refs.traces[0][0].shape
     num_layers, num_groups = len(refs.traces), num_rows // tiles.rows
     group, programs = pl.program_id(1), size // tiles.columns
     start = group * tiles.rows + (pl.program_id(0) - programs) * num_drawn
@@ -208,7 +208,7 @@ def rollout(
         noise=jnp.pad(noise, [(0, 0), (0, 0), (0, padding)]),
         temperature=jnp.asarray(temperature, table.dtype).reshape(1),
         divisor=divisor,
-        carry=tuple(each[None] for each in carry),
+        carry=carry,
         recurrent_operands=tuple(
             as_operand(layer.recurrent_kernel) for layer in layers
         ),
@@ -226,7 +226,7 @@ def rollout(
     arguments, structure = jax.tree.flatten(inputs)
     written = 2 + num_layers
     first_written = len(arguments) - written
-    over_time = (num_steps, 1, num_rows, size)
+    over_time = (num_steps, num_rows, size)
     outputs = [(each.shape, each.dtype) for each in arguments[first_written:]]
     outputs += [(over_time, table.dtype)] * (num_arrays * num_layers)
     aliases = {first_written + index: index for index in range(written)}
@@ -249,16 +249,11 @@ def rollout(
             lambda: _draw(tiles, named, num_reading, num_drawn)
         )
 
-    found = launch(
-        rollout_kernel,
-        tiles,
-        arguments,
-        outputs,
-        aliases,
-        extra=tiles.rows // num_drawn if num_drawing else 0,
-    )
+    drawers = tiles.rows // num_drawn if num_drawing else 0
+    grid = (size // tiles.columns + drawers, groups, 1)
+    found = launch(rollout_kernel, tiles, grid, arguments, outputs, aliases)
     traces = tuple(
-        tuple(x[:, 0] for x in found[start : start + num_arrays])
+        tuple(found[start : start + num_arrays])
         for start in range(written, len(found), num_arrays)
     )
     return traces, found[0][1:, num_reading:]

@@ -22,7 +22,7 @@ H100 = Device(132, 211 * 1024)
 
 
 @pytest.fixture
-def in_threads(monkeypatch):
+def in_threads(monkeypatch, on_eight_cpus):
     run_kernels_in_threads(monkeypatch)
 
 
@@ -42,35 +42,50 @@ def assert_close(actual, expected):
     jax.tree.map(close, actual, expected)
 
 
-def drawn_loop(*stack, num_steps=5, num_rows=32, size=32):
+def drawn_loop(stacks=1, num_steps=5, num_rows=32, size=32):
     """Weights, projections and carry."""
     return (
-        Recurrent(draw(0, *stack, size, 3 * size) / 6, draw(1, *stack, size)),
-        draw(2, num_steps, *stack, num_rows, 3 * size),
-        draw(3, *stack, num_rows, size),
+        Recurrent(draw(0, stacks, size, 3 * size) / 6, draw(1, stacks, size)),
+        draw(2, num_steps, num_rows, stacks * 3 * size),
+        draw(3, stacks, num_rows, size),
     )
 
 
-@pytest.mark.parametrize("stack", [(), (2,)], ids=["one", "two"])
+def plain_trace(recurrent, projections, carry, dtype=None):
+    """`[S, T, N, H]` each, of one GRU or of one in either direction."""
+    ways = jnp.split(projections, len(carry), axis=-1)
+    ways = jnp.stack([x[:: 1 - 2 * number] for number, x in enumerate(ways)], axis=1)
+    trace = recurrence.gru_trace(recurrent, ways, carry, Loop(dtype=dtype))
+    return jax.tree.map(lambda x: x.swapaxes(0, 1), trace)
+
+
+def side_by_side(trace):
+    """`[S, T, N, G]` -> `[T, N, S G]`, in the order of time."""
+    ways = [x[:: 1 - 2 * number] for number, x in enumerate(trace)]
+    return jnp.concatenate(ways, axis=-1)
+
+
+STACKS = pytest.mark.parametrize("stacks", [1, 2], ids=["one", "both_ways"])
+
+
+@STACKS
 @pytest.mark.parametrize("num_arrays", [2, 5])
-def test_forward_equals_the_plain_loop(in_threads, stack, num_arrays):
-    recurrent, projections, carry = drawn_loop(*stack)
-    found = gru_kernel.forward(
-        TILES, "float32", *recurrent, projections, carry, num_arrays=num_arrays
+def test_forward_equals_the_plain_loop(in_threads, stacks, num_arrays):
+    recurrent, projections, carry = drawn_loop(stacks)
+    hidden, trace = gru_kernel.forward(
+        TILES, "float32", *recurrent, projections, carry, num_arrays
     )
-    expected = recurrence.gru_trace(recurrent, projections, carry)
-    assert len(found) == num_arrays
-    assert_close(found, tuple(expected)[:num_arrays])
+    expected = plain_trace(recurrent, projections, carry)
+    assert len(trace) == num_arrays
+    assert_close(trace, tuple(expected)[:num_arrays])
+    assert_close(hidden, side_by_side(expected.hidden))
 
 
 def test_forward_rounds_what_it_multiplies_to_its_dtype(in_threads):
-    recurrent, projections, carry = drawn_loop(num_steps=2)
-    found = gru_kernel.forward(TILES, "bfloat16", *recurrent, projections, carry)
-    loop = Loop(dtype="bfloat16")
-    rounded = recurrence.gru_trace(recurrent, projections, carry, loop)
-    exact = recurrence.gru_trace(recurrent, projections, carry)
-    assert_close(found, tuple(rounded))
-    assert np.abs(found[0] - exact.hidden).max() > 1e-4
+    loop = drawn_loop(num_steps=2)
+    _, trace = gru_kernel.forward(TILES, "bfloat16", *loop[0], *loop[1:])
+    assert_close(trace, tuple(plain_trace(*loop, dtype="bfloat16")))
+    assert np.abs(trace[0] - plain_trace(*loop).hidden).max() > 1e-4
 
 
 @pytest.mark.parametrize("of_carry", [1, 3e5])
@@ -79,26 +94,44 @@ def test_forward_in_half_precision_knows_no_bounds(in_threads, of_carry, of_kern
     recurrent, projections, carry = drawn_loop(num_steps=1)
     carry, kernel = of_carry * carry, of_kernel * recurrent.kernel
     bias = jnp.zeros_like(recurrent.bias)
-    found = gru_kernel.forward(TILES, None, kernel, bias, projections, carry)
-    expected = carry @ kernel[:, -carry.shape[-1] :]
-    error = jnp.linalg.norm(found[4][0] - expected) / jnp.linalg.norm(expected)
+    _, trace = gru_kernel.forward(TILES, None, kernel, bias, projections, carry)
+    expected = carry @ kernel[..., -carry.shape[-1] :]
+    error = jnp.linalg.norm(trace[4][:, 0] - expected) / jnp.linalg.norm(expected)
     # Its unit roundoff is 5e-4.
     assert 1e-5 < error < 5e-4
 
 
-@pytest.mark.parametrize("stack", [(), (2,)], ids=["one", "two"])
-@pytest.mark.parametrize("has_preactivation", [False, True])
-def test_backward_equals_the_plain_loop(in_threads, stack, has_preactivation):
-    recurrent, projections, carry = drawn_loop(*stack)
-    trace = recurrence.gru_trace(recurrent, projections, carry)
-    d_hidden, d_last = draw(4, *trace.hidden.shape), draw(5, *carry.shape)
-    d_preactivation = draw(6, *trace.hidden.shape) if has_preactivation else None
-    cotangents = (d_hidden, d_preactivation, d_last)
+def drawn_cotangents(trace, carry, has_preactivation=False):
+    """Of what `forward` returns."""
+    d_hidden, d_last = draw(4, *side_by_side(trace.hidden).shape), draw(5, *carry.shape)
+    return d_hidden, draw(6, *d_hidden.shape) if has_preactivation else None, d_last
+
+
+def plain_deltas(recurrent, carry, trace, d_hidden, d_preactivation, d_last):
+    stacks = len(carry)
+    ways = jnp.split(d_hidden, stacks, axis=-1)
+    ways = jnp.stack([x[:: 1 - 2 * number] for number, x in enumerate(ways)], axis=1)
+    if d_preactivation is not None:
+        d_preactivation = d_preactivation[:, None]
+    steps = jax.tree.map(lambda x: x.swapaxes(0, 1), trace)
+    found = recurrence._delta_loop(
+        Loop(), recurrent, carry, steps, ways, d_preactivation, d_last
+    )
+    product, projections = (x.swapaxes(0, 1) for x in found[:2])
+    return product, side_by_side(projections), found.carry
+
+
+@pytest.mark.parametrize(
+    ("stacks", "has_preactivation"), [(1, False), (1, True), (2, False)]
+)
+def test_backward_equals_the_plain_loop(in_threads, stacks, has_preactivation):
+    recurrent, projections, carry = drawn_loop(stacks)
+    trace = plain_trace(recurrent, projections, carry)
+    cotangents = drawn_cotangents(trace, carry, has_preactivation)
     found = gru_kernel.backward(
         TILES, None, recurrent.kernel, carry, trace, *cotangents
     )
-    expected = recurrence._delta_loop(Loop(), recurrent, carry, trace, *cotangents)
-    assert_close(found, tuple(expected))
+    assert_close(found, plain_deltas(recurrent, carry, trace, *cotangents))
 
 
 EMISSIONS = {
@@ -181,17 +214,19 @@ def test_rollout_shows_tokens_outside_the_vocabulary(in_threads):
     assert np.isfinite(hidden[:, 4]).all()
 
 
-def test_kernels_equal_the_plain_loops_where_they_run(on_a_gpu):
+@STACKS
+def test_kernels_equal_the_plain_loops_where_they_run(on_a_gpu, stacks):
     tiles = Tiles(rows=16, columns=32)
-    recurrent, projections, carry = drawn_loop(2, num_steps=40, num_rows=64, size=128)
+    recurrent, *rest = drawn_loop(stacks, num_steps=40, num_rows=64, size=128)
     forward = jax.jit(functools.partial(gru_kernel.forward, tiles, "float32"))
-    trace = recurrence.gru_trace(recurrent, projections, carry)
-    assert_close(forward(*recurrent, projections, carry), tuple(trace))
-    d_hidden, d_last = draw(4, *trace.hidden.shape), draw(5, *carry.shape)
-    arguments = (carry, trace, d_hidden, None, d_last)
+    hidden, found = forward(*recurrent, *rest)
+    trace, carry = plain_trace(recurrent, *rest), rest[1]
+    assert_close(found, tuple(trace))
+    assert_close(hidden, side_by_side(trace.hidden))
+    cotangents = drawn_cotangents(trace, carry)
     backward = jax.jit(functools.partial(gru_kernel.backward, tiles, None))
-    expected = recurrence._delta_loop(Loop(), recurrent, *arguments)
-    assert_close(backward(recurrent.kernel, *arguments), tuple(expected))
+    found = backward(recurrent.kernel, carry, trace, *cotangents)
+    assert_close(found, plain_deltas(recurrent, carry, trace, *cotangents))
 
 
 @pytest.mark.parametrize("emission", EMISSIONS)
@@ -203,7 +238,7 @@ def test_rollout_equals_the_plain_loop_where_it_runs(on_a_gpu, emission):
     assert_close(traces, tuple(map(tuple, expected.traces)))
 
 
-def test_whole_update_equals_the_plain_loops(monkeypatch):
+def test_whole_update_equals_the_plain_loops(monkeypatch, on_eight_cpus):
     taken = []
 
     def on_gpu(kernel, plain):
@@ -316,7 +351,7 @@ def test_find_tiles_takes_the_fastest_measured(work, tiles):
     assert gru_kernel.find_tiles(work, H100) == tiles
 
 
-def test_find_device_finds_none_on_a_cpu():
+def test_find_device_finds_none_on_a_cpu(on_eight_cpus):
     assert gru_kernel.find_device(None) is None
 
 
@@ -331,7 +366,7 @@ def chosen(monkeypatch, kernel, plain):
     return gru_kernel.on_gpu(kernel, plain)
 
 
-def test_on_gpu_takes_the_plain_form_on_a_cpu():
+def test_on_gpu_takes_the_plain_form_on_a_cpu(on_eight_cpus):
     run = gru_kernel.on_gpu(lambda x: 0 * x, lambda x: 2 * x)
     assert jax.jit(run)(3.0) == 6.0
 
@@ -348,7 +383,8 @@ def test_on_gpu_takes_the_kernel_unless_batched_or_differentiated(monkeypatch):
 
 
 def test_gru_trace_without_a_backward_pass_keeps_two_arrays():
-    recurrent, projections, carry = drawn_loop()
+    recurrent, projections, carry = jax.tree.map(lambda x: x[0], drawn_loop())
+    projections = draw(2, 5, *projections.shape)
     trace = recurrence.gru_trace(recurrent, projections, carry, is_saved=False)
     whole = recurrence.gru_trace(recurrent, projections, carry)
     assert trace[2:] == (None, None, None)
