@@ -26,7 +26,7 @@ def get_config() -> config_dict.ConfigDict:
     generator.hidden_size = 256  # units of each
     generator.embedding_size = 64  # of an input token
     generator.num_components = 20  # of the mixture that a pen offset is drawn from
-    generator.unroll = 1  # steps that the body of a loop over time holds
+    generator.unroll = 0  # steps that a loop's body holds; 0: 4 on a GPU, else 1
     generator.kernels = True  # run loops as one kernel each, on GPUs that can
     generator.recompute = False  # save memory: rebuild the gates in the backward pass
 

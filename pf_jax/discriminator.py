@@ -8,8 +8,9 @@ import jax.numpy as jnp
 
 from pf_jax.affine import Affine, affine, init_affine
 from pf_jax.behavior import Behavior
+from pf_jax.bidirectional import gru_both_ways
 from pf_jax.cells import init_gru
-from pf_jax.recurrence import Loop, Recurrent, gru_both_ways
+from pf_jax.recurrence import Loop, Recurrent
 from pf_jax.types import Array, Params
 
 MAX_LOGIT = 10.0

@@ -23,7 +23,8 @@ class Generator(NamedTuple):
             parameters' type. None rounds nothing. GRU only.
         recompute: Save only the carries for the backward pass and rebuild the gates in
             it, by one matrix product. GRU only.
-        unroll: How many steps a loop's body holds, as in `lax.scan`. GRU only.
+        unroll: How many steps a loop's body holds, as in `lax.scan`; 0 is 4 on a GPU and
+            1 elsewhere. GRU only.
         kernels: Whether a loop runs as one kernel on a GPU, where there is one for it.
             GRU only.
     """
@@ -32,7 +33,7 @@ class Generator(NamedTuple):
     emission: Emission = categorical
     dtype: str | None = None
     recompute: bool = False
-    unroll: int = 1
+    unroll: int = 0
     kernels: bool = True
 
     @property

@@ -12,11 +12,12 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax import custom_vjp, lax, vjp
 
-from pf_jax import gru_kernel
 from pf_jax.affine import Affine, affine, matmul
 from pf_jax.cells import GRUParams
 from pf_jax.emissions import as_classes
 from pf_jax.generator import Generator, GeneratorParams, readout
+from pf_jax.kernels import tiles as gpu
+from pf_jax.kernels.rollout import drawn_rows, padded, rollout
 from pf_jax.recurrence import (
     Recurrent,
     Trace,
@@ -28,7 +29,6 @@ from pf_jax.recurrence import (
     step_product,
     without_saved,
 )
-from pf_jax.rollout_kernel import drawn_rows, padded, rollout
 from pf_jax.types import Array, Unroll, vary_alike
 
 
@@ -139,7 +139,7 @@ def _run_steps(
     kernel = functools.partial(_steps_kernel, generator, is_saved)
     run = plain
     if _steps_tiles(generator, params, carry, data, noise) is not None:
-        run = gru_kernel.on_gpu(kernel, plain)
+        run = gpu.on_gpu(kernel, plain)
     return run(params, carry, data, first_input, noise, temperature)
 
 
@@ -149,7 +149,7 @@ def _steps_tiles(
     carry: tuple[Array, ...],
     data: Array,
     noise: Any,
-) -> gru_kernel.Tiles | None:
+) -> gpu.Tiles | None:
     """Of the kernel for steps that draw; None where there is none."""
     classes = as_classes(generator.emission, params.readout, noise)
     alike = all(layer.shape == carry[0].shape for layer in carry)
@@ -236,7 +236,7 @@ def _steps_loop(
     # The last carry is the loop's own: a slice of all carries would keep them all alive
     # where nothing but samples is asked for.
     (last, _), (traces, samples) = lax.scan(
-        step, (carry, first_input), (data, noise), unroll=generator.unroll
+        step, (carry, first_input), (data, noise), unroll=generator.loop.body_steps
     )
     return _Steps(traces, last, samples)
 

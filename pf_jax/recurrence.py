@@ -3,7 +3,7 @@
 `jax.grad` of a `lax.scan` adds to `dU` at every step. Here the backward loop carries
 `dh` alone; the weight gradients are matrix products over all steps at once, after it.
 The plain form, `lax.scan` over `cells.gru_step`, is `unroll.py`'s, and the test of this.
-On a GPU each of the two loops is one kernel where there is one (`gru_kernel.py`).
+On a GPU each of the two loops is one kernel where there is one (`kernels/`).
 
 The functions take input projections `W x + b`, which are one product over all steps, and
 any number of GRUs side by side: with leading axes `S`, kernels are `[*S, H, 3H]` and
@@ -19,8 +19,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from pf_jax import gru_kernel
 from pf_jax.affine import DType, matmul, sum_of_products, sum_rows
+from pf_jax.kernels import gru as gru_kernel
+from pf_jax.kernels import tiles as gpu
 from pf_jax.types import Array, vary_alike
 
 
@@ -44,13 +45,19 @@ class Loop(NamedTuple):
 
     Attributes:
         dtype: Of the matrix products' operands; None keeps the arguments' own.
-        unroll: How many steps the loop's body holds, as in `lax.scan`.
+        unroll: How many steps the loop's body holds, as in `lax.scan`; 0 is 4 on a GPU,
+            where each round of the loop has work of its own, and 1 elsewhere.
         kernels: Whether a loop runs as one kernel on a GPU, where there is one for it.
     """
 
     dtype: DType = None
-    unroll: int = 1
+    unroll: int = 0
     kernels: bool = True
+
+    @property
+    def body_steps(self) -> int:
+        """How many steps the loop's body holds here."""
+        return self.unroll or (4 if jax.default_backend() == "gpu" else 1)
 
 
 class Trace(NamedTuple):
@@ -142,43 +149,43 @@ def gru_trace(
     """
 
     def plain(recurrent: Recurrent, projections: Array, carry: Array) -> Trace:
-        return _trace_loop(recurrent, projections, carry, loop, is_saved=is_saved)
+        return trace_loop(recurrent, projections, carry, loop, is_saved=is_saved)
 
     def kernel(recurrent: Recurrent, projections: Array, carry: Array) -> Trace:
         assert tiles is not None
-        stack = jax.tree.map(lambda x: x[None], (*recurrent, carry))
+        weights, bias, first = recurrent.kernel[None], recurrent.bias[None], carry[None]
         num_arrays = 5 if is_saved else 2
         _, found = gru_kernel.forward(
-            tiles, loop.dtype, *stack[:2], projections, stack[2], num_arrays
+            tiles, loop.dtype, weights, bias, projections, first, num_arrays
         )
         return Trace(*(x[0] for x in found), *[None] * (5 - num_arrays))
 
     tiles = find_tiles(carry, loop, gates=3) if carry.ndim == 2 else None
-    run = plain if tiles is None else gru_kernel.on_gpu(kernel, plain)
+    run = plain if tiles is None else gpu.on_gpu(kernel, plain)
     return run(recurrent, projections, carry)
 
 
 def find_tiles(
     carry: Array, loop: Loop, gates: int, **drawing: int
-) -> gru_kernel.Tiles | None:
+) -> gpu.Tiles | None:
     """A kernel's tiles; None where there is no kernel for this loop.
 
     Args:
         carry: `[..., N, H]`.
         loop: How it computes.
-        gates: As `gru_kernel.Work` has it.
+        gates: As `gpu.Work` has it.
         **drawing: Also.
     """
-    device = gru_kernel.find_device(loop.dtype)
+    device = gpu.find_device(loop.dtype)
     if device is None or not loop.kernels or carry.dtype != jnp.float32:
         return None
     # Without a user's choice cotangents are multiplied in TF32, states in half precision.
     dtype = loop.dtype or (jnp.float32 if gates == 1 else jnp.float16)
-    work = gru_kernel.Work(carry.shape, gates, jnp.dtype(dtype).itemsize, **drawing)
-    return gru_kernel.find_tiles(work, device)
+    work = gpu.Work(carry.shape, gates, jnp.dtype(dtype).itemsize, **drawing)
+    return gpu.find_tiles(work, device)
 
 
-def _trace_loop(
+def trace_loop(
     recurrent: Recurrent,
     projections: Array,
     carry: Array,
@@ -186,13 +193,14 @@ def _trace_loop(
     *,
     is_saved: bool,
 ) -> Trace:
+    """`gru_trace` step by step."""
     product = step_product(recurrent.kernel, carry.shape[-2], loop.dtype)
 
     def step(hidden: Array, projection: Array) -> tuple[Array, Trace]:
         trace = gru_gates(recurrent, projection, product(hidden), hidden)
         return trace.hidden, trace if is_saved else without_saved(trace)
 
-    return lax.scan(step, carry, projections, unroll=loop.unroll)[1]
+    return lax.scan(step, carry, projections, unroll=loop.body_steps)[1]
 
 
 def without_saved(trace: Trace) -> Trace:
@@ -205,7 +213,7 @@ def previous_hidden(carry: Array, hidden: Array) -> Array:
     return jnp.concatenate([carry[None], hidden[:-1]])
 
 
-class _Deltas(NamedTuple):
+class Deltas(NamedTuple):
     """Cotangents of `U h + (0, 0, c_n)` and `W x + b` at every step, and of the carry."""
 
     product: Array
@@ -225,7 +233,7 @@ def _gru_pullback(
     """Cotangents of the weights, the projections and the first carry."""
     if d_last is None:
         d_last = jnp.zeros_like(carry)
-    plain = functools.partial(_delta_loop, loop)
+    plain = functools.partial(delta_loop, loop)
 
     def kernel(
         recurrent: Recurrent,
@@ -234,7 +242,7 @@ def _gru_pullback(
         d_hidden: Array,
         d_preactivation: Array | None,
         d_last: Array,
-    ) -> _Deltas:
+    ) -> Deltas:
         assert tiles is not None
         weights, first, last = recurrent.kernel[None], carry[None], d_last[None]
         steps = jax.tree.map(lambda x: x[None], trace)
@@ -242,10 +250,10 @@ def _gru_pullback(
             *(tiles, loop.dtype, weights, first, steps),
             *(d_hidden, d_preactivation, last),
         )
-        return _Deltas(delta[0], d_projections, d_carry[0])
+        return Deltas(delta[0], d_projections, d_carry[0])
 
     tiles = find_tiles(carry, loop, gates=1) if carry.ndim == 2 else None
-    run = plain if tiles is None else gru_kernel.on_gpu(kernel, plain)
+    run = plain if tiles is None else gpu.on_gpu(kernel, plain)
     deltas = run(recurrent, carry, trace, d_hidden, d_preactivation, d_last)
     size = carry.shape[-1]
     before = previous_hidden(carry, trace.hidden)
@@ -256,7 +264,7 @@ def _gru_pullback(
     return d_recurrent, deltas.projections, deltas.carry
 
 
-def _delta_loop(
+def delta_loop(
     loop: Loop,
     recurrent: Recurrent,
     carry: Array,
@@ -264,7 +272,7 @@ def _delta_loop(
     d_hidden: Array,
     d_preactivation: Array | None,
     d_last: Array,
-) -> _Deltas:
+) -> Deltas:
     """The backward pass over time.
 
     With `h' = (1 - z) tanh(a) + z h`, all factors that do not depend on `dh'` are formed
@@ -302,11 +310,11 @@ def _delta_loop(
             update,
         ),
         reverse=True,
-        unroll=loop.unroll,
+        unroll=loop.body_steps,
     )
     size = carry.shape[-1]
     d_projections = jnp.concatenate([delta[..., : 2 * size], da], axis=-1)
-    return _Deltas(delta, d_projections, d_carry)
+    return Deltas(delta, d_projections, d_carry)
 
 
 def _all_rows(x: Array) -> Array:
@@ -406,115 +414,3 @@ def _gru_replay_bwd(
 
 _gru_replay = jax.custom_vjp(_gru_replay_primal, nondiff_argnums=(4,))
 _gru_replay.defvjp(_gru_replay_fwd, _gru_replay_bwd)
-
-
-def gru_both_ways(
-    recurrent: Recurrent, projections: Array, loop: Loop = Loop()
-) -> Array:
-    """Two GRUs over time, from carries of zeros: one forward and one backward.
-
-    Args:
-        recurrent: The weights inside the loop, of both: kernels `[2, H, 3H]`.
-        projections: `[T, N, 2 * 3H]`, `W x + b` of both side by side, float32.
-        loop: How it computes.
-
-    Returns:
-        `hidden`, `[T, N, 2 * H]`; all of it carries gradients.
-    """
-    chex.assert_rank([projections, recurrent.kernel], 3)
-    shape = (2, projections.shape[1], recurrent.bias.shape[-1])
-    carry = jnp.zeros(shape, projections.dtype)
-    if all(find_tiles(carry, loop, gates) for gates in (1, 3)):
-        return _both_ways(*vary_alike(recurrent, projections, carry), loop)
-    hidden = gru_scan(recurrent, _stack_ways(projections), carry, loop)
-    return _join_ways(hidden)
-
-
-def _stack_ways(x: Array) -> Array:
-    """`[T, N, 2 * G]` -> `[T, 2, N, G]`, each in its own order."""
-    forward, backward = jnp.split(x, 2, axis=-1)
-    return jnp.stack([forward, backward[::-1]], axis=1)
-
-
-def _join_ways(x: Array) -> Array:
-    """`[T, 2, N, G]` -> `[T, N, 2 * G]`, both in the order of time."""
-    return jnp.concatenate([x[:, 0], x[::-1, 1]], axis=-1)
-
-
-def _both_ways_primal(
-    recurrent: Recurrent, projections: Array, carry: Array, loop: Loop
-) -> Array:
-    return _both_ways_fwd(recurrent, projections, carry, loop)[0]
-
-
-def _both_ways_fwd(
-    recurrent: Recurrent, projections: Array, carry: Array, loop: Loop
-) -> tuple[Array, tuple[Recurrent, Array, Trace]]:
-    """The trace is `[2, T, N, H]`, the directions each in its own order."""
-
-    def plain(recurrent: Recurrent, projections: Array, carry: Array) -> Any:
-        x = _stack_ways(projections)
-        trace = _trace_loop(recurrent, x, carry, loop, is_saved=True)
-        return _join_ways(trace.hidden), jax.tree.map(_stack_first, trace)
-
-    def kernel(recurrent: Recurrent, projections: Array, carry: Array) -> Any:
-        assert tiles is not None
-        hidden, trace = gru_kernel.forward(
-            tiles, loop.dtype, *recurrent, projections, carry
-        )
-        return hidden, Trace(*trace)
-
-    tiles = find_tiles(carry, loop, gates=3)
-    run = gru_kernel.on_gpu(kernel, plain)
-    hidden, trace = run(recurrent, projections, carry)
-    return hidden, (recurrent, carry, trace)
-
-
-def _both_ways_bwd(
-    loop: Loop, residuals: tuple[Recurrent, Array, Trace], d_hidden: Array
-) -> tuple[Recurrent, Array, Array]:
-    recurrent, carry, trace = residuals
-
-    def plain(recurrent: Recurrent, carry: Array, trace: Trace, d: Array) -> _Deltas:
-        steps = jax.tree.map(_stack_first, trace)
-        no_last = jnp.zeros_like(carry)
-        found = _delta_loop(
-            loop, recurrent, carry, steps, _stack_ways(d), None, no_last
-        )
-        return found._replace(
-            product=_stack_first(found.product),
-            projections=_join_ways(found.projections),
-        )
-
-    def kernel(recurrent: Recurrent, carry: Array, trace: Trace, d: Array) -> _Deltas:
-        assert tiles is not None
-        no_last = jnp.zeros_like(carry)
-        found = gru_kernel.backward(
-            tiles, loop.dtype, recurrent.kernel, carry, trace, d, None, no_last
-        )
-        return _Deltas(*found)
-
-    tiles = find_tiles(carry, loop, gates=1)
-    run = gru_kernel.on_gpu(kernel, plain)
-    deltas = run(recurrent, carry, trace, d_hidden)
-    before = jnp.concatenate([carry[:, None], trace.hidden[:, :-1]], axis=1)
-    size = carry.shape[-1]
-    rows = (2, -1)
-    d_recurrent = Recurrent(
-        sum_of_products(
-            before.reshape(*rows, size),
-            deltas.product.reshape(*rows, 3 * size),
-            loop.dtype,
-        ),
-        jnp.sum(sum_rows(deltas.product[..., 2 * size :]), axis=1),
-    )
-    return d_recurrent, deltas.projections, deltas.carry
-
-
-def _stack_first(x: Array) -> Array:
-    """`[T, 2, ...]` <-> `[2, T, ...]`."""
-    return jnp.swapaxes(x, 0, 1)
-
-
-_both_ways = jax.custom_vjp(_both_ways_primal, nondiff_argnums=(3,))
-_both_ways.defvjp(_both_ways_fwd, _both_ways_bwd)

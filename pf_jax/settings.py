@@ -74,7 +74,7 @@ _RULES = (
     _at_least("generator.hidden_size", 1),
     _at_least("generator.embedding_size", 1),
     _at_least("generator.num_components", 1),
-    _at_least("generator.unroll", 1),
+    _at_least("generator.unroll", 0),
     _Rule(
         "behavior.fields",
         lambda fields: (

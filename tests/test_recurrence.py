@@ -182,3 +182,11 @@ def test_gru_replay_in_bfloat16_is_close_to_float32():
     with pytest.raises(AssertionError):
         assert_close(actual, expected)
     assert all(x.dtype == jnp.float32 for x in jax.tree.leaves(actual))
+
+
+def test_loop_holds_more_steps_on_a_gpu_unless_told(monkeypatch):
+    assert Loop(unroll=3).body_steps == 3
+    monkeypatch.setattr(jax, "default_backend", lambda: "cpu")
+    assert Loop().body_steps == 1
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert (Loop().body_steps, Loop(unroll=1).body_steps) == (4, 1)

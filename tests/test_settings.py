@@ -56,7 +56,7 @@ def _config(**overrides):
             {"adversarial__start_step": -1},
             "adversarial.start_step=-1: must be at least 0",
         ),
-        ({"generator__unroll": 0}, "generator.unroll=0: must be at least 1"),
+        ({"generator__unroll": -1}, "generator.unroll=-1: must be at least 0"),
         ({"evaluation__context": -1}, "evaluation.context=-1: must be at least 0"),
         (
             {"gate__generator_lower": -0.1},

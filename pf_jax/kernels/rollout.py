@@ -1,6 +1,6 @@
 """Rows that read data and rows that read their own samples, as one GPU kernel.
 
-`gru_unroll.py` has the plain loop. As in `gru_kernel.py`, programs own some columns of the
+`gru_unroll.py` has the plain loop. As in `gru.py`, programs own some columns of the
 hidden states for some rows. Beside them, for rows that read samples, a few programs do
 nothing but draw: they read the top layer's hidden state while the others already multiply
 theirs for the next step, and those wait for a token only when they need it.
@@ -16,9 +16,8 @@ from jax.experimental.pallas import triton
 
 from pf_jax.affine import Affine, DType
 from pf_jax.cells import GRUParams
-from pf_jax.gru_kernel import (
+from pf_jax.kernels.programs import (
     Operand,
-    Tiles,
     arrive,
     find_place,
     gru_gates,
@@ -30,6 +29,7 @@ from pf_jax.gru_kernel import (
     write,
     write_trace,
 )
+from pf_jax.kernels.tiles import Tiles
 from pf_jax.types import Array
 
 

@@ -8,13 +8,17 @@ import optax
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.sharding import AbstractDevice, AbstractMesh
 from kernel_threads import run_kernels_in_threads
 
 import pf_jax
-from pf_jax import gru_kernel, gru_unroll, recurrence, rollout_kernel
+from pf_jax import gru_unroll, recurrence
 from pf_jax.affine import Affine
+from pf_jax.bidirectional import gru_both_ways
 from pf_jax.emissions import as_classes
-from pf_jax.gru_kernel import Device, Tiles, Work
+from pf_jax.kernels import gru, rollout
+from pf_jax.kernels import tiles as gpu
+from pf_jax.kernels.tiles import Device, Tiles, Work
 from pf_jax.recurrence import Loop, Recurrent, Trace
 
 TILES = Tiles(rows=16, columns=16, depth=16)
@@ -72,7 +76,7 @@ STACKS = pytest.mark.parametrize("stacks", [1, 2], ids=["one", "both_ways"])
 @pytest.mark.parametrize("num_arrays", [2, 5])
 def test_forward_equals_the_plain_loop(in_threads, stacks, num_arrays):
     recurrent, projections, carry = drawn_loop(stacks)
-    hidden, trace = gru_kernel.forward(
+    hidden, trace = gru.forward(
         TILES, "float32", *recurrent, projections, carry, num_arrays
     )
     expected = plain_trace(recurrent, projections, carry)
@@ -83,7 +87,7 @@ def test_forward_equals_the_plain_loop(in_threads, stacks, num_arrays):
 
 def test_forward_rounds_what_it_multiplies_to_its_dtype(in_threads):
     loop = drawn_loop(num_steps=2)
-    _, trace = gru_kernel.forward(TILES, "bfloat16", *loop[0], *loop[1:])
+    _, trace = gru.forward(TILES, "bfloat16", *loop[0], *loop[1:])
     assert_close(trace, tuple(plain_trace(*loop, dtype="bfloat16")))
     assert np.abs(trace[0] - plain_trace(*loop).hidden).max() > 1e-4
 
@@ -94,7 +98,7 @@ def test_forward_in_half_precision_knows_no_bounds(in_threads, of_carry, of_kern
     recurrent, projections, carry = drawn_loop(num_steps=1)
     carry, kernel = of_carry * carry, of_kernel * recurrent.kernel
     bias = jnp.zeros_like(recurrent.bias)
-    _, trace = gru_kernel.forward(TILES, None, kernel, bias, projections, carry)
+    _, trace = gru.forward(TILES, None, kernel, bias, projections, carry)
     expected = carry @ kernel[..., -carry.shape[-1] :]
     error = jnp.linalg.norm(trace[4][:, 0] - expected) / jnp.linalg.norm(expected)
     # Its unit roundoff is 5e-4.
@@ -114,7 +118,7 @@ def plain_deltas(recurrent, carry, trace, d_hidden, d_preactivation, d_last):
     if d_preactivation is not None:
         d_preactivation = d_preactivation[:, None]
     steps = jax.tree.map(lambda x: x.swapaxes(0, 1), trace)
-    found = recurrence._delta_loop(
+    found = recurrence.delta_loop(
         Loop(), recurrent, carry, steps, ways, d_preactivation, d_last
     )
     product, projections = (x.swapaxes(0, 1) for x in found[:2])
@@ -128,9 +132,7 @@ def test_backward_equals_the_plain_loop(in_threads, stacks, has_preactivation):
     recurrent, projections, carry = drawn_loop(stacks)
     trace = plain_trace(recurrent, projections, carry)
     cotangents = drawn_cotangents(trace, carry, has_preactivation)
-    found = gru_kernel.backward(
-        TILES, None, recurrent.kernel, carry, trace, *cotangents
-    )
+    found = gru.backward(TILES, None, recurrent.kernel, carry, trace, *cotangents)
     assert_close(found, plain_deltas(recurrent, carry, trace, *cotangents))
 
 
@@ -167,7 +169,7 @@ def drawn_rollout(emission, num_reading=16, num_drawing=32, num_layers=1):
 def kernel_steps(generator, arguments, num_arrays=5):
     params, carry, data, first_input, noise, temperature = arguments
     readout, noise = as_classes(generator.emission, params.readout, noise)
-    return rollout_kernel.rollout(
+    return rollout.rollout(
         TILES,
         "float32",
         gru_unroll._first_projection(params, generator),
@@ -218,13 +220,13 @@ def test_rollout_shows_tokens_outside_the_vocabulary(in_threads):
 def test_kernels_equal_the_plain_loops_where_they_run(on_a_gpu, stacks):
     tiles = Tiles(rows=16, columns=32)
     recurrent, *rest = drawn_loop(stacks, num_steps=40, num_rows=64, size=128)
-    forward = jax.jit(functools.partial(gru_kernel.forward, tiles, "float32"))
+    forward = jax.jit(functools.partial(gru.forward, tiles, "float32"))
     hidden, found = forward(*recurrent, *rest)
     trace, carry = plain_trace(recurrent, *rest), rest[1]
     assert_close(found, tuple(trace))
     assert_close(hidden, side_by_side(trace.hidden))
     cotangents = drawn_cotangents(trace, carry)
-    backward = jax.jit(functools.partial(gru_kernel.backward, tiles, None))
+    backward = jax.jit(functools.partial(gru.backward, tiles, None))
     found = backward(recurrent.kernel, carry, trace, *cotangents)
     assert_close(found, plain_deltas(recurrent, carry, trace, *cotangents))
 
@@ -266,13 +268,81 @@ def test_whole_update_equals_the_plain_loops(monkeypatch, on_eight_cpus):
 
     state = jax.jit(create)()
     expected = jax.jit(update)(state)
-    monkeypatch.setattr(gru_kernel, "find_device", lambda dtype: H100)
-    monkeypatch.setattr(gru_kernel, "find_tiles", lambda work, device: TILES)
-    monkeypatch.setattr(gru_kernel, "on_gpu", on_gpu)
+    monkeypatch.setattr(gpu, "find_device", lambda dtype: H100)
+    monkeypatch.setattr(gpu, "find_tiles", lambda work, device: TILES)
+    monkeypatch.setattr(gpu, "on_gpu", on_gpu)
     run_kernels_in_threads(monkeypatch)
     found = update(state)
     assert len(taken) == 4
     assert_close(found, expected)
+
+
+@pytest.fixture
+def lowered(monkeypatch):
+    """Counts the kernels and the loops of a function as a GPU would run it."""
+    monkeypatch.setattr(gpu, "find_device", lambda dtype: H100)
+    device = AbstractDevice(device_kind="NVIDIA H100", num_cores=132, platform="gpu")
+    mesh = AbstractMesh((), (), abstract_device=device)
+
+    def count(function, *arguments):
+        with jax.sharding.use_abstract_mesh(mesh):
+            traced = jax.jit(function).trace(*arguments)
+            text = traced.lower(lowering_platforms=("cuda",)).as_text()
+        return text.count("__gpu$xla.gpu.triton"), text.count("stablehlo.while")
+
+    return count
+
+
+@pytest.mark.parametrize("dtype", [None, "bfloat16"])
+def test_a_joint_step_is_four_kernels_and_no_loop_on_a_gpu(lowered, dtype):
+    tokens = jnp.zeros((4, 16), jnp.int32)
+
+    def update(kernels):
+        state = pf_jax.create_train_state(
+            jax.random.key(0),
+            generator=pf_jax.GeneratorSizes(5, 64, 8),
+            discriminator=pf_jax.DiscriminatorSizes(64, 8),
+            settings=pf_jax.Settings(
+                generator=pf_jax.Generator(dtype=dtype, kernels=kernels)
+            ),
+        )
+        batch = pf_jax.Batch(tokens[:-1], tokens[1:])
+        return pf_jax.joint_step(state, batch, jax.random.key(1))
+
+    num_kernels, num_loops = lowered(functools.partial(update, kernels=True))
+    assert num_kernels == 4
+    # Beside the loops over time there are those of the orthogonal kernels' creation.
+    assert lowered(functools.partial(update, kernels=False)) == (0, num_loops + 4)
+
+
+def test_a_batch_of_unrolls_is_no_kernel_on_a_gpu(lowered):
+    params = pf_jax.init_generator(
+        jax.random.key(0), num_outputs=5, hidden_size=64, embedding_size=8
+    )
+    tokens = jnp.zeros((2, 4, 16), jnp.int32)
+
+    def hidden(tokens):
+        return pf_jax.unroll_teacher_forced(params, tokens).hidden
+
+    assert lowered(hidden, tokens[0]) == (1, 0)
+    assert lowered(jax.vmap(hidden), tokens) == (0, 1)
+
+
+def test_both_ways_without_their_kernels_equal_two_scans(monkeypatch):
+    recurrent, projections, _ = drawn_loop(2)
+    cotangent = draw(7, *projections.shape[:2], 64)
+
+    def value_and_gradients():
+        value, pull = jax.vjp(gru_both_ways, recurrent, projections)
+        return value, pull(cotangent)
+
+    expected = value_and_gradients()
+    taken = []
+    monkeypatch.setattr(gpu, "find_device", lambda dtype: H100)
+    monkeypatch.setattr(gpu, "find_tiles", lambda work, device: TILES)
+    monkeypatch.setattr(gpu, "on_gpu", lambda _, plain: taken.append(plain) or plain)
+    assert_close(jax.jit(value_and_gradients)(), expected)
+    assert len(taken) == 2
 
 
 @pytest.mark.parametrize("emission", EMISSIONS)
@@ -323,7 +393,7 @@ def test_find_tiles_fit(
     reading = min(reading, num_rows)
     shape = (*stack, num_rows, size)
     work = Work(shape, gates, bytes_, reading, drawn_rows, 16)
-    tiles = gru_kernel.find_tiles(work, Device(cores, 99 * 1024))
+    tiles = gpu.find_tiles(work, Device(cores, 99 * 1024))
     if tiles is None:
         return
     groups = math.prod(stack) * num_rows // tiles.rows
@@ -348,11 +418,11 @@ def test_find_tiles_fit(
     ],
 )
 def test_find_tiles_takes_the_fastest_measured(work, tiles):
-    assert gru_kernel.find_tiles(work, H100) == tiles
+    assert gpu.find_tiles(work, H100) == tiles
 
 
 def test_find_device_finds_none_on_a_cpu(on_eight_cpus):
-    assert gru_kernel.find_device(None) is None
+    assert gpu.find_device(None) is None
 
 
 def chosen(monkeypatch, kernel, plain):
@@ -362,12 +432,12 @@ def chosen(monkeypatch, kernel, plain):
         del default
         return cuda(*arguments)
 
-    monkeypatch.setattr(gru_kernel.lax, "platform_dependent", platform_dependent)
-    return gru_kernel.on_gpu(kernel, plain)
+    monkeypatch.setattr(gpu.lax, "platform_dependent", platform_dependent)
+    return gpu.on_gpu(kernel, plain)
 
 
 def test_on_gpu_takes_the_plain_form_on_a_cpu(on_eight_cpus):
-    run = gru_kernel.on_gpu(lambda x: 0 * x, lambda x: 2 * x)
+    run = gpu.on_gpu(lambda x: 0 * x, lambda x: 2 * x)
     assert jax.jit(run)(3.0) == 6.0
 
 
