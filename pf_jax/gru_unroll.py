@@ -32,6 +32,17 @@ from pf_jax.recurrence import (
 from pf_jax.types import Array, Unroll, vary_alike
 
 
+class _Given(NamedTuple):
+    """What a rollout starts from; see `unroll_gru`."""
+
+    params: GeneratorParams
+    carry: tuple[Array, ...]
+    data: Array
+    first_input: Array
+    noise: Any
+    temperature: Any
+
+
 class _Steps(NamedTuple):
     traces: tuple[Trace, ...]
     last: tuple[Array, ...]
@@ -71,9 +82,8 @@ def unroll_gru(
     params, carry, data, first_input, noise = vary_alike(
         params, carry, data, first_input, noise
     )
-    hidden, preactivation, last, samples = _rollout(
-        generator, params, carry, data, first_input, noise, temperature
-    )
+    given = _Given(params, carry, data, first_input, noise, temperature)
+    hidden, preactivation, last, samples = _rollout(generator, given)
     inputs = _join_inputs(data, first_input, samples)
     logits = readout(params, hidden[-1], generator=generator)
     return Unroll(inputs, logits, hidden, preactivation, last, samples)
@@ -103,14 +113,10 @@ def _project(layer: GRUParams, x: Array, generator: Generator) -> Array:
 
 
 def _run_layers(
-    params: GeneratorParams,
-    carry: tuple[Array, ...],
-    inputs: Array,
-    generator: Generator,
-    *,
-    is_saved: bool,
+    generator: Generator, is_saved: bool, given: _Given
 ) -> tuple[Trace, ...]:
     """All rows read data: layer by layer, input projections of all steps at once."""
+    params, carry, inputs, *_ = given
     x = generator.emission.embed(_first_projection(params, generator), inputs)
     traces = []
     for index, layer in enumerate(params.layers):
@@ -124,34 +130,18 @@ def _run_layers(
     return tuple(traces)
 
 
-def _run_steps(
-    generator: Generator,
-    is_saved: bool,
-    params: GeneratorParams,
-    carry: tuple[Array, ...],
-    data: Array,
-    first_input: Array,
-    noise: Any,
-    temperature: Array | float,
-) -> _Steps:
+def _run_steps(generator: Generator, is_saved: bool, given: _Given) -> _Steps:
     """Some rows read samples: step by step, all layers in each."""
-    plain = functools.partial(_steps_loop, generator, is_saved)
-    kernel = functools.partial(_steps_kernel, generator, is_saved)
-    run = plain
-    if _steps_tiles(generator, params, carry, data, noise) is not None:
-        run = gpu.on_gpu(kernel, plain)
-    return run(params, carry, data, first_input, noise, temperature)
+    run = plain = functools.partial(_steps_loop, generator, is_saved)
+    if _steps_tiles(generator, given) is not None:
+        run = gpu.on_gpu(functools.partial(_steps_kernel, generator, is_saved), plain)
+    return run(given)
 
 
-def _steps_tiles(
-    generator: Generator,
-    params: GeneratorParams,
-    carry: tuple[Array, ...],
-    data: Array,
-    noise: Any,
-) -> gpu.Tiles | None:
+def _steps_tiles(generator: Generator, given: _Given) -> gpu.Tiles | None:
     """Of the kernel for steps that draw; None where there is none."""
-    classes = as_classes(generator.emission, params.readout, noise)
+    carry, num_reading = given.carry, given.data.shape[1]
+    classes = as_classes(generator.emission, given.params.readout, given.noise)
     alike = all(layer.shape == carry[0].shape for layer in carry)
     if classes is None or not alike:
         return None
@@ -159,53 +149,36 @@ def _steps_tiles(
         carry[0],
         generator.loop,
         gates=3,
-        reading=data.shape[1],
-        drawn_rows=drawn_rows(carry[0].shape[0] - data.shape[1]),
+        reading=num_reading,
+        drawn_rows=drawn_rows(carry[0].shape[0] - num_reading),
         classes=padded(classes[0].bias.shape[0]),
     )
 
 
-def _steps_kernel(
-    generator: Generator,
-    is_saved: bool,
-    params: GeneratorParams,
-    carry: tuple[Array, ...],
-    data: Array,
-    first_input: Array,
-    noise: Any,
-    temperature: Array | float,
-) -> _Steps:
-    tiles = _steps_tiles(generator, params, carry, data, noise)
+def _steps_kernel(generator: Generator, is_saved: bool, given: _Given) -> _Steps:
+    tiles, params = _steps_tiles(generator, given), given.params
     assert tiles is not None
-    readout, noise = as_classes(generator.emission, params.readout, noise)
+    readout, noise = as_classes(generator.emission, params.readout, given.noise)
     traces, samples = rollout(
         tiles,
         generator.dtype,
         _first_projection(params, generator),
         params.layers,
         readout,
-        carry,
-        data,
-        first_input,
+        given.carry,
+        given.data,
+        given.first_input,
         noise,
-        temperature,
+        given.temperature,
         num_arrays=5 if is_saved else 2,
     )
     last = tuple(trace[0][-1] for trace in traces)
     traces = tuple(Trace(*trace, *[None] * (5 - len(trace))) for trace in traces)
-    return _Steps(traces, last, samples.astype(first_input.dtype))
+    return _Steps(traces, last, samples.astype(given.first_input.dtype))
 
 
-def _steps_loop(
-    generator: Generator,
-    is_saved: bool,
-    params: GeneratorParams,
-    carry: tuple[Array, ...],
-    data: Array,
-    first_input: Array,
-    noise: Any,
-    temperature: Array | float,
-) -> _Steps:
+def _steps_loop(generator: Generator, is_saved: bool, given: _Given) -> _Steps:
+    params, carry, data, first_input, noise, temperature = given
     projection = _first_projection(params, generator)
     num_reading = data.shape[1]
     products = [
@@ -241,23 +214,12 @@ def _steps_loop(
     return _Steps(traces, last, samples)
 
 
-def _run(
-    generator: Generator,
-    params: GeneratorParams,
-    carry: tuple[Array, ...],
-    data: Array,
-    first_input: Array,
-    noise: Any,
-    temperature: Array | float,
-    *,
-    is_saved: bool,
-) -> _Rollout:
+def _run(generator: Generator, is_saved: bool, given: _Given) -> _Rollout:
+    data, first_input = given.data, given.first_input
     if first_input.shape[0]:
-        traces, last, samples = _run_steps(
-            generator, is_saved, params, carry, data, first_input, noise, temperature
-        )
+        traces, last, samples = _run_steps(generator, is_saved, given)
     else:
-        traces = _run_layers(params, carry, data, generator, is_saved=is_saved)
+        traces = _run_layers(generator, is_saved, given)
         last = tuple(trace.hidden[-1] for trace in traces)
         samples = data[:, :0]
     return _Rollout(_join_inputs(data, first_input, samples), traces, last, samples)
@@ -298,33 +260,19 @@ def _outputs(run: _Rollout) -> tuple[Any, ...]:
     return hidden, preactivation, run.last, run.samples
 
 
-def _rollout_fwd(
-    generator: Generator,
-    params: GeneratorParams,
-    carry: tuple[Array, ...],
-    data: Array,
-    first_input: Array,
-    noise: Any,
-    temperature: Array | float,
-) -> tuple[Any, Any]:
+def _rollout_fwd(generator: Generator, given: _Given) -> tuple[Any, Any]:
     """The outputs, and residuals."""
-    is_saved = not generator.recompute
-    run = _run(
-        generator,
-        params,
-        carry,
-        data,
-        first_input,
-        noise,
-        temperature,
-        is_saved=is_saved,
-    )
+    run = _run(generator, not generator.recompute, given)
     outputs = _outputs(run)
-    traces = run.traces if is_saved else None
-    return outputs, (params, carry, run.inputs, outputs[0], traces, data.shape[1])
+    traces = None if generator.recompute else run.traces
+    num_reading = given.data.shape[1]
+    residuals = (given.params, given.carry, run.inputs, outputs[0], traces, num_reading)
+    return outputs, residuals
 
 
-def _rollout_bwd(generator: Generator, residuals: Any, cotangents: Any) -> Any:
+def _rollout_bwd(
+    generator: Generator, residuals: Any, cotangents: Any
+) -> tuple[_Given]:
     params, carry, inputs, hidden, traces, num_reading = residuals
 
     def replay(params: Any, carry: Any, inputs: Any) -> Any:
@@ -333,29 +281,11 @@ def _rollout_bwd(generator: Generator, residuals: Any, cotangents: Any) -> Any:
     _, pullback = vjp(replay, params, carry, inputs)
     d_params, d_carry, d_inputs = pullback(tuple(cotangents[:3]))
     d_data, d_first_input = d_inputs[:, :num_reading], d_inputs[0, num_reading:]
-    return d_params, d_carry, d_data, d_first_input, None, None
+    return (_Given(d_params, d_carry, d_data, d_first_input, None, None),)
 
 
-def _rollout_primal(
-    generator: Generator,
-    params: GeneratorParams,
-    carry: tuple[Array, ...],
-    data: Array,
-    first_input: Array,
-    noise: Any,
-    temperature: Array | float,
-) -> Any:
-    run = _run(
-        generator,
-        params,
-        carry,
-        data,
-        first_input,
-        noise,
-        temperature,
-        is_saved=False,
-    )
-    return _outputs(run)
+def _rollout_primal(generator: Generator, given: _Given) -> tuple[Any, ...]:
+    return _outputs(_run(generator, False, given))
 
 
 _rollout = custom_vjp(_rollout_primal, nondiff_argnums=(0,))

@@ -163,11 +163,12 @@ def drawn_rollout(emission, num_reading=16, num_drawing=32, num_layers=1):
     )
     noise = jax.random.gumbel(jax.random.key(8), (num_steps, num_drawing, num_outputs))
     data, first_input = drawn[:-1, :num_reading], drawn[0, num_reading:]
-    return generator, (params, carry, data, first_input, noise, 0.7)
+    given = gru_unroll._Given(params, carry, data, first_input, noise, 0.7)
+    return generator, given
 
 
-def kernel_steps(generator, arguments, num_arrays=5):
-    params, carry, data, first_input, noise, temperature = arguments
+def kernel_steps(generator, given, num_arrays=5):
+    params, carry, data, first_input, noise, temperature = given
     readout, noise = as_classes(generator.emission, params.readout, noise)
     return rollout.rollout(
         TILES,
@@ -188,29 +189,28 @@ def kernel_steps(generator, arguments, num_arrays=5):
 @pytest.mark.parametrize("num_layers", [1, 2])
 @pytest.mark.parametrize("num_reading", [0, 16])
 def test_rollout_equals_the_plain_loop(in_threads, emission, num_layers, num_reading):
-    generator, arguments = drawn_rollout(emission, num_reading, num_layers=num_layers)
-    traces, samples = kernel_steps(generator, arguments)
-    expected = gru_unroll._steps_loop(generator, True, *arguments)
+    generator, given = drawn_rollout(emission, num_reading, num_layers=num_layers)
+    traces, samples = kernel_steps(generator, given)
+    expected = gru_unroll._steps_loop(generator, True, given)
     np.testing.assert_array_equal(samples, expected.samples)
     assert_close(traces, tuple(map(tuple, expected.traces)))
 
 
 def test_rollout_gives_as_many_arrays_as_are_asked_for(in_threads):
-    generator, arguments = drawn_rollout("categorical")
-    whole, samples = kernel_steps(generator, arguments)
-    part, same = kernel_steps(generator, arguments, num_arrays=2)
+    generator, given = drawn_rollout("categorical")
+    whole, samples = kernel_steps(generator, given)
+    part, same = kernel_steps(generator, given, num_arrays=2)
     np.testing.assert_array_equal(same, samples)
     assert_close(part, tuple(trace[:2] for trace in whole))
 
 
 def test_rollout_shows_tokens_outside_the_vocabulary(in_threads):
-    generator, arguments = drawn_rollout("categorical")
-    params, carry, data, first_input, noise, temperature = arguments
-    data = data.at[1, 3].set(5).at[1, 4].set(-1)
-    first_input = first_input.at[2].set(7)
-    arguments = (params, carry, data, first_input, noise, temperature)
-    ((hidden, *_),), _ = kernel_steps(generator, arguments)
-    expected = gru_unroll._steps_loop(generator, True, *arguments).traces[0].hidden
+    generator, given = drawn_rollout("categorical")
+    data = given.data.at[1, 3].set(5).at[1, 4].set(-1)
+    first_input = given.first_input.at[2].set(7)
+    given = given._replace(data=data, first_input=first_input)
+    ((hidden, *_),), _ = kernel_steps(generator, given)
+    expected = gru_unroll._steps_loop(generator, True, given).traces[0].hidden
     np.testing.assert_array_equal(jnp.isnan(hidden), jnp.isnan(expected))
     assert np.isnan(hidden[1:, 3]).all() and np.isnan(hidden[:, 18]).all()
     assert np.isfinite(hidden[:, 4]).all()
@@ -233,9 +233,9 @@ def test_kernels_equal_the_plain_loops_where_they_run(on_a_gpu, stacks):
 
 @pytest.mark.parametrize("emission", EMISSIONS)
 def test_rollout_equals_the_plain_loop_where_it_runs(on_a_gpu, emission):
-    generator, arguments = drawn_rollout(emission, num_layers=2)
-    traces, samples = jax.jit(lambda *x: kernel_steps(generator, x))(*arguments)
-    expected = gru_unroll._steps_loop(generator, True, *arguments)
+    generator, given = drawn_rollout(emission, num_layers=2)
+    traces, samples = jax.jit(lambda x: kernel_steps(generator, x))(given)
+    expected = gru_unroll._steps_loop(generator, True, given)
     np.testing.assert_array_equal(samples, expected.samples)
     assert_close(traces, tuple(map(tuple, expected.traces)))
 
