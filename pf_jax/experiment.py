@@ -41,6 +41,10 @@ FREE_FIELDS = (
 """Fields of these sections that may change: the model is the same."""
 
 
+_ADDED_FIELDS = {("generator", "kernels"): True}
+"""Fields that runs from before do not have, and what those runs did."""
+
+
 @functools.cache  # The same object again, or all that was compiled for it is lost.
 def _optimizer(
     learning_rate: float, max_gradient_norm: float
@@ -159,6 +163,8 @@ def read_config(workdir: pathlib.Path) -> config_dict.ConfigDict:
     try:
         values = json.loads(path.read_text())
         values["behavior"]["fields"] = tuple(values["behavior"]["fields"])
+        for (section, field), before in _ADDED_FIELDS.items():
+            values[section].setdefault(field, before)
         return config_dict.ConfigDict(values)
     except OSError as error:
         raise UserError(

@@ -503,3 +503,10 @@ def test_train_py_learns_the_built_in_text(tmp_path):
         assert f"step {step}: valid {bits:.4f} bits per character" in result.stdout
     assert valid[120] < valid[40] - 0.3
     assert _checkpoint_steps(tmp_path / "run") == {40, 80, 120}
+
+
+def test_read_config_adds_what_runs_from_before_do_not_have(tmp_path, config_with):
+    values = config_with().to_dict()
+    del values["generator"]["kernels"]
+    (tmp_path / "config.json").write_text(json.dumps(values))
+    assert experiment.read_config(tmp_path).to_dict() == config_with().to_dict()
