@@ -25,7 +25,11 @@ def test_readme_map_names_the_modules_in_order_of_import():
     modules = [name.strip() for name in order.group().split("->")]
     package = README.parent / "pf_jax"
     for position, module in enumerate(modules):
-        source = (package / f"{module}.py").read_text()
-        imported = set(re.findall(r"^from pf_jax\.(\w+) import", source, re.MULTILINE))
-        later = imported & set(modules[position:])
+        files = [package / f"{module}.py"]
+        if (package / module).is_dir():
+            files = sorted((package / module).glob("*.py"))
+        source = "\n".join(file.read_text() for file in files)
+        pattern = r"^from pf_jax\.(\w+)[\w.]* import"
+        imported = set(re.findall(pattern, source, re.MULTILINE))
+        later = imported & set(modules[position + 1 :])
         assert not later, f"{module} imports {later}"

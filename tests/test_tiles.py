@@ -1,0 +1,143 @@
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.sharding import AbstractDevice, AbstractMesh
+
+import pf_jax
+from pf_jax.kernels import tiles as gpu
+from pf_jax.kernels.tiles import Device, Tiles, Work
+
+H100 = Device(132, 211 * 1024)
+
+
+@pytest.fixture
+def lowered(monkeypatch):
+    """Counts the kernels and the loops of a function as a GPU would run it."""
+    monkeypatch.setattr(gpu, "find_device", lambda dtype: H100)
+    device = AbstractDevice(device_kind="NVIDIA H100", num_cores=132, platform="gpu")
+    mesh = AbstractMesh((), (), abstract_device=device)
+
+    def count(function, *arguments):
+        with jax.sharding.use_abstract_mesh(mesh):
+            traced = jax.jit(function).trace(*arguments)
+            text = traced.lower(lowering_platforms=("cuda",)).as_text()
+        return text.count("__gpu$xla.gpu.triton"), text.count("stablehlo.while")
+
+    return count
+
+
+@pytest.mark.parametrize("dtype", [None, "bfloat16"])
+def test_a_joint_step_is_four_kernels_and_no_loop_on_a_gpu(lowered, dtype):
+    tokens = jnp.zeros((4, 16), jnp.int32)
+
+    def update(kernels):
+        state = pf_jax.create_train_state(
+            jax.random.key(0),
+            generator=pf_jax.GeneratorSizes(5, 64, 8),
+            discriminator=pf_jax.DiscriminatorSizes(64, 8),
+            settings=pf_jax.Settings(
+                generator=pf_jax.Generator(dtype=dtype, kernels=kernels)
+            ),
+        )
+        batch = pf_jax.Batch(tokens[:-1], tokens[1:])
+        return pf_jax.joint_step(state, batch, jax.random.key(1))
+
+    num_kernels, num_loops = lowered(functools.partial(update, kernels=True))
+    assert num_kernels == 4
+    # Beside the loops over time there are those of the orthogonal kernels' creation.
+    assert lowered(functools.partial(update, kernels=False)) == (0, num_loops + 4)
+
+
+def test_a_batch_of_unrolls_is_no_kernel_on_a_gpu(lowered):
+    params = pf_jax.init_generator(
+        jax.random.key(0), num_outputs=5, hidden_size=64, embedding_size=8
+    )
+    tokens = jnp.zeros((2, 4, 16), jnp.int32)
+
+    def hidden(tokens):
+        return pf_jax.unroll_teacher_forced(params, tokens).hidden
+
+    assert lowered(hidden, tokens[0]) == (1, 0)
+    assert lowered(jax.vmap(hidden), tokens) == (0, 1)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    stack=st.sampled_from([(), (2,)]),
+    num_rows=st.integers(1, 600),
+    size=st.integers(1, 24).map(lambda n: 64 * n),
+    reading=st.integers(0, 300),
+    bytes_=st.sampled_from([2, 4]),
+    gates=st.sampled_from([1, 3]),
+    drawn_rows=st.sampled_from([0, 16, 64]),
+    cores=st.integers(1, 200),
+)
+def test_find_tiles_fit(
+    stack, num_rows, size, reading, bytes_, gates, drawn_rows, cores
+):
+    reading = min(reading, num_rows)
+    shape = (*stack, num_rows, size)
+    work = Work(shape, gates, bytes_, reading, drawn_rows, 16)
+    tiles = gpu.find_tiles(work, Device(cores, 99 * 1024))
+    if tiles is None:
+        return
+    groups = math.prod(stack) * num_rows // tiles.rows
+    drawers = (num_rows - reading) // drawn_rows if drawn_rows else 0
+    assert groups * (size // tiles.columns) + drawers <= cores
+    assert num_rows % tiles.rows == reading % tiles.rows == 0
+    assert size % tiles.columns == size % tiles.depth == 0
+    assert tiles.depth * tiles.stages * (
+        tiles.rows + gates * tiles.columns
+    ) * bytes_ <= (99 * 1024)
+
+
+@pytest.mark.parametrize(
+    ("work", "tiles"),
+    [
+        (Work((128, 1024), 3, 2, 64, 16, 64), Tiles(64, 16, 128, 3)),
+        (Work((128, 512), 3, 2, 64, 16, 16), Tiles(64, 16, 128, 3)),
+        (Work((2, 128, 512), 1, 4), Tiles(32, 32, 64, 4)),
+        (Work((128, 1024), 3, 2, 64, 16, 16384), None),
+        (Work((128, 1000), 3, 2), None),
+        (Work((24, 1024), 3, 2), None),
+    ],
+)
+def test_find_tiles_takes_the_fastest_measured(work, tiles):
+    assert gpu.find_tiles(work, H100) == tiles
+
+
+def test_find_device_finds_none_on_a_cpu(on_eight_cpus):
+    assert gpu.find_device(None) is None
+
+
+def chosen(monkeypatch, kernel, plain):
+    """`on_gpu`, as if on one."""
+
+    def platform_dependent(*arguments, cuda, default):
+        del default
+        return cuda(*arguments)
+
+    monkeypatch.setattr(gpu.lax, "platform_dependent", platform_dependent)
+    return gpu.on_gpu(kernel, plain)
+
+
+def test_on_gpu_takes_the_plain_form_on_a_cpu(on_eight_cpus):
+    run = gpu.on_gpu(lambda x: 0 * x, lambda x: 2 * x)
+    assert jax.jit(run)(3.0) == 6.0
+
+
+def test_on_gpu_takes_the_kernel_unless_batched_or_differentiated(monkeypatch):
+    run = chosen(monkeypatch, lambda x, y: (x * 0, None), lambda x, y: (x * y, None))
+    x, y = jnp.arange(3.0), jnp.float32(2)
+    np.testing.assert_array_equal(run(x, y)[0], [0, 0, 0])
+    batched = jax.vmap(run, in_axes=(0, None))(x, y)[0]
+    np.testing.assert_array_equal(batched, [0, 2, 4])
+    (value, _), (tangent, _) = jax.jvp(run, (x, y), (jnp.ones(3), jnp.float32(0)))
+    np.testing.assert_array_equal(value, [0, 2, 4])
+    np.testing.assert_array_equal(tangent, [2, 2, 2])
