@@ -133,8 +133,10 @@ def _run_layers(
 def _run_steps(generator: Generator, is_saved: bool, given: _Given) -> _Steps:
     """Some rows read samples: step by step, all layers in each."""
     run = plain = functools.partial(_steps_loop, generator, is_saved)
-    if _steps_tiles(generator, given) is not None:
-        run = gpu.on_gpu(functools.partial(_steps_kernel, generator, is_saved), plain)
+    tiles = _steps_tiles(generator, given)
+    if tiles is not None:
+        kernel = functools.partial(_steps_kernel, generator, is_saved, tiles)
+        run = gpu.on_gpu(kernel, plain)
     return run(given)
 
 
@@ -155,9 +157,10 @@ def _steps_tiles(generator: Generator, given: _Given) -> gpu.Tiles | None:
     )
 
 
-def _steps_kernel(generator: Generator, is_saved: bool, given: _Given) -> _Steps:
-    tiles, params = _steps_tiles(generator, given), given.params
-    assert tiles is not None
+def _steps_kernel(
+    generator: Generator, is_saved: bool, tiles: gpu.Tiles, given: _Given
+) -> _Steps:
+    params = given.params
     readout, noise = as_classes(generator.emission, params.readout, given.noise)
     traces, samples = rollout(
         tiles,

@@ -21,6 +21,7 @@ from jax import lax
 
 from pf_jax.affine import DType, matmul, sum_of_products, sum_rows
 from pf_jax.kernels import gru as gru_kernel
+from pf_jax.kernels import programs
 from pf_jax.kernels import tiles as gpu
 from pf_jax.types import Array, vary_alike
 
@@ -120,14 +121,8 @@ def gru_gates(
     Returns:
         The trace; its `hidden` is the carries that the steps end in.
     """
-    x_r, x_z, x_n = jnp.split(projection, 3, axis=-1)
-    u_r, u_z, u_n = jnp.split(product, 3, axis=-1)
-    reset = jax.nn.sigmoid(x_r + u_r)
-    update = jax.nn.sigmoid(x_z + u_z)
-    u_n = u_n + recurrent.bias[..., None, :]
-    preactivation = x_n + reset * u_n
-    new = (1 - update) * jnp.tanh(preactivation) + update * hidden
-    return Trace(new, preactivation, reset, update, u_n)
+    x, u = (jnp.split(each, 3, axis=-1) for each in (projection, product))
+    return Trace(*programs.gru_gates(x, u, recurrent.bias, hidden))
 
 
 def gru_trace(
@@ -179,9 +174,9 @@ def find_tiles(
     device = gpu.find_device(loop.dtype)
     if device is None or not loop.kernels or carry.dtype != jnp.float32:
         return None
-    # Without a user's choice cotangents are multiplied in TF32, states in half precision.
-    dtype = loop.dtype or (jnp.float32 if gates == 1 else jnp.float16)
-    work = gpu.Work(carry.shape, gates, jnp.dtype(dtype).itemsize, **drawing)
+    # Forward passes multiply states by three gates' columns.
+    multiplied = gpu.cotangents_dtype if gates == 1 else gpu.states_dtype
+    work = gpu.Work(carry.shape, gates, multiplied(loop.dtype).itemsize, **drawing)
     return gpu.find_tiles(work, device)
 
 

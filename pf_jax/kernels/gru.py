@@ -21,7 +21,7 @@ from pf_jax.kernels.programs import (
     write,
     write_trace,
 )
-from pf_jax.kernels.tiles import Tiles
+from pf_jax.kernels.tiles import Tiles, cotangents_dtype, states_dtype
 from pf_jax.types import Array
 
 
@@ -180,7 +180,7 @@ def forward(
         `h'` of every step, `[T, N, S H]`, and the trace, step by step as it ran: the first
         of `h'`, `a`, `r`, `z` and `U_n h + c_n`, each `[S, T, N, H]`.
     """
-    operand = jnp.dtype(jnp.float16 if dtype is None else dtype)
+    operand = states_dtype(dtype)
     (stacks, num_rows, size), num_steps = carry.shape, projections.shape[0]
     divisor = state_divisor([carry])
     exchange = (jnp.stack([carry, carry]) / divisor).astype(operand)
@@ -223,7 +223,7 @@ def backward(
 
     Args:
         tiles: How it is spread.
-        dtype: Of the product's operands; None for the arrays' own.
+        dtype: Of the product's operands; None for float32.
         kernel: `[S, H, 3H]`, `U`.
         carry: `[S, N, H]`, that the forward pass started from.
         trace: All of what `forward` has returned.
@@ -235,7 +235,7 @@ def backward(
         Of `U h + (0, 0, c_n)`, `[S, T, N, 3H]`, step by step as it ran; of the projections,
         `[T, N, S 3H]`; of the carry, `[S, N, H]`.
     """
-    operand = carry.dtype if dtype is None else jnp.dtype(dtype)
+    operand = cotangents_dtype(dtype)
     (stacks, num_rows, size), num_steps = carry.shape, d_output.shape[0]
     counters = _counters(tiles, carry)
     has_preactivation = d_preactivation is not None

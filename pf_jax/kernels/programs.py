@@ -130,10 +130,17 @@ def product(
 def gru_gates(
     x: list[Array], u: list[Array], bias: Array, hidden: Array
 ) -> tuple[Array, ...]:
-    """What a step leaves: `h'`, `a`, `r`, `z` and `U_n h + c_n`."""
+    """What a step leaves, of kernels and plain loops: `h'`, `a`, `r`, `z`, `U_n h + c_n`.
+
+    Args:
+        x: `W x + b` by gates, each `[..., N, H]`.
+        u: `U h` by gates.
+        bias: `[..., H]`, `c_n`.
+        hidden: `h`.
+    """
     reset = jax.nn.sigmoid(x[0] + u[0])
     update = jax.nn.sigmoid(x[1] + u[1])
-    recurrent = u[2] + bias[None]
+    recurrent = u[2] + bias[..., None, :]
     preactivation = x[2] + reset * recurrent
     hidden = (1 - update) * jnp.tanh(preactivation) + update * hidden
     return hidden, preactivation, reset, update, recurrent

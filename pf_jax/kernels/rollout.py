@@ -29,7 +29,7 @@ from pf_jax.kernels.programs import (
     write,
     write_trace,
 )
-from pf_jax.kernels.tiles import Tiles
+from pf_jax.kernels.tiles import Tiles, states_dtype
 from pf_jax.types import Array
 
 
@@ -179,7 +179,7 @@ def rollout(
         Of every layer the first of `h'`, `a`, `r`, `z` and `U_n h + c_n`, each
         `[T, B + S, H]`; and the samples, `[T, S]`.
     """
-    operand = jnp.dtype(jnp.float16 if dtype is None else dtype)
+    operand = states_dtype(dtype)
     divisor = state_divisor(carry)
     (num_steps, num_reading), num_drawing = data.shape, first_input.shape[0]
     num_rows, size = carry[0].shape

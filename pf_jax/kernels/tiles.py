@@ -5,6 +5,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from pf_jax.affine import DType
@@ -72,6 +74,16 @@ def find_device(dtype: DType) -> Device | None:
         return None
     memory = _MEMORY.get(capability, _LEAST_MEMORY) - _OTHER_MEMORY
     return Device(device.core_count, memory * 1024)
+
+
+def states_dtype(dtype: DType) -> np.dtype:
+    """What forward passes multiply: half precision without a user's choice."""
+    return np.dtype(jnp.float16 if dtype is None else dtype)
+
+
+def cotangents_dtype(dtype: DType) -> np.dtype:
+    """What backward passes multiply: float32, in TF32, without a user's choice."""
+    return np.dtype(jnp.float32 if dtype is None else dtype)
 
 
 class Work(NamedTuple):
