@@ -2,7 +2,7 @@
 
 `jax.grad` of `x @ kernel + bias` with `x` of rank three transposes whole activations
 before the kernel's product, and sums the bias in a tree of small reductions. Here both are
-products over all rows at once, as they lie.
+products over all rows at once, in the layout that the activations have.
 """
 
 import math
@@ -44,14 +44,12 @@ def matmul(x: Array, kernel: Array, dtype: DType = None) -> Array:
 
 
 def sum_of_products(x: Array, y: Array, dtype: DType = None) -> Array:
-    """`sum_r x[r]^T y[r]`: `[*S, R, I]`, `[*S, R, O]` -> `[*S, I, O]`."""
+    """`sum_r x[r]^T y[r]` over all leading axes: `[..., I]`, `[..., O]` -> `[I, O]`."""
     out = x.dtype
     if dtype is not None:
         x, y = x.astype(dtype), y.astype(dtype)
-    stack = tuple(range(x.ndim - 2))
-    row = (x.ndim - 2,)
-    dimensions = ((row, row), (stack, stack))
-    return lax.dot_general(x, y, dimensions, preferred_element_type=out)
+    rows = (((0,), (0,)), ((), ()))
+    return lax.dot_general(_rows(x), _rows(y), rows, preferred_element_type=out)
 
 
 def sum_rows(x: Array) -> Array:
@@ -65,36 +63,41 @@ def sum_rows(x: Array) -> Array:
 
 
 def affine(
-    params: Affine, x: Array, *, dtype: DType = None, constant_rows: int = 0
+    params: Affine, *parts: Array, dtype: DType = None, constant_rows: int = 0
 ) -> Array:
-    """`x @ kernel + bias`; all of it carries gradients.
+    """`concatenate(parts) @ kernel + bias`; all of it carries gradients.
+
+    Several parts are never concatenated: each is multiplied by its own rows of the kernel.
 
     Args:
-        params: The weights.
-        x: `[..., N, I]`.
-        dtype: Of the matrix products' operands, in both passes.
-        constant_rows: How many of the first of the `N` rows are constants: no gradient
-            is formed for them.
+        params: Weights; the kernel has as many rows as all parts have features.
+        *parts: Inputs `[..., N, I_k]`, usually one.
+        dtype: Type of the matrix products' operands, in both passes.
+        constant_rows: Number of leading rows of `N` that are constants: no gradient is
+            formed for them.
 
     Returns:
         `[..., N, O]`.
     """
+    sizes = [part.shape[-1] for part in parts]
+    kernels = jnp.split(params.kernel, [sum(sizes[:k]) for k in range(1, len(sizes))])
     if jax.default_backend() == "gpu":
-        params, x = _aligned(params, x)
-    return _affine(*vary_alike(params, x), dtype, constant_rows)
+        aligned = [_aligned(*pair) for pair in zip(kernels, parts, strict=True)]
+        kernels, parts = zip(*aligned, strict=True)
+    arguments = vary_alike(tuple(kernels), params.bias, tuple(parts))
+    return _affine(*arguments, dtype, constant_rows)
 
 
-def _aligned(params: Affine, x: Array) -> tuple[Affine, Array]:
+def _aligned(kernel: Array, x: Array) -> tuple[Array, Array]:
     """With zeros behind the `I` inputs, so that rows start at multiples of 32 bytes.
 
     A GPU's fast products read in such pieces; with 1074 inputs XLA has to take a slow one.
     """
     missing = -x.shape[-1] % 8
     if missing == 0 or x.shape[-1] < 64:
-        return params, x
-    kernel = jnp.pad(params.kernel, [(0, missing), (0, 0)])
-    x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, missing)])
-    return params._replace(kernel=kernel), x
+        return kernel, x
+    kernel = jnp.pad(kernel, [(0, missing), (0, 0)])
+    return kernel, jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, missing)])
 
 
 def _rows(x: Array) -> Array:
@@ -102,35 +105,50 @@ def _rows(x: Array) -> Array:
     return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
 
-def _affine_primal(params: Affine, x: Array, dtype: DType, constant_rows: int) -> Array:
+_Arrays = tuple[Array, ...]
+
+
+def _affine_primal(
+    kernels: _Arrays, bias: Array, parts: _Arrays, dtype: DType, constant_rows: int
+) -> Array:
     del constant_rows
-    rows = matmul(_rows(x), params.kernel, dtype) + params.bias
-    return rows.reshape(*x.shape[:-1], rows.shape[-1])
+    rows = sum(
+        matmul(_rows(x), kernel, dtype)
+        for x, kernel in zip(parts, kernels, strict=True)
+    )
+    rows = rows + bias
+    return rows.reshape(*parts[0].shape[:-1], rows.shape[-1])
 
 
 def _affine_fwd(
-    params: Affine, x: Array, dtype: DType, constant_rows: int
-) -> tuple[Array, tuple[Affine, Array]]:
-    return _affine_primal(params, x, dtype, constant_rows), (params, x)
+    kernels: _Arrays, bias: Array, parts: _Arrays, dtype: DType, constant_rows: int
+) -> tuple[Array, tuple[_Arrays, _Arrays]]:
+    out = _affine_primal(kernels, bias, parts, dtype, constant_rows)
+    return out, (kernels, parts)
 
 
 def _affine_bwd(
-    dtype: DType, constant_rows: int, residuals: tuple[Affine, Array], d_out: Array
-) -> tuple[Affine, Array]:
-    params, x = residuals
-    d_rows = _rows(d_out)
-    d_kernel = sum_of_products(_rows(x), d_rows, dtype)
+    dtype: DType,
+    constant_rows: int,
+    residuals: tuple[_Arrays, _Arrays],
+    d_out: Array,
+) -> tuple[_Arrays, Array, _Arrays]:
+    kernels, parts = residuals
+    d_kernels = tuple(sum_of_products(x, d_out, dtype) for x in parts)
     d_bias = sum_rows(d_out[None] if d_out.ndim == 1 else d_out)
     d_bias = jnp.sum(d_bias, axis=range(d_bias.ndim - 1))
     if constant_rows:
         d_out = d_out[..., constant_rows:, :]
-        d_rows = _rows(d_out)
-    d_x = matmul(d_rows, params.kernel.T, dtype)
-    d_x = d_x.reshape(*d_out.shape[:-1], x.shape[-1])
-    if constant_rows:
-        d_x = jnp.pad(d_x, [(0, 0)] * (x.ndim - 2) + [(constant_rows, 0), (0, 0)])
-    return Affine(d_kernel, d_bias), d_x
+
+    def d_part(kernel: Array) -> Array:
+        d_x = matmul(_rows(d_out), kernel.T, dtype)
+        d_x = d_x.reshape(*d_out.shape[:-1], kernel.shape[0])
+        if constant_rows:
+            d_x = jnp.pad(d_x, [(0, 0)] * (d_x.ndim - 2) + [(constant_rows, 0), (0, 0)])
+        return d_x
+
+    return d_kernels, d_bias, tuple(map(d_part, kernels))
 
 
-_affine = jax.custom_vjp(_affine_primal, nondiff_argnums=(2, 3))
+_affine = jax.custom_vjp(_affine_primal, nondiff_argnums=(3, 4))
 _affine.defvjp(_affine_fwd, _affine_bwd)

@@ -23,14 +23,26 @@ NUM_FILTERS = 3
 STRIDE = (2, 2)
 
 
+class ConvolutionalSizes(NamedTuple):
+    """Sizes of a convolutional discriminator.
+
+    Attributes:
+        input_channels: `C`, channels of the projection at each pixel.
+        filter_channels: `M`, channels of the convolutions behind it.
+    """
+
+    input_channels: int
+    filter_channels: int
+
+
 class ConvolutionalParams(NamedTuple):
     """The weights of a convolutional discriminator.
 
     Attributes:
-        input: `[F, C]`, at each pixel.
+        input: Layer `[F, C]` at each pixel.
         filters: Three convolutions with stride 2 and ReLU; kernels `[3, 3, C, M]`, then
             `[3, 3, M, M]`.
-        output: Onto one logit a position of the last grid.
+        output: Layer onto one logit a position of the last grid.
     """
 
     input: Affine
@@ -39,25 +51,25 @@ class ConvolutionalParams(NamedTuple):
 
 
 def init_convolutional(
-    key: Array, *, num_features: int, hidden_size: int, mlp_size: int
+    key: Array, *, num_features: int, input_channels: int, filter_channels: int
 ) -> ConvolutionalParams:
     """New parameters; kernels are He-normal where a ReLU follows.
 
     Args:
         key: A typed key.
         num_features: `F`.
-        hidden_size: `C`, channels of the projection at each pixel.
-        mlp_size: `M`, channels of the convolutions behind it.
+        input_channels: `C`, channels of the projection at each pixel.
+        filter_channels: `M`, channels of the convolutions behind it.
     """
     input_key, *filter_keys, output_key = jax.random.split(key, NUM_FILTERS + 2)
-    sizes = (hidden_size, *[mlp_size] * (NUM_FILTERS - 1))
+    sizes = (input_channels, *[filter_channels] * (NUM_FILTERS - 1))
     return ConvolutionalParams(
-        init_affine(input_key, num_features, hidden_size),
+        init_affine(input_key, num_features, input_channels),
         tuple(
-            _init_filter(filter_key, size, mlp_size)
+            _init_filter(filter_key, size, filter_channels)
             for filter_key, size in zip(filter_keys, sizes, strict=True)
         ),
-        init_affine(output_key, mlp_size, 1),
+        init_affine(output_key, filter_channels, 1),
     )
 
 
@@ -75,9 +87,9 @@ def convolution(params: Affine, x: Array, *, dtype: DType = None) -> Array:
     runs in the accumulator's type instead, and rounds the gradients in the end.
 
     Args:
-        params: The weights; kernel `[3, 3, I, O]`.
-        x: `[height, width, N, I]`.
-        dtype: Of the products' operands, in both passes.
+        params: Weights; kernel `[3, 3, I, O]`.
+        x: Grid `[height, width, N, I]`.
+        dtype: Type of the products' operands, in both passes.
 
     Returns:
         `[ceil(height / 2), ceil(width / 2), N, O]`.
@@ -90,7 +102,7 @@ def _rounded(dtype: DType, *operands: Array) -> tuple[Array, ...]:
 
 
 def _padding(x: Array) -> list[tuple[int, int]]:
-    """Zeros before and after the rows and the columns, as "SAME" has them."""
+    """The zeros that "SAME" padding puts before and after the rows and the columns."""
     return [(size % 2, 1) for size in x.shape[:2]]
 
 
@@ -166,16 +178,17 @@ def convolutional_logits(
     No operation crosses sequences.
 
     Args:
-        params: The weights.
-        behavior: `N` sequences of `T = height * width` steps, row by row, without a mask.
-        height: Of the grid, in pixels.
-        width: Likewise.
-        loop: How it computes; of its fields, `dtype` matters here.
-        constant_rows: How many of the first sequences have a behavior that is constant:
-            no gradient is formed for it.
+        params: Weights.
+        behavior: Behavior of `N` sequences of `T = height * width` steps, row by row,
+            without a mask.
+        height: Height of the grid, in pixels.
+        width: Width of the grid, in pixels.
+        loop: How the products compute; of its fields, `dtype` matters here.
+        constant_rows: Number of leading sequences whose behavior is constant: no gradient
+            is formed for it.
 
     Returns:
-        `[N]`.
+        Logits `[N]`.
 
     Raises:
         ValueError: If the behavior is masked, or not of `T` steps.
@@ -204,8 +217,8 @@ def convolutional_logits(
 def convolutional(height: int, width: int, /) -> Discriminator:
     """The discriminator over grids of this size, in pixels.
 
-    It is made once for a size: partial functions of equal arguments are not equal, and
-    `jax.jit` compiles anew for settings that do not equal those it knows.
+    Cached: jit compares settings, and partial functions of equal arguments are not equal,
+    so a new one would recompile every step.
     """
     logits = functools.partial(convolutional_logits, height=height, width=width)
     return Discriminator(init_convolutional, logits)

@@ -8,9 +8,7 @@ import jax.numpy as jnp
 
 from pf_jax.affine import Affine, affine, init_affine
 from pf_jax.behavior import Behavior
-from pf_jax.bidirectional import gru_both_ways
-from pf_jax.cells import init_gru
-from pf_jax.recurrence import Loop, Recurrent
+from pf_jax.recurrence import GRUWeights, Loop, gru_scan, init_gru
 from pf_jax.types import Array, Params
 
 MAX_LOGIT = 10.0
@@ -19,27 +17,44 @@ MAX_LOGIT = 10.0
 class Discriminator(NamedTuple):
     """A kind of discriminator, as functions. Hashable.
 
+    Contract: a sequence's logit depends on that sequence's behavior alone. `joint_step`
+    relies on it (a normalisation over the batch would get a silently wrong gradient), and
+    `check_discriminator` finds a kind that breaks it; `separate_step` takes any kind.
+
     Attributes:
-        init: As `init_discriminator`.
-        logits: As `discriminator_logits`.
+        init: Function `(key, *, num_features, **sizes) -> params`; the sizes are the
+            kind's own, such as `DiscriminatorSizes`.
+        logits: Function with the arguments and the result of `discriminator_logits`.
     """
 
     init: Callable[..., Params]
     logits: Callable[..., Array]
 
 
+class DiscriminatorSizes(NamedTuple):
+    """Sizes of a recurrent discriminator.
+
+    Attributes:
+        hidden_size: `D`, units of each direction.
+        mlp_size: `M`, units of each of the three layers behind them.
+    """
+
+    hidden_size: int
+    mlp_size: int
+
+
 class DiscriminatorParams(NamedTuple):
     """The weights of a discriminator; the directions are forward and backward in time.
 
     Attributes:
-        input: `[F, 2 * 3D]`, into the gates of both directions.
-        recurrent: `[2, D, 3D]`.
+        input: Layer `[F, 2 * 3D]` into the gates of both directions.
+        recurrent: Weights inside the loop of both directions, `[2, D, 3D]`.
         mlp: Three affine layers with ReLU, shared over time.
-        output: Onto one logit a step.
+        output: Layer onto one logit a step.
     """
 
     input: Affine
-    recurrent: Recurrent
+    recurrent: GRUWeights
     mlp: tuple[Affine, ...]
     output: Affine
 
@@ -52,8 +67,8 @@ def init_discriminator(
     Args:
         key: A typed key.
         num_features: `F`.
-        hidden_size: `D`, of each direction.
-        mlp_size: `M`, of the three layers behind them.
+        hidden_size: `D`, units of each direction.
+        mlp_size: `M`, units of each of the three layers behind them.
     """
     forward_key, backward_key, *mlp_keys, output_key = jax.random.split(key, 6)
     directions = [
@@ -66,7 +81,7 @@ def init_discriminator(
             jnp.concatenate([gru.input_kernel for gru in directions], axis=1),
             jnp.concatenate([gru.input_bias for gru in directions]),
         ),
-        Recurrent(
+        GRUWeights(
             jnp.stack([gru.recurrent_kernel for gru in directions]),
             jnp.stack([gru.candidate_bias for gru in directions]),
         ),
@@ -92,14 +107,14 @@ def discriminator_logits(
     All of it carries gradients. No operation crosses sequences.
 
     Args:
-        params: The weights.
-        behavior: `N` sequences.
-        loop: How it computes.
-        constant_rows: How many of the first sequences have a behavior that is constant:
-            no gradient is formed for it.
+        params: Weights.
+        behavior: Behavior of `N` sequences.
+        loop: How the loops compute.
+        constant_rows: Number of leading sequences whose behavior is constant: no gradient
+            is formed for it.
 
     Returns:
-        `[N]`.
+        Logits `[N]`.
     """
     steps = _step_logits(params, behavior, loop, constant_rows)
     if behavior.mask is None:
@@ -114,13 +129,23 @@ def _step_logits(
     params: DiscriminatorParams, behavior: Behavior, loop: Loop, constant_rows: int
 ) -> Array:
     """`[T, N]`, before the mean over time."""
-    projections = affine(
-        params.input, behavior.features, dtype=loop.dtype, constant_rows=constant_rows
-    )
-    if behavior.mask is not None:
-        projections = _hold_where_masked(projections, behavior.mask)
-    x = gru_both_ways(params.recurrent, projections, loop)
-    for layer in params.mlp:
+    size = params.recurrent.bias.shape[-1]
+
+    def project(direction: int) -> Array:
+        """`[T, N, 3D]`; one product a direction, since loops read them apart."""
+        columns = slice(3 * size * direction, 3 * size * (direction + 1))
+        weights = Affine(params.input.kernel[:, columns], params.input.bias[columns])
+        x = affine(
+            weights, behavior.features, dtype=loop.dtype, constant_rows=constant_rows
+        )
+        return x if behavior.mask is None else _hold_where_masked(x, behavior.mask)
+
+    projections = project(0), project(1)
+    carry = jnp.zeros((2, projections[0].shape[1], size), projections[0].dtype)
+    first, *rest = params.mlp
+    hidden = gru_scan(params.recurrent, projections, carry, loop)
+    x = jax.nn.relu(affine(first, *hidden, dtype=loop.dtype))
+    for layer in rest:
         x = jax.nn.relu(affine(layer, x, dtype=loop.dtype))
     return affine(params.output, x, dtype=loop.dtype)[..., 0]
 
@@ -129,13 +154,54 @@ def _hold_where_masked(projections: Array, mask: Array) -> Array:
     """Makes masked steps keep their carry: an update gate of exactly one.
 
     Args:
-        projections: `[..., 2 * 3D]`.
-        mask: `[...]`.
+        projections: `W x + b` of one direction, `[..., 3D]`.
+        mask: One where a step counts, `[...]`.
     """
-    size = projections.shape[-1] // 6
-    update = jnp.where(jnp.arange(6 * size) // size % 3 == 1, 1e9, 0.0)
+    size = projections.shape[-1] // 3
+    update = jnp.where(jnp.arange(3 * size) // size == 1, 1e9, 0.0)
     return projections + (1 - mask)[..., None] * update.astype(projections.dtype)
 
 
 recurrent = Discriminator(init_discriminator, discriminator_logits)
-"""A GRU in either direction."""
+"""A bidirectional GRU."""
+
+
+def check_discriminator(
+    discriminator: Discriminator,
+    sizes: NamedTuple,
+    *,
+    num_features: int = 4,
+    num_steps: int = 6,
+) -> None:
+    """Checks that a discriminator's rows do not see one another, as `joint_step` needs.
+
+    One row's behavior is changed, and no other row's logit may move.
+
+    Args:
+        discriminator: The kind.
+        sizes: Sizes of its parameters, small ones suffice.
+        num_features: Number of features of the behavior.
+        num_steps: Number of steps of the behavior, where the kind fixes it.
+
+    Raises:
+        ValueError: If a row's logit depends on another row.
+    """
+    key = jax.random.key(0)
+    params = discriminator.init(key, num_features=num_features, **sizes._asdict())
+    features = jax.random.normal(jax.random.key(1), (num_steps, 4, num_features))
+
+    @jax.jit
+    def logits(features: Array) -> Array:
+        return discriminator.logits(params, Behavior(features))
+
+    before = logits(features)
+    for row in range(features.shape[1]):
+        after = logits(features.at[:, row].add(3.0))
+        moved = jnp.abs(after - before) > 1e-5 * (1 + jnp.abs(before))
+        if bool(jnp.any(moved.at[row].set(False))):
+            raise ValueError(
+                "the discriminator's rows see one another: a change of one sequence "
+                "moved another's logit, so the joint update's gradient would be wrong: "
+                "use train.update=separate (separate_step), or a discriminator without "
+                "operations over the batch"
+            )

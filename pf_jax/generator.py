@@ -1,14 +1,18 @@
 """The generator: an input layer, a stack of recurrent cells and an affine readout."""
 
-from typing import NamedTuple
+import functools
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from pf_jax.affine import Affine, affine, init_affine
-from pf_jax.cells import Cell, CellOutput, gru
-from pf_jax.emissions import Emission, categorical
-from pf_jax.recurrence import Loop
+from pf_jax.emissions import Emission, as_classes, categorical
+from pf_jax.recurrence import Cell, CellOutput, Interface, Loop, gru
 from pf_jax.types import Array, Carry, Params
+
+FEEDBACKS = ("sample", "soft", "straight_through", "reparameterized")
+"""What a free run reads: `sample`, or a relaxation that carries gradients."""
 
 
 class Generator(NamedTuple):
@@ -17,16 +21,23 @@ class Generator(NamedTuple):
     Hashable, so that it can be a static argument of `jax.jit`.
 
     Attributes:
-        cell: The recurrent cell of every layer.
+        cell: Recurrent cell of every layer.
         emission: What a step puts out and feeds back.
-        dtype: Of the matrix products' operands ("bfloat16"); carry and sums stay in the
-            parameters' type. None rounds nothing. GRU only.
-        recompute: Save only the carries for the backward pass and rebuild the gates in
-            it, by one matrix product. GRU only.
-        unroll: How many steps a loop's body holds, as in `lax.scan`; 0 is 4 on a GPU and
-            1 elsewhere. GRU only.
+        dtype: Type of the matrix products' operands ("bfloat16"); carry and sums stay in
+            the parameters' type. None rounds nothing. For cells with a fast path.
+        recompute: Whether to save only the carries for the backward pass and to rebuild
+            the gates in it, by one matrix product. For cells with a fast path.
+        unroll: Number of steps in a loop's body, as in `lax.scan`; 0 is 4 on a GPU and
+            1 elsewhere. For cells with a fast path.
         kernels: Whether a loop runs as one kernel on a GPU, where there is one for it.
-            GRU only.
+        feedback: What a free run reads, of `FEEDBACKS`. All but `sample` carry gradients
+            through what is fed back and take the plain loop.
+        feedback_temperature: Temperature of the relaxation of `soft` and
+            `straight_through`.
+        feedback_steps: Number of steps that gradients go back at most in a free run whose
+            feedback carries gradients; 0 is all the way.
+        dropout: Share of the embedding's and of the top layer's activations that training
+            steps drop, one mask a row for all its steps.
     """
 
     cell: Cell = gru
@@ -35,25 +46,46 @@ class Generator(NamedTuple):
     recompute: bool = False
     unroll: int = 0
     kernels: bool = True
+    feedback: str = "sample"
+    feedback_temperature: float = 1.0
+    feedback_steps: int = 0
+    dropout: float = 0.0
 
     @property
     def loop(self) -> Loop:
         """How its loops over time compute; the discriminator's compute alike."""
         return Loop(self.dtype, self.unroll, self.kernels)
 
+    @property
+    def sampling(self) -> "Generator":
+        """The same generator with samples as feedback, as evaluations need it."""
+        return self._replace(feedback="sample")
+
 
 class GeneratorParams(NamedTuple):
     """The weights of a generator.
 
     Attributes:
-        input: The input layer's, as the emission has it.
-        layers: The cells', bottom to top.
-        readout: `[H, P]`, from the top layer to the output distribution.
+        input: Weights of the input layer, as the emission has them.
+        layers: Weights of the cells, bottom to top.
+        readout: Weights `[H, P]` from the top layer to the output distribution.
     """
 
     input: Params
     layers: tuple[Params, ...]
     readout: Affine
+
+
+class Dropout(NamedTuple):
+    """Masks of `N` rows, the same at all steps; kept activations are scaled up.
+
+    Attributes:
+        embedding: Factors of the input layer's outputs, `[N, E]`.
+        output: Factors of the top layer's hidden state before the readout, `[N, H]`.
+    """
+
+    embedding: Array
+    output: Array
 
 
 def init_generator(
@@ -64,6 +96,7 @@ def init_generator(
     embedding_size: int,
     num_layers: int = 1,
     value_size: int | None = None,
+    readout_bias: Array | None = None,
     generator: Generator = Generator(),
 ) -> GeneratorParams:
     """New parameters.
@@ -74,11 +107,16 @@ def init_generator(
         hidden_size: `H`.
         embedding_size: `E`.
         num_layers: `L`.
-        value_size: Of the values that are fed back; `num_outputs` by default.
-        generator: How it computes.
+        value_size: Size of the values that are fed back; `num_outputs` by default.
+        readout_bias: First bias of the readout, `[P]`, such as `Emission.init_bias` of
+            the training split; zeros by default.
+        generator: How the generator computes.
     """
     input_key, layers_key, readout_key = jax.random.split(key, 3)
     sizes = [embedding_size] + [hidden_size] * (num_layers - 1)
+    readout = init_affine(readout_key, hidden_size, num_outputs)
+    if readout_bias is not None:
+        readout = readout._replace(bias=jnp.asarray(readout_bias, readout.bias.dtype))
     return GeneratorParams(
         generator.emission.init_input(
             input_key, num_outputs if value_size is None else value_size, embedding_size
@@ -89,7 +127,7 @@ def init_generator(
                 jax.random.split(layers_key, num_layers), sizes, strict=True
             )
         ),
-        init_affine(readout_key, hidden_size, num_outputs),
+        readout,
     )
 
 
@@ -103,24 +141,19 @@ def initial_carry(
 
 
 def stack_step(
-    params: GeneratorParams,
-    carry: tuple[Carry, ...],
-    values: Array,
-    *,
-    generator: Generator,
+    params: GeneratorParams, carry: tuple[Carry, ...], x: Array, *, generator: Generator
 ) -> tuple[tuple[Carry, ...], tuple[CellOutput, ...]]:
     """One step of all layers.
 
     Args:
-        params: The weights.
-        carry: Of every layer.
-        values: `[B, ...]`, what the step reads: `y[t - 1]`.
-        generator: How it computes.
+        params: Weights.
+        carry: Carry of every layer.
+        x: Outputs `[N, E]` of the input layer.
+        generator: How the generator computes.
 
     Returns:
-        The new carry, and what each layer shows.
+        The new carry, and the output of each layer.
     """
-    x = generator.emission.embed(params.input, values)
     new_carry, outputs = [], []
     for layer, layer_carry in zip(params.layers, carry, strict=True):
         after, output = generator.cell.step(layer, layer_carry, x)
@@ -130,6 +163,86 @@ def stack_step(
     return tuple(new_carry), tuple(outputs)
 
 
-def readout(params: GeneratorParams, hidden: Array, *, generator: Generator) -> Array:
-    """The output distribution's parameters: `[..., H]` -> `[..., P]`."""
-    return affine(params.readout, hidden, dtype=generator.dtype)
+def embed(
+    params: GeneratorParams,
+    values: Array,
+    dropout: Dropout | None = None,
+    *,
+    generator: Generator,
+) -> Array:
+    """The input layer: values `[..., N, ...]` -> `[..., N, E]`."""
+    x = generator.emission.embed(params.input, values)
+    return x if dropout is None else x * dropout.embedding
+
+
+def readout(
+    params: GeneratorParams,
+    hidden: Array,
+    dropout: Dropout | None = None,
+    *,
+    generator: Generator,
+) -> Array:
+    """The output distribution's parameters: `[..., N, H]` -> `[..., N, P]`."""
+    mask = None if dropout is None else dropout.output
+    return _readout((params.readout, mask), hidden, generator.dtype)
+
+
+def _readout(
+    params: tuple[Affine, Array | None], hidden: Array, dtype: str | None
+) -> Array:
+    weights, mask = params
+    return affine(weights, hidden if mask is None else hidden * mask, dtype=dtype)
+
+
+class _DroppedInput(NamedTuple):
+    """An input layer, a mask, and the affine layer that follows."""
+
+    params: Params
+    mask: Array
+    projection: Affine
+
+
+@functools.cache  # Equal functions are needed for equal generators: jit compares them.
+def _interface(emission: Emission, dtype: str | None, has_dropout: bool) -> Interface:
+    def sample(params: Any, hidden: Array, noise: Any, temperature: Any) -> Array:
+        logits = _readout(params, hidden, dtype)
+        return emission.sample(logits, noise, temperature)
+
+    def embed_dropped(params: _DroppedInput, values: Array) -> Array:
+        x = emission.embed(params.params, values) * params.mask
+        return affine(params.projection, x, dtype=dtype)
+
+    def classes(params: Any, noise: Any) -> Any:
+        return as_classes(emission, params[0], noise)
+
+    if has_dropout:
+        return Interface(embed_dropped, sample, lambda params, noise: None)
+    return Interface(emission.embed, sample, classes)
+
+
+def interface_of(
+    params: GeneratorParams, dropout: Dropout | None, num_reading: int, generator: Any
+) -> dict[str, Any]:
+    """The layers around the cells, as keyword arguments of a cell's fast path.
+
+    Args:
+        params: Weights.
+        dropout: Masks of all rows.
+        num_reading: Number of leading rows that do not sample.
+        generator: How the generator computes.
+    """
+    emission = generator.emission
+
+    def compose(kernel: Array, bias: Array) -> Any:
+        if dropout is None:
+            return emission.compose(params.input, kernel, bias)
+        return _DroppedInput(params.input, dropout.embedding, Affine(kernel, bias))
+
+    mask = None if dropout is None else dropout.output[num_reading:]
+    return {
+        "compose": compose,
+        "readout": (params.readout, mask),
+        "interface": _interface(emission, generator.dtype, dropout is not None),
+        "loop": generator.loop,
+        "recompute": generator.recompute,
+    }

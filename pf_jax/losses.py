@@ -1,6 +1,6 @@
-"""The losses of both players (paper, section 2.2); logits are one a sequence.
+"""The losses of both players (paper, section 2.2), functions of one logit a sequence.
 
-Teacher-forced ones are `[B]`, free-running ones `[K]`: usually as many.
+Teacher-forced logits are `[B]`, free-running ones `[K]`; usually `K` is `B`.
 """
 
 import chex
@@ -11,34 +11,46 @@ from pf_jax.types import Array
 
 
 def nll(log_probs: Array, mask: Array | None = None) -> Array:
-    """`-log P(y)` of each sequence: `[T, B]` -> `[B]`, in nats, summed over time."""
+    """`-log P(y)` of each sequence: `[T, B]` -> `[B]`, in nats, summed over time.
+
+    A masked step counts nothing, whatever its log-probability.
+    """
     chex.assert_rank(log_probs, 2)
-    return -jnp.sum(log_probs if mask is None else log_probs * mask, axis=0)
+    if mask is not None:
+        log_probs = jnp.where(mask == 0, 0, log_probs * mask)
+    return -jnp.sum(log_probs, axis=0)
 
 
 def discriminator_loss(teacher_forced: Array, free_running: Array) -> Array:
-    """`C_d = softplus(-s_tf) + softplus(s_fr)`, means over either mode's sequences."""
+    """`C_d = softplus(-s_tf) + softplus(s_fr)`, means over each mode's sequences."""
     chex.assert_rank([teacher_forced, free_running], 1)
     missed = jnp.mean(jax.nn.softplus(-teacher_forced))
     return missed + jnp.mean(jax.nn.softplus(free_running))
 
 
 def free_running_loss(free_running: Array) -> Array:
-    """`C_f = softplus(-s_fr)`, mean: free running is to look teacher-forced."""
+    """`C_f = softplus(-s_fr)`, mean.
+
+    Low when the discriminator takes free-running sequences for teacher-forced ones.
+    """
     chex.assert_rank(free_running, 1)
     return jnp.mean(jax.nn.softplus(-free_running))
 
 
 def teacher_forced_loss(teacher_forced: Array) -> Array:
-    """`C_t = softplus(s_tf)`, mean: teacher forcing is to look free-running."""
+    """`C_t = softplus(s_tf)`, mean.
+
+    Low when the discriminator takes teacher-forced sequences for free-running ones.
+    """
     chex.assert_rank(teacher_forced, 1)
     return jnp.mean(jax.nn.softplus(teacher_forced))
 
 
 def discriminator_loss_gradient(teacher_forced: Array, free_running: Array) -> Array:
-    """`a = dC_d / ds` of both modes' logits joined: `[B + K]`.
+    """`a = dC_d / ds` by both modes' logits joined: `[B + K]`.
 
-    `(sigmoid(s) - label)`, over `B` for teacher-forced and over `K` for free-running ones.
+    `sigmoid(s) - label`, divided by `B` for teacher-forced logits and by `K` for
+    free-running ones.
     """
     chex.assert_rank([teacher_forced, free_running], 1)
     # -sigmoid(-s) is sigmoid(s) - 1 without its cancellation.
@@ -50,15 +62,15 @@ def discriminator_loss_gradient(teacher_forced: Array, free_running: Array) -> A
 def adversarial_ratio(
     teacher_forced: Array, free_running: Array, *, teacher_forced_term: bool
 ) -> Array:
-    """The adversarial loss's gradient over the discriminator loss's, a row at a time.
+    """The ratio of the adversarial loss's gradient to the discriminator loss's, by row.
 
         dC_f/ds_fr = -exp(-s_fr) dC_d/ds_fr       dC_t/ds_tf = -exp(s_tf) dC_d/ds_tf
 
-    Since no operation of the discriminator crosses sequences, the behavior's gradient of
-    C_d, times this, is that of `C_f [+ C_t]`.
+    Since no operation of the discriminator crosses sequences, the gradient of C_d by the
+    behavior, times this ratio, is the gradient of `C_f [+ C_t]`.
 
     Returns:
-        `[B + K]`, teacher-forced rows first; theirs are zero without the C_t term.
+        Ratios `[B + K]`, teacher-forced rows first; theirs are zero without the C_t term.
     """
     chex.assert_rank([teacher_forced, free_running], 1)
     of_teacher_forced = (

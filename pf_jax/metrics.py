@@ -5,13 +5,19 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from pf_jax.types import Array
 
 
 class Average(NamedTuple):
-    """A mean in the making: two float32 scalars."""
+    """A mean in the making: float32 scalars, or `[S]` of several states under `jax.vmap`.
+
+    Attributes:
+        total: Sum of the items.
+        weight: Number of the items.
+    """
 
     total: Array
     weight: Array
@@ -41,11 +47,19 @@ def add(metrics: Metrics, more: Metrics) -> Metrics:
 
 
 def compute(metrics: Mapping[str, Average]) -> dict[str, float]:
-    """The means, on the host. Waits for the device."""
+    """The means, on the host. Waits for the device.
+
+    Args:
+        metrics: Averages by name; of several states side by side, leaves `[S]`.
+
+    Returns:
+        Numbers by name, NaN where the weight is zero; of several states arrays `[S]`.
+    """
+
+    def mean(metric: Average) -> float:
+        total, weight = (np.asarray(x, np.float64) for x in metric)
+        found = np.where(weight == 0, np.nan, total / np.where(weight == 0, 1, weight))
+        return float(found) if found.ndim == 0 else found  # pyright: ignore
+
     fetched = jax.device_get(dict(metrics))
-    return {
-        name: float(metric.total) / float(metric.weight)
-        if metric.weight
-        else float("nan")
-        for name, metric in fetched.items()
-    }
+    return {name: mean(metric) for name, metric in fetched.items()}

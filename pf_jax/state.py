@@ -1,17 +1,19 @@
 """The training state: what changes from step to step, and what does not."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import struct
 
 from pf_jax.behavior import behavior_size
 from pf_jax.discriminator import Discriminator, recurrent
 from pf_jax.gate import CHANCE, AccuracyGate
-from pf_jax.generator import Generator, GeneratorParams, init_generator
-from pf_jax.types import Array, Params
+from pf_jax.generator import Generator, init_generator
+from pf_jax.players import Player, create_player, make_optimizer
+from pf_jax.types import Array
 
 
 class Settings(NamedTuple):
@@ -19,14 +21,22 @@ class Settings(NamedTuple):
 
     Attributes:
         generator: How the generator computes.
-        discriminator: Which kind it is.
+        discriminator: Kind of the discriminator.
         fields: What the discriminator sees, keys of `behavior.FIELDS`.
         gate: The accuracy gate.
-        weight: Of the adversarial terms beside the likelihood.
-        teacher_forced_term: Whether C_t is one of them.
-        num_windows: How many times a teacher-forced sequence's length the free-running
-            one has; the discriminator sees it in windows of that length.
-        optimizer: Of either player.
+        weight: Weight of the adversarial terms beside the likelihood.
+        warmup_steps: Updates over which the weight rises linearly; 0 for none.
+        start_step: Update from which on the weight rises.
+        teacher_forced_term: Whether C_t is one of the adversarial terms.
+        num_windows: Length of the free run, in lengths of the teacher-forced sequence;
+            the discriminator sees it in windows of that length.
+        optimizer: Optimizer of the generator.
+        discriminator_optimizer: Optimizer of the discriminator; None for the generator's.
+        max_gradient_norm: Norm that the generator's gradient is clipped to; 0 for no
+            clipping. The likelihood is summed over time, and so is its gradient.
+        discriminator_max_gradient_norm: Norm that the discriminator's gradient is clipped
+            to; 0 for no clipping.
+        options: What the objective needs beside these, such as `ScheduledSampling`.
     """
 
     generator: Generator = Generator()
@@ -34,29 +44,31 @@ class Settings(NamedTuple):
     fields: tuple[str, ...] = ("preactivation", "outputs")
     gate: AccuracyGate = AccuracyGate()
     weight: float = 1.0
+    warmup_steps: int = 0
+    start_step: int = 0
     teacher_forced_term: bool = False
     num_windows: int = 1
-    optimizer: optax.GradientTransformation = optax.adam(1e-4)
+    optimizer: optax.GradientTransformation = make_optimizer(1e-4)
+    discriminator_optimizer: optax.GradientTransformation | None = None
+    max_gradient_norm: float = 0.0
+    discriminator_max_gradient_norm: float = 0.0
+    options: Any = None
 
 
 class TrainState(struct.PyTreeNode):
     """What changes from step to step.
 
     Attributes:
-        step: Updates of the generator so far, int32.
-        generator: Its parameters.
-        generator_optimizer: Its optimizer's state.
-        discriminator: Its parameters.
-        discriminator_optimizer: Its optimizer's state.
-        accuracy_average: What the gate goes by where it averages, float32.
+        step: Number of updates of the generator so far, int32.
+        generator: The generator's parameters and optimizer state.
+        discriminator: The discriminator's; None where the objective has none.
+        accuracy_average: Moving average of the accuracy that the gate compares.
         settings: What does not change.
     """
 
     step: Array
-    generator: GeneratorParams
-    generator_optimizer: optax.OptState
-    discriminator: Params
-    discriminator_optimizer: optax.OptState
+    generator: Player
+    discriminator: Player | None
     accuracy_average: Array
     settings: Settings = struct.field(pytree_node=False)
 
@@ -71,50 +83,58 @@ class GeneratorSizes(NamedTuple):
     value_size: int | None = None
 
 
-class DiscriminatorSizes(NamedTuple):
-    """Sizes of a discriminator; see `init_discriminator`."""
-
-    hidden_size: int
-    mlp_size: int
-
-
 def create_train_state(
     key: Array,
     *,
     generator: GeneratorSizes,
-    discriminator: DiscriminatorSizes,
+    discriminator: NamedTuple | None = None,
+    readout_bias: np.ndarray | None = None,
     settings: Settings = Settings(),
 ) -> TrainState:
     """New parameters and optimizer states.
 
     Args:
         key: A typed key.
-        generator: Its sizes.
-        discriminator: Its sizes.
+        generator: Sizes of the generator.
+        discriminator: Sizes of the discriminator, as its kind has them, such as
+            `DiscriminatorSizes`; None for an objective without one.
+        readout_bias: First bias of the readout, `[P]`, such as `Emission.init_bias` of the
+            training split; zeros by default.
         settings: What stays the same.
     """
     generator_key, discriminator_key = jax.random.split(key)
-    generator_params = init_generator(
-        generator_key, **generator._asdict(), generator=settings.generator
+    params = init_generator(
+        generator_key,
+        **generator._asdict(),
+        readout_bias=readout_bias,
+        generator=settings.generator,
     )
+    second = None
+    if discriminator is not None:
+        num_features = num_behavior_features(generator, settings)
+        second = create_player(
+            settings.discriminator.init(
+                discriminator_key, num_features=num_features, **discriminator._asdict()
+            ),
+            settings.discriminator_optimizer or settings.optimizer,
+        )
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        generator=create_player(params, settings.optimizer),
+        discriminator=second,
+        accuracy_average=jnp.full((), CHANCE, jnp.float32),
+        settings=settings,
+    )
+
+
+def num_behavior_features(generator: GeneratorSizes, settings: Settings) -> int:
+    """`F`, the number of features that the discriminator sees at a step."""
     statistics = jax.eval_shape(
         settings.generator.emission.statistics, jnp.zeros((1, generator.num_outputs))
     )
-    num_features = behavior_size(
+    return behavior_size(
         settings.fields,
         hidden_size=generator.hidden_size,
         num_layers=generator.num_layers,
         num_statistics=statistics.shape[-1],
-    )
-    discriminator_params = settings.discriminator.init(
-        discriminator_key, num_features=num_features, **discriminator._asdict()
-    )
-    return TrainState(
-        step=jnp.zeros((), jnp.int32),
-        generator=generator_params,
-        generator_optimizer=settings.optimizer.init(generator_params),
-        discriminator=discriminator_params,
-        discriminator_optimizer=settings.optimizer.init(discriminator_params),
-        accuracy_average=jnp.full((), CHANCE, jnp.float32),
-        settings=settings,
     )

@@ -3,8 +3,10 @@
 Pure functions of arrays and pytrees: they work under a caller's own `jit`, `grad`, `vmap`
 and `shard_map`. Differentiation treats samples as constants: gradients reach the
 parameters through hidden activations and output distributions alone (paper, section 2.1).
+`feedback.py` has the exception.
 
-Generators made of GRUs take the fast path in `gru_unroll.py`; any other cell takes the
+All modes are one rollout, in which each row reads at each step either a given value or its
+own last sample (`Reading`). A cell that brings a fast path runs it; any other cell runs the
 plain `lax.scan` here, which is also the fast path's test.
 """
 
@@ -15,34 +17,53 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from pf_jax.cells import CellOutput, gru
+from pf_jax.feedback import relaxed_rollout
 from pf_jax.generator import (
+    FEEDBACKS,
+    Dropout,
     Generator,
     GeneratorParams,
+    embed,
     initial_carry,
+    interface_of,
     readout,
     stack_step,
 )
-from pf_jax.gru_unroll import unroll_gru
+from pf_jax.recurrence import Reading, Rollout, where_rows
 from pf_jax.types import Array, Carry, Unroll, vary_alike
+
+DROPOUT_STREAM = 2**32 - 1
+COIN_STREAM = 2**32 - 2
+"""Numbers that a row's key is folded with, beyond any step's, for what is not noise."""
 
 
 def row_keys(key: Array, num_rows: int, first_row: int | Array = 0) -> Array:
     """One key for each row of a batch: `fold_in(key, row)`.
 
     A row's key depends on its number in the whole batch alone, so that a batch spread
-    over devices draws what the joined batch draws.
+    over devices samples what the joined batch samples.
 
     Args:
         key: A typed key.
         num_rows: `B`.
-        first_row: The number of the first row.
+        first_row: Number of the first row.
 
     Returns:
-        `[B]` keys.
+        Keys `[B]`.
     """
+    check_key(key)
     rows = first_row + jnp.arange(num_rows)
     return jax.vmap(lambda row: jax.random.fold_in(key, row))(rows)
+
+
+def check_key(key: Array) -> None:
+    """Raises a ValueError where a key is not a typed one."""
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        raise ValueError(
+            f"the key is an array of {key.dtype}{list(key.shape)}: pf_jax takes typed "
+            "keys: use jax.random.key(seed) in place of jax.random.PRNGKey(seed), or "
+            "jax.random.wrap_key_data(key)"
+        )
 
 
 def draw_noise(
@@ -59,17 +80,18 @@ def draw_noise(
     So a longer run starts with the samples of a shorter one.
 
     Args:
-        params: The weights; only the readout's width counts.
+        params: Weights; only the readout's width counts.
         key: A typed key, or one for each row, `[B]`.
         num_rows: `B`.
         num_steps: `T`.
-        start: The number of the first step.
-        generator: How it computes.
+        start: Number of the first step.
+        generator: How the generator computes.
 
     Returns:
         Leaves `[T, B, ...]`.
     """
     num_outputs, dtype = params.readout.kernel.shape[-1], params.readout.kernel.dtype
+    check_key(key)
     keys = row_keys(key, num_rows) if key.ndim == 0 else key
     chex.assert_shape(keys, (num_rows,))
 
@@ -81,39 +103,116 @@ def draw_noise(
     return jax.vmap(jax.vmap(draw, in_axes=(None, 0)), in_axes=(0, None))(steps, keys)
 
 
+def draw_dropout(
+    params: GeneratorParams, keys: Array, values: Array, *, generator: Generator
+) -> Dropout | None:
+    """The dropout masks of a training step; None where the generator has no dropout.
+
+    Args:
+        params: Weights; only their sizes count.
+        keys: Typed keys of the rows, `[B]`.
+        values: What one step reads, `[B, ...]`; only its shape counts.
+        generator: How the generator computes; its `dropout` is the share that is dropped.
+    """
+    if not generator.dropout:
+        return None
+    embedded = jax.eval_shape(generator.emission.embed, params.input, values)
+    sizes = embedded.shape[-1], params.readout.kernel.shape[0]
+    kept = 1 - generator.dropout
+
+    def draw(key: Array) -> Dropout:
+        key = jax.random.fold_in(key, DROPOUT_STREAM)
+        mask = jax.random.bernoulli(key, kept, (sum(sizes),)) / kept
+        return Dropout(*jnp.split(mask.astype(embedded.dtype), sizes[:1]))
+
+    return jax.vmap(draw)(keys)
+
+
+def unroll_mixed(
+    params: GeneratorParams,
+    key: Array,
+    given: Array,
+    is_given: Array,
+    carry: tuple[Carry, ...] | None = None,
+    *,
+    start: int | Array = 0,
+    temperature: float | Array = 1.0,
+    dropout: Dropout | None = None,
+    generator: Generator = Generator(),
+) -> Unroll:
+    """The generator reading given values at some steps and its own samples at others.
+
+    With `is_given` true everywhere it is teacher forcing, true at the first step alone
+    free running, at the first `k` steps a prompt and its continuation, and by a coin a
+    step scheduled sampling (Bengio et al. 2015).
+
+    Args:
+        params: Weights.
+        key: A typed key, or one for each row, `[B]`.
+        given: Values `[T, B, ...]`; those that are not read may be anything.
+        is_given: Whether a step of a row reads its given value, `[T, B]` bool; otherwise
+            it reads what the step before sampled. The first step reads the given value
+            whatever stands there.
+        carry: First carry of every layer; zeros by default.
+        start: Number of the first step, for a run that goes on from an earlier one's
+            last sample and carry: it samples what the one long run would have sampled.
+        temperature: Temperature of the samples; 0 takes the most likely value.
+        dropout: Masks of the rows; none by default.
+        generator: How the generator computes.
+
+    Returns:
+        The unroll, `samples` of all steps and rows. `hidden`, `preactivation`, `logits`
+        and `carry` carry gradients, `inputs` and `samples` are constants.
+
+    Raises:
+        ValueError: Where shapes do not match, the key is not a typed one, or a setting
+            has no effect.
+    """
+    num_steps, num_rows = _check_values("given", given)
+    if is_given.shape != (num_steps, num_rows):
+        raise ValueError(
+            f"is_given has the shape {list(is_given.shape)}: must be that of given's "
+            f"steps and rows, {[num_steps, num_rows]}"
+        )
+    noise = draw_noise(
+        params,
+        key,
+        num_rows=num_rows,
+        num_steps=num_steps,
+        start=start,
+        generator=generator,
+    )
+    reading = Reading(given, is_given)
+    return _unroll(params, carry, reading, noise, temperature, dropout, generator)
+
+
 def unroll_teacher_forced(
     params: GeneratorParams,
     inputs: Array,
     carry: tuple[Carry, ...] | None = None,
     *,
+    dropout: Dropout | None = None,
     generator: Generator = Generator(),
 ) -> Unroll:
     """The generator reading data.
 
     Args:
-        params: The weights.
-        inputs: `[T, B, ...]`, `y[t - 1]`; int32 tokens for the categorical emission.
-        carry: Of every layer, before the first step; zeros by default.
-        generator: How it computes.
+        params: Weights.
+        inputs: `y[t - 1]`, `[T, B, ...]`; int32 tokens for the categorical emission.
+        carry: First carry of every layer; zeros by default.
+        dropout: Masks of the rows; none by default.
+        generator: How the generator computes.
 
     Returns:
         The unroll, without samples. Everything but `inputs` carries gradients.
 
     Raises:
-        AssertionError: Where a rank is wrong.
+        ValueError: Where shapes do not match or a setting has no effect.
     """
-    chex.assert_scalar_positive(inputs.ndim - 1)
-    carry = _carry_or_zeros(params, inputs.shape[1], carry, generator)
-    if generator.cell == gru:
-        unroll = unroll_gru(params, carry, inputs, inputs[0, :0], None, 1.0, generator)
-        return unroll._replace(samples=None)
-
-    def step(carry: Any, values: Array) -> tuple[Any, tuple[CellOutput, ...]]:
-        return stack_step(params, carry, values, generator=generator)
-
-    params, carry, inputs = vary_alike(params, carry, inputs)
-    last, outputs = lax.scan(step, carry, inputs)
-    return _as_unroll(params, inputs, last, outputs, None, generator)
+    num_steps, _ = _check_values("inputs", inputs)
+    reading = Reading(inputs, jnp.ones((num_steps, 0), bool))
+    unroll = _unroll(params, carry, reading, None, 1.0, dropout, generator)
+    return unroll._replace(samples=None)
 
 
 def unroll_free_running(
@@ -125,55 +224,43 @@ def unroll_free_running(
     num_steps: int,
     start: int | Array = 0,
     temperature: float | Array = 1.0,
+    dropout: Dropout | None = None,
     generator: Generator = Generator(),
 ) -> Unroll:
     """The generator reading its own samples.
 
     Args:
-        params: The weights.
+        params: Weights.
         key: A typed key, or one for each row, `[B]`.
-        first_input: `[B, ...]`, what the first step reads.
-        carry: Of every layer, before the first step; zeros by default.
+        first_input: What the first step reads, `[B, ...]`.
+        carry: First carry of every layer; zeros by default.
         num_steps: `T`.
-        start: The number of the first step, for a run that goes on from an earlier one's
-            last sample and carry: it draws what the one long run would have drawn.
-        temperature: Of the samples; 0 takes the most likely value.
-        generator: How it computes.
+        start: Number of the first step, for a run that goes on from an earlier one's
+            last sample and carry: it samples what the one long run would have sampled.
+        temperature: Temperature of the samples; 0 takes the most likely value.
+        dropout: Masks of the rows; none by default.
+        generator: How the generator computes.
 
     Returns:
         The unroll; `hidden`, `preactivation`, `logits` and `carry` carry gradients,
         `inputs` and `samples` are constants.
 
     Raises:
-        AssertionError: Where a rank is wrong.
+        ValueError: Where shapes do not match, the key is not a typed one, or a setting
+            has no effect.
     """
-    num_rows = first_input.shape[0]
-    carry = _carry_or_zeros(params, num_rows, carry, generator)
-    noise = draw_noise(
+    given = jnp.broadcast_to(first_input, (num_steps, *first_input.shape))
+    return unroll_mixed(
         params,
         key,
-        num_rows=num_rows,
-        num_steps=num_steps,
+        given,
+        _first_step(given),
+        carry,
         start=start,
+        temperature=temperature,
+        dropout=dropout,
         generator=generator,
     )
-    if generator.cell == gru:
-        data = jnp.zeros((num_steps, 0, *first_input.shape[1:]), first_input.dtype)
-        return unroll_gru(
-            params, carry, data, first_input, noise, temperature, generator
-        )
-
-    def step(state: Any, noise: Any) -> tuple[Any, Any]:
-        carry, values = state
-        carry, outputs = stack_step(params, carry, values, generator=generator)
-        logits = readout(params, outputs[-1].hidden, generator=generator)
-        sample = generator.emission.sample(logits, noise, temperature)
-        sample = lax.stop_gradient(sample).astype(values.dtype)
-        return (carry, sample), (outputs, values, sample)
-
-    params, carry, first_input, noise = vary_alike(params, carry, first_input, noise)
-    (last, _), (outputs, inputs, samples) = lax.scan(step, (carry, first_input), noise)
-    return _as_unroll(params, inputs, last, outputs, samples, generator)
 
 
 def unroll_paired(
@@ -182,38 +269,38 @@ def unroll_paired(
     inputs: Array,
     carry: tuple[Carry, ...] | None = None,
     *,
+    dropout: Dropout | None = None,
     generator: Generator = Generator(),
 ) -> Unroll:
     """Both modes, from the same carry and the same first input, in one loop.
 
     Args:
-        params: The weights.
+        params: Weights.
         key: A typed key, or one for each row, `[B]`.
-        inputs: `[T, B, ...]`, what the teacher-forced rows read; `inputs[0]` is also
+        inputs: What the teacher-forced rows read, `[T, B, ...]`; `inputs[0]` is also
             what the free-running rows read first.
-        carry: Of every layer, before the first step; zeros by default.
-        generator: How it computes.
+        carry: First carry of every layer; zeros by default.
+        dropout: Masks of the `B` rows, the same in both modes; none by default.
+        generator: How the generator computes.
 
     Returns:
         One unroll of `2B` rows: `[:B]` teacher-forced, `[B:]` free-running, which
         `split_modes` takes apart. `samples` are the free-running rows', `[T, B, ...]`.
 
     Raises:
-        AssertionError: Where a rank is wrong.
+        ValueError: Where shapes do not match, the key is not a typed one, or a setting
+            has no effect.
     """
-    num_steps, num_rows = inputs.shape[:2]
-    carry = _carry_or_zeros(params, num_rows, carry, generator)
-    if generator.cell == gru:
-        noise = draw_noise(
-            params, key, num_rows=num_rows, num_steps=num_steps, generator=generator
-        )
-        both = jax.tree.map(lambda x: jnp.concatenate([x, x]), carry)
-        return unroll_gru(params, both, inputs, inputs[0], noise, 1.0, generator)
-    teacher_forced = unroll_teacher_forced(params, inputs, carry, generator=generator)
-    free_running = unroll_free_running(
-        params, key, inputs[0], carry, num_steps=num_steps, generator=generator
+    num_steps, num_rows = _check_values("inputs", inputs)
+    noise = draw_noise(
+        params, key, num_rows=num_rows, num_steps=num_steps, generator=generator
     )
-    return join_modes(teacher_forced, free_running)
+    if carry is not None:
+        carry = _twice(carry, axis=0)
+    reading = Reading(_twice(inputs, axis=1), _first_step(inputs))
+    if dropout is not None:
+        dropout = _twice(dropout, axis=0)
+    return _unroll(params, carry, reading, noise, 1.0, dropout, generator)
 
 
 def unroll_windows(
@@ -223,6 +310,7 @@ def unroll_windows(
     carry: tuple[Carry, ...] | None = None,
     *,
     num_windows: int,
+    dropout: Dropout | None = None,
     generator: Generator = Generator(),
 ) -> Unroll:
     """Both modes, the free-running one for longer, cut into windows (paper, section 4).
@@ -231,12 +319,14 @@ def unroll_windows(
     carry passed on and differentiated through.
 
     Args:
-        params: The weights.
+        params: Weights.
         key: A typed key, or one for each row, `[B]`.
-        inputs: `[T, B, ...]`, as of `unroll_paired`.
-        carry: Of every layer, before the first step; zeros by default.
+        inputs: What the teacher-forced rows read, `[T, B, ...]`; `inputs[0]` is also
+            what the free-running rows read first.
+        carry: First carry of every layer; zeros by default.
         num_windows: `W`; 1 is `unroll_paired`.
-        generator: How it computes.
+        dropout: Masks of the `B` rows, the same in both modes; none by default.
+        generator: How the generator computes.
 
     Returns:
         One unroll of `(1 + W) B` rows: `[:B]` teacher-forced, then the `B` free-running
@@ -244,9 +334,12 @@ def unroll_windows(
         `unroll_paired` gives them after the first window.
 
     Raises:
-        AssertionError: Where a rank is wrong.
+        ValueError: Where shapes do not match, the key is not a typed one, or a setting
+            has no effect.
     """
-    both = unroll_paired(params, key, inputs, carry, generator=generator)
+    both = unroll_paired(
+        params, key, inputs, carry, dropout=dropout, generator=generator
+    )
     if num_windows == 1:
         return both
     num_steps, num_rows = inputs.shape[:2]
@@ -258,6 +351,7 @@ def unroll_windows(
         jax.tree.map(lambda x: x[num_rows:], both.carry),
         num_steps=(num_windows - 1) * num_steps,
         start=num_steps,
+        dropout=dropout,
         generator=generator,
     )
 
@@ -270,22 +364,26 @@ def unroll_windows(
     )
 
 
-def join_modes(teacher_forced: Unroll, free_running: Unroll) -> Unroll:
-    """One unroll of all rows, the teacher-forced ones first."""
-
-    def join(axis: int, x: Any, y: Any) -> Any:
-        return jax.tree.map(lambda x, y: jnp.concatenate([x, y], axis=axis), x, y)
-
-    return Unroll(
-        *join(1, teacher_forced[:4], free_running[:4]),
-        carry=join(0, teacher_forced.carry, free_running.carry),
-        samples=free_running.samples,
-    )
-
-
 def split_modes(unroll: Unroll) -> tuple[Unroll, Unroll]:
-    """The teacher-forced and the free-running half of a paired unroll."""
-    num_rows = unroll.inputs.shape[1] // 2
+    """The teacher-forced and the free-running rows of a paired or windowed unroll.
+
+    Args:
+        unroll: Result of `unroll_paired` or `unroll_windows`.
+
+    Returns:
+        The `B` teacher-forced rows, and the `B` free-running ones: with `W` windows the
+        `W B` rows of all windows, one window after the other, with the carry after the
+        first window.
+
+    Raises:
+        ValueError: If the unroll has no free-running rows.
+    """
+    if unroll.samples is None:
+        raise ValueError(
+            "the unroll has no samples: split_modes takes what unroll_paired or "
+            "unroll_windows returns"
+        )
+    num_rows = unroll.samples.shape[1]
 
     def take(rows: slice, samples: Array | None) -> Unroll:
         return Unroll(
@@ -297,30 +395,150 @@ def split_modes(unroll: Unroll) -> tuple[Unroll, Unroll]:
     return take(slice(num_rows), None), take(slice(num_rows, None), unroll.samples)
 
 
-def _carry_or_zeros(
+def _first_step(values: Array) -> Array:
+    """`is_given [T, B]` of a free run."""
+    num_steps, num_rows = values.shape[:2]
+    return jnp.broadcast_to((jnp.arange(num_steps) == 0)[:, None], (num_steps, num_rows))
+
+
+def _twice(tree: Any, axis: int) -> Any:
+    return jax.tree.map(lambda x: jnp.concatenate([x, x], axis=axis), tree)
+
+
+def _check_values(name: str, values: Array) -> tuple[int, int]:
+    """The number of steps and of rows; a ValueError where there are none."""
+    if values.ndim < 2 or not values.shape[0]:
+        raise ValueError(
+            f"{name} has the shape {list(values.shape)}: must be time-major, [T, B, ...] "
+            "with a step or more: for one sequence use x[:, None], for a batch-major "
+            "array jnp.swapaxes(x, 0, 1)"
+        )
+    return values.shape[0], values.shape[1]
+
+
+def _check_carry(carry: tuple[Carry, ...], num_rows: int) -> None:
+    for leaf in jax.tree.leaves(carry):
+        if leaf.ndim < 1 or leaf.shape[0] != num_rows:
+            raise ValueError(
+                f"the carry has a leaf of shape {list(leaf.shape)}, but the values have "
+                f"{num_rows} rows: values must be time-major, [T, B, ...]: a batch-major "
+                "array needs jnp.swapaxes(x, 0, 1)"
+            )
+
+
+_FAST_SETTINGS = {"dtype": None, "recompute": False, "unroll": 0}
+
+
+def _check_generator(generator: Generator) -> None:
+    """Raises a ValueError where a setting would have no effect."""
+    if generator.feedback not in FEEDBACKS:
+        raise ValueError(
+            f"feedback={generator.feedback!r}: must be one of {', '.join(FEEDBACKS)}"
+        )
+    if not 0 <= generator.dropout < 1:
+        raise ValueError(
+            f"dropout={generator.dropout}: must be at least 0 and below 1"
+        )
+    if generator.cell.rollout is not None and generator.feedback == "sample":
+        return
+    for name, default in _FAST_SETTINGS.items():
+        if getattr(generator, name) != default:
+            why = "this cell has no fast path"
+            if generator.cell.rollout is not None:
+                why = f"feedback={generator.feedback} takes the plain loop"
+            raise ValueError(
+                f"{name}={getattr(generator, name)!r} has no effect: {why}: leave it at "
+                f"{default!r}"
+            )
+
+
+def _unroll(
     params: GeneratorParams,
-    num_rows: int,
     carry: tuple[Carry, ...] | None,
-    generator: Generator,
-) -> tuple[Carry, ...]:
-    if carry is None:
-        return initial_carry(params, num_rows, generator=generator)
-    return carry
-
-
-def _as_unroll(
-    params: GeneratorParams,
-    inputs: Array,
-    carry: tuple[Carry, ...],
-    outputs: tuple[CellOutput, ...],
-    samples: Array | None,
+    reading: Reading,
+    noise: Any,
+    temperature: Any,
+    dropout: Dropout | None,
     generator: Generator,
 ) -> Unroll:
+    """The one rollout behind all modes; dropout masks are those of all rows."""
+    _check_generator(generator)
+    num_rows = reading.given.shape[1]
+    if carry is None:
+        carry = initial_carry(params, num_rows, generator=generator)
+    _check_carry(carry, num_rows)
+    params, carry, reading, noise, dropout = vary_alike(
+        params, carry, reading, noise, dropout
+    )
+    num_sampling = reading.is_given.shape[1]
+    if generator.feedback != "sample" and num_sampling:
+        run = relaxed_rollout
+    elif generator.cell.rollout is not None:
+        run = _fast_rollout
+    else:
+        run = _plain_rollout
+    out = run(params, carry, reading, noise, temperature, dropout, generator)
+    logits = readout(params, out.hidden[-1], dropout, generator=generator)
+    samples = out.samples if num_sampling else None
     return Unroll(
+        out.inputs, logits, out.hidden, out.preactivation, out.carry, samples
+    )
+
+
+def _fast_rollout(
+    params: GeneratorParams,
+    carry: tuple[Carry, ...],
+    reading: Reading,
+    noise: Any,
+    temperature: Any,
+    dropout: Dropout | None,
+    generator: Generator,
+) -> Rollout:
+    assert generator.cell.rollout is not None
+    num_reading = reading.given.shape[1] - reading.is_given.shape[1]
+    around = interface_of(params, dropout, num_reading, generator)
+    return generator.cell.rollout(
+        params.layers, carry, reading, noise, temperature, **around
+    )
+
+
+def _plain_rollout(
+    params: GeneratorParams,
+    carry: tuple[Carry, ...],
+    reading: Reading,
+    noise: Any,
+    temperature: Any,
+    dropout: Dropout | None,
+    generator: Generator,
+) -> Rollout:
+    """`Cell.rollout` for any cell: a scan over `Cell.step`."""
+    num_reading = reading.given.shape[1] - reading.is_given.shape[1]
+    masks = jax.tree.map(lambda x: x[num_reading:], dropout)
+
+    def step(state: Any, now: Any) -> tuple[Any, Any]:
+        carry, own = state
+        given, is_given, noise = now
+        own = where_rows(is_given, given[num_reading:], own)
+        values = jnp.concatenate([given[:num_reading], own])
+        x = embed(params, values, dropout, generator=generator)
+        carry, outputs = stack_step(params, carry, x, generator=generator)
+        if noise is None:
+            return (carry, own), (outputs, values, own)
+        top = outputs[-1].hidden[num_reading:]
+        logits = readout(params, top, masks, generator=generator)
+        sample = generator.emission.sample(logits, noise, temperature)
+        sample = lax.stop_gradient(sample).astype(own.dtype)
+        return (carry, sample), (outputs, values, sample)
+
+    is_given = reading.is_given.at[:1].set(True)
+    first = carry, reading.given[0, num_reading:]
+    (last, _), (outputs, inputs, samples) = lax.scan(
+        step, first, (reading.given, is_given, noise)
+    )
+    return Rollout(
         inputs,
-        readout(params, outputs[-1].hidden, generator=generator),
         tuple(output.hidden for output in outputs),
         tuple(output.preactivation for output in outputs),
-        carry,
+        last,
         samples,
     )

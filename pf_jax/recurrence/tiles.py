@@ -1,4 +1,4 @@
-"""Whether a loop has a kernel here, and how its work is spread."""
+"""Whether a loop has a kernel on this device, and how its work is spread."""
 
 import math
 from collections.abc import Callable
@@ -13,24 +13,24 @@ from pf_jax.affine import DType
 
 _SIZES = (16, 32, 64, 128)
 _READS = {4: ((64, 4), (64, 3), (64, 2)), 2: ((128, 3), (64, 4), (64, 3), (64, 2))}
-"""Terms of a product that are read at once, and reads under way, by bytes of a number."""
+"""Depth and number of stages of the reads of a product, by bytes of a number."""
 _ROWS = {4: (16, 64, 32, 128), 2: (64, 16, 32, 128)}
-"""Rows of a program, the fastest first, where a kernel has three columns for one."""
+"""Rows of a forward program, the fastest first, by bytes of a number."""
 _MEMORY = {"8.0": 163, "9.0": 227, "10.0": 227, "10.3": 227}
-"""KiB that a program's threads can share, by compute capability where it is known."""
+"""KiB of shared memory of a program, by compute capability where it is known."""
 _LEAST_MEMORY = 99
 _OTHER_MEMORY = 16
-"""KiB of it for anything but reads."""
+"""KiB of shared memory for anything but reads."""
 _FULL_PRECISIONS = ("highest", "float32", "F32_F32_F32")
-"""Of float32 products, without tensor cores."""
+"""Names of the precision of float32 products without tensor cores."""
 
 
 class Device(NamedTuple):
     """What a kernel has at its disposal.
 
     Attributes:
-        cores: How many programs run at once.
-        memory: Bytes that a program can share among its threads.
+        cores: Number of programs that run at once.
+        memory: Bytes that the threads of a program can share.
     """
 
     cores: int
@@ -38,14 +38,14 @@ class Device(NamedTuple):
 
 
 class Tiles(NamedTuple):
-    """How a kernel's work is spread.
+    """How a kernel's work is spread over programs.
 
     Attributes:
-        rows: Of a program.
-        columns: Of the hidden state, of a program.
-        depth: How many terms of a product are read at once.
-        stages: Of reads that are under way at once.
-        warps: Of a program.
+        rows: Rows of a program.
+        columns: Columns of the hidden state of a program.
+        depth: Terms of a product that are read at once.
+        stages: Reads that are under way at once.
+        warps: Warps of a program.
     """
 
     rows: int
@@ -61,14 +61,14 @@ def find_device(dtype: DType) -> Device | None:
     Tensor cores multiply in bfloat16 and TF32, not in float32.
 
     Args:
-        dtype: Of the products' operands; None for float32, as the default precision has it.
+        dtype: Type of the products' operands; None for float32 in the default precision.
     """
     precision = getattr(jax.config, "jax_default_matmul_precision", None)
     is_full = dtype is None and precision in _FULL_PRECISIONS
     if jax.default_backend() != "gpu" or is_full:
         return None
     device = jax.local_devices()[0]
-    # That of another maker's is no such number.
+    # Other vendors' compute capability is not a number.
     capability = str(getattr(device, "compute_capability", ""))
     if not capability.replace(".", "", 1).isdigit() or float(capability) < 8:
         return None
@@ -77,54 +77,64 @@ def find_device(dtype: DType) -> Device | None:
 
 
 def states_dtype(dtype: DType) -> np.dtype:
-    """What forward passes multiply: half precision without a user's choice."""
+    """Type of a forward pass's operands: half precision without a user's choice."""
     return np.dtype(jnp.float16 if dtype is None else dtype)
 
 
 def cotangents_dtype(dtype: DType) -> np.dtype:
-    """What backward passes multiply: float32, in TF32, without a user's choice."""
+    """Type of a backward pass's operands: float32, in TF32, without a user's choice."""
     return np.dtype(jnp.float32 if dtype is None else dtype)
+
+
+def sampled_rows(num_sampling: int) -> int:
+    """The number of rows for which one program samples tokens."""
+    return 16 if num_sampling <= 64 else 64
+
+
+def padded(num_classes: int) -> int:
+    """The number of classes that a kernel counts with: a power of two."""
+    return max(16, 1 << (num_classes - 1).bit_length())
 
 
 class Work(NamedTuple):
     """What a kernel has to do.
 
     Attributes:
-        shape: `[..., N, H]` of the carry.
-        gates: Columns of the kernel that a program needs for one of the hidden state.
-        bytes: Of a number that is multiplied.
-        reading: How many of the rows, the first, read data.
-        drawn_rows: For how many rows a program draws tokens; 0 where none does.
-        classes: Among how many it chooses.
+        shape: Shape of the carry, `[..., N, H]`.
+        gates: Kernel columns per hidden unit: 3 forward, 1 backward.
+        bytes: Bytes of a number that is multiplied.
+        reading: Number of leading rows that read given values at every step.
+        sampling: Number of rows that sample; 0 where none does.
+        classes: Number of classes sampled from.
     """
 
     shape: tuple[int, ...]
     gates: int
     bytes: int
     reading: int = 0
-    drawn_rows: int = 0
+    sampling: int = 0
     classes: int = 0
 
     def programs(self, tiles: Tiles) -> int:
-        """How many there are."""
+        """The number of programs."""
         *stack, num_rows, size = self.shape
-        drawing = num_rows - self.reading if self.drawn_rows else 0
         working = math.prod(stack) * (num_rows // tiles.rows) * (size // tiles.columns)
-        return working + drawing // max(self.drawn_rows, 1)
+        return working + self.sampling // sampled_rows(self.sampling)
 
     def memory(self, tiles: Tiles) -> int:
         """Bytes of the reads of a program."""
         read = tiles.rows + self.gates * tiles.columns
-        read = max(read, self.drawn_rows + self.classes)
+        if self.sampling:
+            read = max(read, sampled_rows(self.sampling) + padded(self.classes))
         return read * tiles.depth * tiles.stages * self.bytes
 
     def fits(self, tiles: Tiles, device: Device) -> bool:
-        """Whether it can be spread so."""
+        """Whether the work can be spread in this way."""
         *_, num_rows, size = self.shape
         return (
             num_rows % tiles.rows == 0
             and self.reading % tiles.rows == 0
-            and (not self.drawn_rows or tiles.rows % self.drawn_rows == 0)
+            and (not self.sampling or tiles.rows % sampled_rows(self.sampling) == 0)
             and size % tiles.columns == 0
             and size % tiles.depth == 0
             and self.programs(tiles) <= device.cores
@@ -133,7 +143,7 @@ class Work(NamedTuple):
 
 
 def _warps(rows: int, columns: int) -> int:
-    """So many that a thread's registers hold its part of all arrays of a step."""
+    """Enough warps for a thread's registers to hold its part of all arrays of a step."""
     return min(max(rows * columns // 512, 4), 16)
 
 
@@ -162,8 +172,8 @@ def on_gpu(kernel: Callable[..., Any], plain: Callable[..., Any]) -> Callable[..
     """A kernel with a plain form for where there is none.
 
     Args:
-        kernel: For a program that is compiled for an NVIDIA GPU.
-        plain: The same function, for any other, and for `jax.vmap` and `jax.jvp`.
+        kernel: Function that is compiled for an NVIDIA GPU.
+        plain: The same function for other devices, for `jax.vmap` and for `jax.jvp`.
     """
     alone = jax.custom_batching.custom_vmap(kernel)
 

@@ -1,0 +1,121 @@
+"""What an objective is, and what all of them share.
+
+A step is a pure function `(state, batch, key, *, axis_name=None) -> (state, metrics)`. It
+runs as it is under `jax.jit`, and on one device's shard of a batch under `jax.pmap` or
+`jax.shard_map`, given the `axis_name`: gradients are averaged over the devices before they
+are clipped, and counts are summed before the gate compares them.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from pf_jax import losses
+from pf_jax.emissions import without_unreadable
+from pf_jax.generator import GeneratorParams
+from pf_jax.metrics import Metrics, average, sum_over_devices
+from pf_jax.players import update_player
+from pf_jax.state import Settings, TrainState
+from pf_jax.types import Array, Batch, Unroll, vary_over
+from pf_jax.unroll import row_keys
+
+Step = Callable[..., tuple[TrainState, Metrics]]
+Loss = Callable[[GeneratorParams], tuple[Array, tuple[Array, Metrics]]]
+
+
+class Objective(NamedTuple):
+    """An entry of the table: a step function and what it needs.
+
+    Attributes:
+        make_step: Function `(config) -> Step`, of a config as in `configs/default.py`.
+        has_discriminator: Whether the training state holds a discriminator.
+        make_options: Function `(config) -> Settings.options`, which must be hashable.
+        check: Function `(config) -> None` that raises a `UserError` where a field of the
+            objective is not legal.
+    """
+
+    make_step: Callable[[Any], Step]
+    has_discriminator: bool = False
+    make_options: Callable[[Any], Any] = lambda config: None
+    check: Callable[[Any], None] = lambda config: None
+
+
+def readable(batch: Batch, params: GeneratorParams) -> Batch:
+    """The batch with masked values that cannot be read, such as padding of -1, as zeros."""
+    if batch.mask is None:
+        return batch
+    inputs, targets = (
+        without_unreadable(params.input, values, batch.mask)
+        for values in (batch.inputs, batch.targets)
+    )
+    return batch._replace(inputs=inputs, targets=targets)
+
+
+def batch_keys(key: Array, batch: Batch, axis_name: str | None) -> Array:
+    """A key for each row `[B]`, by the row's number in the batch of all devices."""
+    num_rows = batch.inputs.shape[1]
+    device = 0 if axis_name is None else lax.axis_index(axis_name)
+    return row_keys(key, num_rows, device * num_rows)
+
+
+def total_nll(unroll: Unroll, batch: Batch, settings: Settings) -> Array:
+    """The negative log-likelihood of the first `B` rows in nats, summed over all steps."""
+    logits = unroll.logits[:, : batch.inputs.shape[1]]
+    log_probs = settings.generator.emission.log_prob(logits, batch.targets)
+    return jnp.sum(losses.nll(log_probs, batch.mask))
+
+
+def likelihood_metrics(total: Array, batch: Batch) -> Metrics:
+    """`nll`, in nats a step."""
+    count = batch.targets.shape[0] * batch.targets.shape[1]
+    return {"nll": average(total, count if batch.mask is None else jnp.sum(batch.mask))}
+
+
+def on_device(params: Any, axis_name: str | None) -> Any:
+    """Typed as this device's own, so that `shard_map` does not sum their gradient."""
+    return params if axis_name is None else vary_over(frozenset([axis_name]), params)
+
+
+def mean_over_devices(gradient: Any, axis_name: str | None) -> Any:
+    """The mean of all devices' gradients."""
+    return gradient if axis_name is None else lax.pmean(gradient, axis_name)
+
+
+def update_generator(
+    state: TrainState, gradient: GeneratorParams, axis_name: str | None
+) -> tuple[TrainState, Metrics]:
+    """The state after an update of the generator, whatever the discriminator does."""
+    settings = state.settings
+    player, metrics = update_player(
+        "generator",
+        state.generator,
+        mean_over_devices(gradient, axis_name),
+        settings.optimizer,
+        settings.max_gradient_norm,
+    )
+    return state.replace(step=state.step + 1, generator=player), metrics
+
+
+def generator_alone(
+    state: TrainState, batch: Batch, loss: Loss, axis_name: str | None
+) -> tuple[TrainState, Metrics]:
+    """One update of the generator by a loss of its parameters.
+
+    Args:
+        state: The training state.
+        batch: The batch, whose mask the likelihood's metric counts by.
+        loss: Function `params -> (loss, (total NLL, metrics))`.
+        axis_name: Mapped axis over devices, if any.
+
+    Returns:
+        The new state, and the metrics of all devices.
+    """
+    gradient, (total, more) = jax.grad(loss, has_aux=True)(
+        on_device(state.generator.params, axis_name)
+    )
+    state, metrics = update_generator(state, gradient, axis_name)
+    metrics |= likelihood_metrics(total, batch) | more
+    return state, sum_over_devices(metrics, axis_name)

@@ -1,0 +1,45 @@
+"""Recurrent cells and GRUs over time, fast; `README.md` in this folder explains how.
+
+This is the only door: the rest of pf_jax imports from here, not from the modules.
+"""
+
+from pf_jax.recurrence.cells import (
+    Cell,
+    CellOutput,
+    GRUParams,
+    LSTMCarry,
+    LSTMParams,
+    gru_params_from_flax,
+    gru_params_from_torch,
+    gru_step,
+    init_gru,
+    init_lstm,
+    lstm,
+    lstm_step,
+)
+from pf_jax.recurrence.loops import GRUWeights, Interface, Loop, where_rows
+from pf_jax.recurrence.rollout import Reading, Rollout, gru
+from pf_jax.recurrence.scan import gru_scan
+
+__all__ = [
+    "Cell",
+    "CellOutput",
+    "GRUParams",
+    "GRUWeights",
+    "Interface",
+    "LSTMCarry",
+    "LSTMParams",
+    "Loop",
+    "Reading",
+    "Rollout",
+    "gru",
+    "gru_params_from_flax",
+    "gru_params_from_torch",
+    "gru_scan",
+    "gru_step",
+    "init_gru",
+    "init_lstm",
+    "lstm",
+    "lstm_step",
+    "where_rows",
+]

@@ -1,0 +1,59 @@
+"""The one choice between a kernel and its plain form."""
+
+import functools
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+
+from pf_jax.recurrence import loops, tiles
+from pf_jax.recurrence.loops import Loop
+from pf_jax.types import Array
+
+
+def choose(
+    form: str,
+    loop: Loop,
+    *static: Any,
+    carry: Array,
+    gates: int,
+    has_kernel: bool = True,
+    **sampling: int,
+) -> Callable[..., Any]:
+    """A form of a loop over time: a GPU kernel where there is one, else the plain loop.
+
+    Args:
+        form: Name of the function in `loops` and in `kernels`: "forward", "backward" or
+            "rollout". Both have the same arguments and results.
+        loop: How the loop computes.
+        *static: Arguments of the function between `loop` and the arrays.
+        carry: First carries `[S, N, H]`; their shape and type are looked at.
+        gates: Kernel columns per hidden unit that a program multiplies by: 3 forward, 1
+            backward.
+        has_kernel: Whether there is a kernel for these arguments at all.
+        **sampling: Remaining fields of `tiles.Work`, for rollouts.
+
+    Returns:
+        The function of the arrays.
+    """
+    plain = functools.partial(getattr(loops, form), loop, *static)
+    found = _find_tiles(loop, carry, gates, sampling) if has_kernel else None
+    if found is None:
+        return plain
+    # Imported here alone: it loads Pallas, which no CPU or TPU needs.
+    kernels = importlib.import_module("pf_jax.recurrence.kernels")
+    kernel = functools.partial(getattr(kernels, form), found, loop, *static)
+    return tiles.on_gpu(kernel, plain)
+
+
+def _find_tiles(
+    loop: Loop, carry: Array, gates: int, sampling: dict[str, int]
+) -> tiles.Tiles | None:
+    device = tiles.find_device(loop.dtype)
+    if device is None or not loop.kernels or carry.dtype != jnp.float32:
+        return None
+    # Forward passes multiply states, backward passes cotangents.
+    operand = tiles.cotangents_dtype if gates == 1 else tiles.states_dtype
+    size = operand(loop.dtype).itemsize
+    return tiles.find_tiles(tiles.Work(carry.shape, gates, size, **sampling), device)

@@ -1,0 +1,212 @@
+"""GRUs over time, one or two in opposite directions; `loops.py` has the plain loops."""
+
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental.pallas import triton
+
+from pf_jax.recurrence.cells import gru_gates
+from pf_jax.recurrence.kernels.programs import (
+    Operand,
+    arrive,
+    find_place,
+    for_each_direction,
+    launch,
+    product,
+    scaled,
+    state_divisor,
+    wait,
+    write,
+    write_trace,
+)
+from pf_jax.recurrence.loops import Deltas, GRUWeights, Loop, Trace
+from pf_jax.recurrence.tiles import Tiles, cotangents_dtype, states_dtype
+from pf_jax.types import Array
+
+
+def _forward_kernel(
+    tiles: Tiles, read: Any, updated: Any, traces: Any, direction: int
+) -> None:
+    projections, operand, divisor_ref, bias_ref, carry_ref = read
+    exchange_ref, count_ref = updated
+    projection_ref, trace_refs = projections[direction], traces[direction]
+    _, num_rows, size = carry_ref.shape
+    num_steps = projection_ref.shape[0]
+    place = find_place(tiles, num_rows, size, direction)
+    bias = triton.load(bias_ref.at[direction, place.columns])[None]
+    divisor = triton.load(divisor_ref.at[0])
+
+    def read_projection(t: Any) -> list[Array]:
+        at = (place.in_time(t, num_steps), place.rows)
+        return [triton.load(projection_ref.at[*at, gate]) for gate in place.gates]
+
+    def step(t: Any, state: tuple[Array, list[Array]]) -> tuple[Array, list[Array]]:
+        hidden, x = state
+        rows = (t & 1, direction, place.rows)
+        u = product(tiles, exchange_ref, rows, operand, place.gates)
+        trace = gru_gates(x, u, bias, hidden)
+        at = ((t + 1) & 1, direction, *place.own)
+        write(exchange_ref, at, trace[0] / divisor)
+        arrive(count_ref, place.group)
+        # While the others are on their way.
+        at = (place.in_time(t, num_steps), *place.own)
+        write_trace(trace_refs, at, trace)
+        x = read_projection(jnp.minimum(t + 1, num_steps - 1))
+        wait(count_ref, place.group, (t + 1) * place.programs)
+        return trace[0], x
+
+    first = triton.load(carry_ref.at[direction, *place.own])
+    lax.fori_loop(0, num_steps, step, (first, read_projection(jnp.int32(0))))
+
+
+def _backward_kernel(
+    tiles: Tiles, read: Any, updated: Any, made: Any, direction: int
+) -> None:
+    operand, last_ref, carry_ref, traces, d_hidden, d_preactivation = read
+    (count_ref,) = updated
+    exchange_ref, deltas, d_carry_ref = made
+    delta_ref, d_projection_ref = deltas[direction]
+    trace, d_hidden_ref = traces[direction], d_hidden[direction]
+    _, num_rows, size = carry_ref.shape
+    num_steps = d_hidden_ref.shape[0]
+    place = find_place(tiles, num_rows, size, direction)
+    own = place.own
+
+    def read_step(t: Any) -> list[Array]:
+        now = place.in_time(t, num_steps)
+        before = jnp.where(
+            t == 0,
+            triton.load(carry_ref.at[direction, *own]),
+            triton.load(
+                trace.hidden.at[place.in_time(jnp.maximum(t - 1, 0), num_steps), *own]
+            ),
+        )
+        refs = [*trace[1:], d_hidden_ref]
+        if d_preactivation is not None:
+            refs.append(d_preactivation[direction])
+        return [before, *(triton.load(ref.at[now, *own]) for ref in refs)]
+
+    def step(
+        number: Any, state: tuple[Array, list[Array]]
+    ) -> tuple[Array, list[Array]]:
+        t = num_steps - 1 - number
+        dh, (before, preactivation, reset, update, recurrent, d_output, *rest) = state
+        dh = dh + d_output
+        candidate = jnp.tanh(preactivation)
+        da = dh * (1 - update) * (1 - candidate * candidate)
+        if rest:
+            da = da + rest[0]
+        delta_r = da * recurrent * reset * (1 - reset)
+        delta_z = dh * (before - candidate) * update * (1 - update)
+        delta_n = da * reset
+        rows = (number & 1, direction, place.rows)
+        gates = place.gates
+        for gate, delta in zip(gates, (delta_r, delta_z, delta_n), strict=True):
+            write(exchange_ref, (*rows, gate), delta)
+        arrive(count_ref, place.group)
+        # While the others are on their way.
+        at = (place.in_time(t, num_steps), place.rows)
+        for gate, delta in zip(gates, (delta_r, delta_z, delta_n), strict=True):
+            write(delta_ref, (*at, gate), delta)
+        for gate, delta in zip(gates, (delta_r, delta_z, da), strict=True):
+            write(d_projection_ref, (*at, gate), delta)
+        now = read_step(jnp.maximum(t - 1, 0))
+        wait(count_ref, place.group, (number + 1) * place.programs)
+        (back,) = product(tiles, exchange_ref, rows, operand, [place.columns])
+        return dh * update + back, now
+
+    last = triton.load(last_ref.at[direction, *own])
+    state = last, read_step(jnp.int32(num_steps - 1))
+    dh, _ = lax.fori_loop(0, num_steps, step, state)
+    write(d_carry_ref, (direction, *own), dh)
+
+
+def _directions(kernel: Any, tiles: Tiles, num_directions: int) -> Any:
+    def run(*refs: Any) -> None:
+        for_each_direction(
+            num_directions, functools.partial(kernel, tiles, *refs)
+        )
+
+    return run
+
+
+def _grid(tiles: Tiles, carry: Array) -> tuple[int, int, int]:
+    num_directions, num_rows, size = carry.shape
+    return size // tiles.columns, num_rows // tiles.rows, num_directions
+
+
+def _counters(tiles: Tiles, carry: Array) -> Array:
+    return jnp.zeros(math.prod(carry.shape[:-1]) // tiles.rows, jnp.int32)
+
+
+def forward(
+    tiles: Tiles,
+    loop: Loop,
+    is_saved: bool,
+    weights: GRUWeights,
+    projections: tuple[Array, ...],
+    carry: Array,
+) -> tuple[Trace, ...]:
+    """`loops.forward` as one kernel, its work spread by `tiles`."""
+    operand = states_dtype(loop.dtype)
+    divisor = state_divisor(carry)
+    over_time = jax.ShapeDtypeStruct(
+        (projections[0].shape[0], *carry.shape[1:]), carry.dtype
+    )
+    trace = Trace(*[over_time] * (5 if is_saved else 2))
+    _, traces = launch(
+        _directions(_forward_kernel, tiles, len(carry)),
+        tiles,
+        _grid(tiles, carry),
+        (
+            projections,
+            scaled(jnp.swapaxes(weights.kernel, -1, -2), divisor, operand),
+            divisor,
+            weights.bias,
+            carry,
+        ),
+        (
+            (jnp.stack([carry, carry]) / divisor).astype(operand),
+            _counters(tiles, carry),
+        ),
+        (trace,) * len(carry),
+    )
+    return traces
+
+
+def backward(
+    tiles: Tiles,
+    loop: Loop,
+    weights: GRUWeights,
+    carry: Array,
+    traces: tuple[Trace, ...],
+    d_hidden: tuple[Array, ...],
+    d_preactivation: tuple[Array, ...] | None,
+    d_last: Array,
+) -> Deltas:
+    """`loops.backward` as one kernel, its work spread by `tiles`."""
+    operand = cotangents_dtype(loop.dtype)
+    num_directions, num_rows, size = carry.shape
+    num_steps = d_hidden[0].shape[0]
+    delta = jax.ShapeDtypeStruct((num_steps, num_rows, 3 * size), carry.dtype)
+    _, (_, deltas, d_carry) = launch(
+        _directions(_backward_kernel, tiles, num_directions),
+        tiles,
+        _grid(tiles, carry),
+        (
+            Operand(weights.kernel.astype(operand), jnp.ones(1, carry.dtype)),
+            *(d_last, carry, traces, d_hidden, d_preactivation),
+        ),
+        (_counters(tiles, carry),),
+        (
+            jax.ShapeDtypeStruct((2, num_directions, num_rows, 3 * size), operand),
+            ((delta, delta),) * num_directions,
+            jax.ShapeDtypeStruct(carry.shape, carry.dtype),
+        ),
+    )
+    product, projections = zip(*deltas, strict=True)
+    return Deltas(product, projections, d_carry)

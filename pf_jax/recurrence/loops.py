@@ -1,0 +1,391 @@
+"""GRUs over time, step by step: the plain form of every kernel, and the test of it.
+
+Each function here has a namesake in `kernels/` with the same arguments and results;
+`dispatch.py` chooses. One layout for everything saved over time: `[T, N, ...]`, in the
+order of time, one array for each direction. Directions are one or two GRUs side by side:
+the first runs forward in time, the second backward. Their weights and carries, which are
+small, are stacked: `[S, ...]`.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from pf_jax.affine import DType, matmul
+from pf_jax.recurrence.cells import gru_gates
+from pf_jax.types import Array
+
+
+class GRUWeights(NamedTuple):
+    """The weights of GRUs inside the loop.
+
+    Attributes:
+        kernel: `U`, `[S, H, 3H]`; `[H, 3H]` where there is one direction.
+        bias: `c_n`, `[S, H]`; `[H]` likewise.
+    """
+
+    kernel: Array
+    bias: Array
+
+
+class Loop(NamedTuple):
+    """How a loop over time computes.
+
+    Attributes:
+        dtype: Type of the matrix products' operands; None keeps the arguments' own.
+        unroll: Number of steps in the loop's body, as in `lax.scan`; 0 is 4 on a GPU,
+            where each round of the loop has work of its own, and 1 elsewhere.
+        kernels: Whether a loop runs as one kernel on a GPU, where there is one for it.
+    """
+
+    dtype: DType = None
+    unroll: int = 0
+    kernels: bool = True
+
+    @property
+    def body_steps(self) -> int:
+        """The number of steps in the loop's body on this backend."""
+        return self.unroll or (4 if jax.default_backend() == "gpu" else 1)
+
+
+class Trace(NamedTuple):
+    """What the forward pass of one GRU leaves for the backward pass, each `[T, N, H]`.
+
+    Where nothing will be differentiated, the last three are None.
+
+    Attributes:
+        hidden: `h'`.
+        preactivation: `a`.
+        reset: `r`.
+        update: `z`.
+        recurrent: `U_n h + c_n`.
+    """
+
+    hidden: Array
+    preactivation: Array
+    reset: Array | None = None
+    update: Array | None = None
+    recurrent: Array | None = None
+
+
+class Deltas(NamedTuple):
+    """The cotangents that a backward pass over time leaves.
+
+    Attributes:
+        product: Cotangents of `U h + (0, 0, c_n)` of each direction, `[T, N, 3H]`.
+        projections: Cotangents of `W x + b` of each direction, `[T, N, 3H]`.
+        carry: Cotangent of the first carries, `[S, N, H]`.
+    """
+
+    product: tuple[Array, ...]
+    projections: tuple[Array, ...]
+    carry: Array
+
+
+Product = Callable[[Array], Array]
+
+
+def step_product(kernel: Array, num_rows: int, dtype: DType = None) -> Product:
+    """`x -> x @ kernel`, for the body of a loop in which the kernel stays the same.
+
+    XLA:CPU packs the right operand of a product anew at each step, which for a large
+    kernel and few rows takes as long as the product. There the transposed product
+    `kernel^T x^T` makes it the left one: 1.8 times as fast for 32 rows of 1024 units, 1.3
+    for 64, slower for 64 of 512.
+
+    Args:
+        kernel: Weights `[*S, I, O]`.
+        num_rows: `N` of `x`, `[*S, N, I]`.
+        dtype: Type of the operands.
+    """
+    is_large = kernel.ndim == 2 and kernel.size >= 2**14 * num_rows
+    if dtype is not None or not is_large or jax.default_backend() != "cpu":
+        return lambda x: matmul(x, kernel, dtype)
+    # Without the barriers XLA takes both transpositions back.
+    transposed = lax.optimization_barrier(kernel.T)
+
+    def product(x: Array) -> Array:
+        rows_last = lax.dot_general(transposed, x, (((1,), (1,)), ((), ())))
+        return lax.optimization_barrier(rows_last).T
+
+    return product
+
+
+def _step_products(
+    kernels: Array, num_rows: int, dtype: DType
+) -> Callable[[tuple[Array, ...]], tuple[Array, ...]]:
+    """`(x_d)_d -> (x_d @ kernel_d)_d`: for two directions one batched product."""
+    if kernels.shape[0] == 1:
+        alone = step_product(kernels[0], num_rows, dtype)
+        return lambda x: (alone(x[0]),)
+    together = step_product(kernels, num_rows, dtype)
+    return lambda x: tuple(together(jnp.stack(x)))
+
+
+def gru_trace(projection: Array, product: Array, bias: Array, hidden: Array) -> Trace:
+    """`gru_gates` of one step, or of all steps at once where their carries are known.
+
+    Args:
+        projection: `W x + b`, `[..., N, 3H]`.
+        product: `U h`, `[..., N, 3H]`.
+        bias: `c_n`, `[H]`.
+        hidden: `h`, `[..., N, H]`, the carries that the steps start from.
+
+    Returns:
+        The trace; its `hidden` is the carries that the steps end in.
+    """
+    x, u = (jnp.split(each, 3, axis=-1) for each in (projection, product))
+    return Trace(*gru_gates(x, u, bias, hidden))
+
+
+def saved_part(trace: Trace, is_saved: bool) -> Trace:
+    """All of a trace, or without a backward pass the first two arrays."""
+    return trace if is_saved else Trace(trace.hidden, trace.preactivation)
+
+
+def previous_hidden(direction: int, carry: Array, hidden: Array) -> Array:
+    """The carries `[T, N, H]` that the steps of a direction started from."""
+    if direction:
+        return jnp.concatenate([hidden[1:], carry[None]])
+    return jnp.concatenate([carry[None], hidden[:-1]])
+
+
+def _as_run(directions: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Arrays over time in the order in which each direction runs; its own inverse."""
+    first, *second = directions
+    return first, *jax.tree.map(lambda x: x[::-1], second)
+
+
+def forward(
+    loop: Loop,
+    is_saved: bool,
+    weights: GRUWeights,
+    projections: tuple[Array, ...],
+    carry: Array,
+) -> tuple[Trace, ...]:
+    """The forward pass over time.
+
+    Args:
+        loop: How the loop computes.
+        is_saved: Whether there will be a backward pass.
+        weights: Kernels `[S, H, 3H]` and biases `[S, H]`.
+        projections: `W x + b` of each direction, `[T, N, 3H]`.
+        carry: First carries `[S, N, H]`.
+
+    Returns:
+        The trace of each direction.
+    """
+    products = _step_products(weights.kernel, carry.shape[1], loop.dtype)
+
+    def step(hidden: tuple[Array, ...], projection: tuple[Array, ...]) -> Any:
+        traces = tuple(
+            saved_part(gru_trace(x, u, bias, h), is_saved)
+            for x, u, bias, h in zip(
+                projection, products(hidden), weights.bias, hidden, strict=True
+            )
+        )
+        return tuple(trace.hidden for trace in traces), traces
+
+    _, traces = lax.scan(
+        step, tuple(carry), _as_run(projections), unroll=loop.body_steps
+    )
+    return _as_run(traces)
+
+
+def backward(
+    loop: Loop,
+    weights: GRUWeights,
+    carry: Array,
+    traces: tuple[Trace, ...],
+    d_hidden: tuple[Array, ...],
+    d_preactivation: tuple[Array, ...] | None,
+    d_last: Array,
+) -> Deltas:
+    """The backward pass over time, without the weights' gradients.
+
+    With `h' = (1 - z) tanh(a) + z h`, all factors that do not depend on `dh'` are formed
+    for all steps at once; the loop is one matrix product and six multiplications.
+
+    Args:
+        loop: How the loop computes.
+        weights: Kernels `[S, H, 3H]` and biases `[S, H]`.
+        carry: First carries `[S, N, H]` of the forward pass.
+        traces: What the forward pass left, of each direction.
+        d_hidden: Cotangents `[T, N, H]` of the hidden states, of each direction.
+        d_preactivation: Cotangents `[T, N, H]` of the preactivations, of each direction;
+            None where they are zero.
+        d_last: Cotangent `[S, N, H]` of the last carries.
+    """
+    transposed = jnp.swapaxes(weights.kernel, -1, -2)
+    products = _step_products(transposed, carry.shape[1], loop.dtype)
+    factors = tuple(
+        _factors(trace, previous_hidden(direction, carry[direction], trace.hidden))
+        for direction, trace in enumerate(traces)
+    )
+    if d_preactivation is not None:
+        d_preactivation = _as_run(d_preactivation)
+
+    def step(dh: tuple[Array, ...], now: Any) -> Any:
+        d_hidden, d_preactivation, factors = now
+        kept, deltas, candidates = [], [], []
+        for direction, (dh_d, d, factor) in enumerate(
+            zip(dh, d_hidden, factors, strict=True)
+        ):
+            to_a, to_r, to_z, reset, update = factor
+            dh_d = dh_d + d
+            da = dh_d * to_a
+            if d_preactivation is not None:
+                da = da + d_preactivation[direction]
+            delta = jnp.concatenate([da * to_r, dh_d * to_z, da * reset], axis=-1)
+            kept.append(dh_d * update)
+            deltas.append(delta)
+            candidates.append(da)
+        back = products(tuple(deltas))
+        before = tuple(x + y for x, y in zip(kept, back, strict=True))
+        return before, (tuple(deltas), tuple(candidates))
+
+    d_carry, (deltas, candidates) = lax.scan(
+        step,
+        tuple(d_last),
+        (_as_run(d_hidden), d_preactivation, _as_run(factors)),
+        reverse=True,
+        unroll=loop.body_steps,
+    )
+    size = carry.shape[-1]
+    d_projections = tuple(
+        jnp.concatenate([delta[..., : 2 * size], da], axis=-1)
+        for delta, da in zip(_as_run(deltas), _as_run(candidates), strict=True)
+    )
+    return Deltas(_as_run(deltas), d_projections, jnp.stack(d_carry))
+
+
+def _factors(trace: Trace, before: Array) -> tuple[Array, ...]:
+    """What multiplies `dh'` on its way to `a`, `r`'s and `z`'s arguments; `r` and `z`."""
+    reset, update, recurrent = trace.reset, trace.update, trace.recurrent
+    assert reset is not None and update is not None and recurrent is not None
+    candidate = jnp.tanh(trace.preactivation)
+    to_preactivation = (1 - update) * (1 - candidate * candidate)
+    to_reset = recurrent * reset * (1 - reset)
+    to_update = (before - candidate) * update * (1 - update)
+    return to_preactivation, to_reset, to_update, reset, update
+
+
+class Interface(NamedTuple):
+    """How a rollout meets the layers around the cells. Hashable.
+
+    Attributes:
+        embed: Function `(table, values [..., N, ...]) -> W x + b` of the first cells,
+            `[..., N, 3H]`.
+        sample: Function `(readout, hidden [N, H], noise, temperature) -> values [N, ...]`.
+        as_classes: Function `(readout, noise) -> (Affine, noise)`, with which a sample is
+            `argmax(hidden @ kernel + bias + temperature * noise)` and a row of the table;
+            it returns None where samples are no such choice.
+    """
+
+    embed: Callable[[Any, Array], Array]
+    sample: Callable[[Any, Array, Any, Any], Array]
+    as_classes: Callable[[Any, Any], Any]
+
+
+class RolloutInputs(NamedTuple):
+    """What a rollout of `L` layers over `N` rows starts from.
+
+    The first `N - S` rows read a given value at every step; each of the `S` rows behind
+    them reads at a step either a given value or its own last sample.
+
+    Attributes:
+        table: Parameters of `Interface.embed`; for tokens an array `[V, 3H]`.
+        inner: Input layers `[H, 3H]` of the upper cells, `L - 1`.
+        weights: Weights inside the loop, of each layer.
+        readout: Parameters of `Interface.sample`.
+        carry: First carry `[N, H]` of each layer.
+        given: Values `[T, N, ...]`; those that are not read may be anything.
+        is_given: Whether a step reads the given value, `[T, S]` bool.
+        noise: Noise of the samples, leaves `[T, S, ...]`.
+        temperature: Temperature of the samples, a number.
+    """
+
+    table: Any
+    inner: tuple[Any, ...]
+    weights: tuple[GRUWeights, ...]
+    readout: Any
+    carry: tuple[Array, ...]
+    given: Array
+    is_given: Array
+    noise: Any
+    temperature: Any
+
+    @property
+    def num_reading(self) -> int:
+        """The number of rows that read a given value at every step, `N - S`."""
+        return self.given.shape[1] - self.is_given.shape[1]
+
+
+class RolloutTrace(NamedTuple):
+    """What a rollout leaves.
+
+    Attributes:
+        traces: Trace of each layer.
+        last: Last carry `[N, H]` of each layer.
+        samples: What each step sampled, `[T, S, ...]`.
+    """
+
+    traces: tuple[Trace, ...]
+    last: tuple[Array, ...]
+    samples: Array
+
+
+def rollout(
+    loop: Loop, is_saved: bool, interface: Interface, inputs: RolloutInputs
+) -> RolloutTrace:
+    """The forward pass over time of rows that may read their own samples.
+
+    Args:
+        loop: How the loop computes.
+        is_saved: Whether there will be a backward pass.
+        interface: How the cells meet the layers around them.
+        inputs: What the rollout starts from.
+    """
+    num_reading = inputs.num_reading
+    products = [
+        step_product(weights.kernel, carry.shape[0], loop.dtype)
+        for weights, carry in zip(inputs.weights, inputs.carry, strict=True)
+    ]
+
+    def step(state: tuple[tuple[Array, ...], Array], now: Any) -> Any:
+        carry, own = state
+        given, is_given, noise = now
+        own = where_rows(is_given, given[num_reading:], own)
+        x = interface.embed(inputs.table, jnp.concatenate([given[:num_reading], own]))
+        traces = []
+        for index, weights in enumerate(inputs.weights):
+            if index:
+                kernel, bias = inputs.inner[index - 1]
+                x = matmul(traces[-1].hidden, kernel, loop.dtype) + bias
+            hidden = carry[index]
+            trace = gru_trace(x, products[index](hidden), weights.bias, hidden)
+            traces.append(saved_part(trace, is_saved))
+        top = traces[-1].hidden[num_reading:]
+        sample = interface.sample(inputs.readout, top, noise, inputs.temperature)
+        sample = sample.astype(own.dtype)
+        carry = tuple(trace.hidden for trace in traces)
+        return (carry, sample), (tuple(traces), sample)
+
+    # The last carry is the loop's own: a slice of all carries would keep them all alive
+    # where nothing but samples is asked for.
+    (last, _), (traces, samples) = lax.scan(
+        step,
+        (inputs.carry, inputs.given[0, num_reading:]),
+        (inputs.given, inputs.is_given, inputs.noise),
+        unroll=loop.body_steps,
+    )
+    return RolloutTrace(traces, last, samples)
+
+
+def where_rows(is_first: Array, first: Array, second: Array) -> Array:
+    """`jnp.where` by rows `[..., N]` of arrays `[..., N, ...]`."""
+    missing = first.ndim - is_first.ndim
+    return jnp.where(is_first.reshape(*is_first.shape, *[1] * missing), first, second)

@@ -1,0 +1,275 @@
+"""The fast path of generators made of GRUs, whoever reads what.
+
+Some rows read a given value at every step, others read at each step either a given value
+or their own last sample. Samples are constants to differentiation, so once the loop has
+run, every row has simply read its inputs, and there is one backward pass for all of them:
+teacher forcing over `inputs`, layer by layer, from the trace that the loop left.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from pf_jax.affine import Affine, affine, matmul
+from pf_jax.recurrence.cells import (
+    Cell,
+    GRUParams,
+    gru_initial_carry,
+    gru_step,
+    init_gru,
+)
+from pf_jax.recurrence.dispatch import choose
+from pf_jax.recurrence.loops import (
+    GRUWeights,
+    Interface,
+    Loop,
+    RolloutInputs,
+    RolloutTrace,
+    Trace,
+    gru_trace,
+    previous_hidden,
+    where_rows,
+)
+from pf_jax.recurrence.scan import gru_forward, gru_replay
+from pf_jax.types import Array
+
+
+class Reading(NamedTuple):
+    """Who reads what: the first `N - S` rows the given values, the others by step.
+
+    Attributes:
+        given: Values `[T, N, ...]`; those that are not read may be anything.
+        is_given: Whether a step of the last `S` rows reads the given value, `[T, S]` bool;
+            otherwise it reads the row's own last sample. The first step reads the given
+            value whatever stands here.
+    """
+
+    given: Array
+    is_given: Array
+
+
+class Rollout(NamedTuple):
+    """The result of a cell's fast path.
+
+    Attributes:
+        inputs: What each step read, `[T, N, ...]`.
+        hidden: Hidden states `[T, N, H]` of every layer, bottom to top.
+        preactivation: Arguments of the last tanh `[T, N, H]` of every layer.
+        carry: Carry of every layer after the last step.
+        samples: What each step of the last `S` rows sampled, `[T, S, ...]`; constant.
+    """
+
+    inputs: Array
+    hidden: tuple[Array, ...]
+    preactivation: tuple[Array, ...]
+    carry: tuple[Array, ...]
+    samples: Array
+
+
+class _Options(NamedTuple):
+    loop: Loop
+    recompute: bool
+    interface: Interface
+
+
+def gru_rollout(
+    layers: tuple[GRUParams, ...],
+    carry: tuple[Array, ...],
+    reading: Reading,
+    noise: Any,
+    temperature: Array | float,
+    *,
+    compose: Callable[[Array, Array], Any],
+    readout: Any,
+    interface: Interface,
+    loop: Loop,
+    recompute: bool,
+) -> Rollout:
+    """A stack of GRUs over time; see `recurrence/README.md`.
+
+    Args:
+        layers: Weights of every layer.
+        carry: First carry `[N, H]` of every layer.
+        reading: Who reads what.
+        noise: Noise of the samples, leaves `[T, S, ...]`.
+        temperature: Temperature of the samples.
+        compose: Function `(kernel [E, 3H], bias [3H]) -> table`: the input layer followed
+            by this affine one, as parameters of `interface.embed`.
+        readout: Parameters of `interface.sample`; constant here.
+        interface: How the cells meet the layers around them.
+        loop: How the loops compute.
+        recompute: Whether to save only the carries for the backward pass and to rebuild
+            the gates in it.
+
+    Returns:
+        The rollout; hidden, preactivation and carry have gradients by the layers, the
+        first carry, the input layer and the given values that were read.
+    """
+    inputs = RolloutInputs(
+        compose(layers[0].input_kernel, layers[0].input_bias),
+        tuple(Affine(layer.input_kernel, layer.input_bias) for layer in layers[1:]),
+        tuple(GRUWeights(x.recurrent_kernel, x.candidate_bias) for x in layers),
+        readout,
+        carry,
+        reading.given,
+        reading.is_given.at[:1].set(True),
+        noise,
+        temperature,
+    )
+    return _rollout(_Options(loop, recompute, interface), inputs)
+
+
+def _values(function: Callable[..., Array], params: Any, *rest: Any) -> Array:
+    """`function(params, *rest)`, where forward differentiation may pass.
+
+    A rule that `jax.custom_vjp` attached to a part of the function stands in the way of
+    it, and is of no use here: these values are differentiated by `_replay`.
+    """
+    return jax.vjp(lambda params: function(params, *rest), params)[0]
+
+
+def _run_layers(
+    options: _Options, is_saved: bool, inputs: RolloutInputs
+) -> RolloutTrace:
+    """All rows read given values: layer by layer, projections of all steps at once."""
+    x = _values(options.interface.embed, inputs.table, inputs.given)
+    traces: list[Trace] = []
+    for index, weights in enumerate(inputs.weights):
+        if index:
+            kernel, bias = inputs.inner[index - 1]
+            x = matmul(traces[-1].hidden, kernel, options.loop.dtype) + bias
+        stacked = GRUWeights(*(each[None] for each in weights))
+        carry = inputs.carry[index][None]
+        (trace,) = gru_forward(stacked, (x,), carry, options.loop, is_saved=is_saved)
+        traces.append(trace)
+    last = tuple(trace.hidden[-1] for trace in traces)
+    return RolloutTrace(tuple(traces), last, inputs.given[:, :0])
+
+
+def _run_steps(
+    options: _Options, is_saved: bool, inputs: RolloutInputs
+) -> RolloutTrace:
+    """Some rows read samples: step by step, all layers in each."""
+    embed, sample, as_classes = options.interface
+    interface = Interface(
+        lambda table, values: _values(embed, table, values),
+        lambda readout, *rest: _values(sample, readout, *rest),
+        as_classes,
+    )
+    classes = as_classes(inputs.readout, inputs.noise)
+    first = inputs.carry[0]
+    run = choose(
+        "rollout",
+        options.loop,
+        is_saved,
+        interface,
+        carry=first,
+        gates=3,
+        has_kernel=classes is not None
+        and all(layer.shape == first.shape for layer in inputs.carry),
+        reading=inputs.num_reading,
+        sampling=inputs.is_given.shape[1],
+        classes=0 if classes is None else classes[0].bias.shape[0],
+    )
+    return run(inputs)
+
+
+def _run(options: _Options, is_saved: bool, inputs: RolloutInputs) -> RolloutTrace:
+    run = _run_steps if inputs.is_given.shape[1] else _run_layers
+    return run(options, is_saved, inputs)
+
+
+def _inputs_read(inputs: RolloutInputs, samples: Array) -> Array:
+    """What every row read, `[T, N, ...]`."""
+    given, num_reading = inputs.given, inputs.num_reading
+    # The first step reads a given value: its place may hold anything.
+    own = jnp.concatenate([given[:1, num_reading:], samples[:-1]])
+    own = where_rows(inputs.is_given, given[:, num_reading:], own)
+    return jnp.concatenate([given[:, :num_reading], own], axis=1)
+
+
+def _as_rollout(inputs: Array, run: RolloutTrace) -> Rollout:
+    return Rollout(
+        inputs,
+        tuple(trace.hidden for trace in run.traces),
+        tuple(trace.preactivation for trace in run.traces),
+        run.last,
+        run.samples,
+    )
+
+
+def _rollout_primal(options: _Options, inputs: RolloutInputs) -> Rollout:
+    run = _run(options, False, inputs)
+    return _as_rollout(_inputs_read(inputs, run.samples), run)
+
+
+def _rollout_fwd(options: _Options, inputs: RolloutInputs) -> tuple[Rollout, Any]:
+    run = _run(options, not options.recompute, inputs)
+    out = _as_rollout(_inputs_read(inputs, run.samples), run)
+    traces = None if options.recompute else run.traces
+    weights = inputs._replace(given=None, noise=None, readout=None, temperature=None)
+    return out, (weights, out.inputs, out.hidden, traces)
+
+
+def _rollout_bwd(
+    options: _Options, residuals: Any, cotangents: Rollout
+) -> tuple[RolloutInputs]:
+    inputs, read, hidden, traces = residuals
+
+    def replay(table: Any, inner: Any, weights: Any, carry: Any, read: Any) -> Any:
+        return _replay(options, table, inner, weights, carry, read, hidden, traces)
+
+    arguments = (inputs.table, inputs.inner, inputs.weights, inputs.carry, read)
+    _, pullback = jax.vjp(replay, *arguments)
+    *gradients, d_read = pullback(
+        (cotangents.hidden, cotangents.preactivation, cotangents.carry)
+    )
+    d_table, d_inner, d_weights, d_carry = gradients
+    if jnp.issubdtype(read.dtype, jnp.inexact):
+        num_reading = read.shape[1] - inputs.is_given.shape[1]
+        d_own = d_read[:, num_reading:]
+        d_own = where_rows(inputs.is_given, d_own, jnp.zeros_like(d_own))
+        d_read = jnp.concatenate([d_read[:, :num_reading], d_own], axis=1)
+    return (
+        RolloutInputs(
+            *(d_table, d_inner, d_weights, None, d_carry, d_read, None, None, None)
+        ),
+    )
+
+
+_rollout = jax.custom_vjp(_rollout_primal, nondiff_argnums=(0,))
+_rollout.defvjp(_rollout_fwd, _rollout_bwd)
+
+
+def _replay(
+    options: _Options,
+    table: Any,
+    inner: tuple[Affine, ...],
+    weights: tuple[GRUWeights, ...],
+    carry: tuple[Array, ...],
+    read: Array,
+    hidden: tuple[Array, ...],
+    traces: tuple[Trace, ...] | None,
+) -> tuple[tuple[Array, ...], tuple[Array, ...], tuple[Array, ...]]:
+    """Teacher forcing over inputs already read; without traces they are rebuilt."""
+    loop, x = options.loop, options.interface.embed(table, read)
+    outputs = []
+    for index, each in enumerate(weights):
+        if index:
+            x = affine(inner[index - 1], outputs[-1][0], dtype=loop.dtype)
+        if traces is None:
+            before = previous_hidden(0, carry[index], hidden[index])
+            product = matmul(before, each.kernel, loop.dtype)
+            trace = gru_trace(x, product, each.bias, before)
+            trace = trace._replace(hidden=hidden[index])
+        else:
+            trace = traces[index]
+        outputs.append(gru_replay(each, x, carry[index], trace, loop))
+    hidden, preactivation, last = zip(*outputs, strict=True)
+    return hidden, preactivation, last
+
+
+gru = Cell(init_gru, gru_initial_carry, gru_step, gru_rollout)
+"""A reset-after GRU (Cho et al. 2014), with a fast path."""
