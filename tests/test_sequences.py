@@ -12,6 +12,7 @@ from pf_jax.data.sequences import (
     join_sequences,
     make_windows,
     spaced_starts,
+    training_values,
 )
 
 NUM_TOKENS, LENGTH, NUM_CHUNKS = 35, 4, 8
@@ -53,6 +54,17 @@ def test_join_sequences_of_vectors_keeps_their_type():
     joined = join_sequences(parts, np.zeros(3))
     assert joined.values.dtype == np.float32
     np.testing.assert_array_equal(joined.values[:, 0], [0, 1, 1, 0, 2])
+
+
+def test_training_values_are_the_sequences_without_first_inputs():
+    parts = [np.array([5, 6, 7]), np.array([8]), np.array([], int), np.array([9])]
+    np.testing.assert_array_equal(
+        training_values(join_sequences(parts, 3)), [5, 6, 7, 8, 9]
+    )
+    vectors = [np.ones((2, 3), np.uint8), np.full((1, 3), 2, np.uint8)]
+    values = training_values(join_sequences(vectors, np.zeros(3)))
+    assert values.dtype == np.uint8
+    np.testing.assert_array_equal(values, np.concatenate(vectors))
 
 
 @pytest.mark.parametrize("chunks", ["consecutive", "random"])

@@ -20,6 +20,7 @@ from pf_jax.data.sequences import (
     join_sequences,
     make_windows,
     spaced_starts,
+    training_values,
 )
 from pf_jax.data.vocabulary import Vocabulary
 
@@ -43,4 +44,5 @@ __all__ = [
     "make_windows",
     "save_encoding",
     "spaced_starts",
+    "training_values",
 ]

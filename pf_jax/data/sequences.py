@@ -49,6 +49,14 @@ def join_sequences(
     return Sequences(np.concatenate(pieces), offsets)
 
 
+def training_values(split: Sequences) -> np.ndarray:
+    """All values that are targets, `[sum(N_i), ...]`: a split without its first inputs.
+
+    For what is settled by frequencies, such as `Emission.init_bias` of the training split.
+    """
+    return np.delete(split.values, split.offsets[:-1], axis=0)
+
+
 def as_inputs(values: Any) -> Any:
     """Values as models read them: integers as int32, however narrow they are kept."""
     is_integer = np.issubdtype(values.dtype, np.integer)
