@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from pf_jax.affine import Affine, affine, init_affine
@@ -20,18 +21,20 @@ class Emission(NamedTuple):
     """One kind of output, as functions.
 
     Attributes:
-        init_input: `(key, value_size, embedding_size) -> params` of the input layer.
-            `value_size` is `V` for tokens, `D` for vectors of numbers; an emission whose
-            values are all of one size takes no notice of it.
-        embed: `(params, values) -> [..., E]`, the input layer. Values are `[...]` where
-            one is a single token, `[..., D]` where one is a vector.
-        compose: `(params, kernel [E, O], bias [O]) -> params`: the input layer followed
-            by an affine one, as one input layer with outputs `[..., O]`.
-        noise: `(key, num_outputs, dtype) -> noise` of one sample, an array or a pytree.
-        sample: `(logits [..., P], noise [..., ...], temperature) -> values`.
-        log_prob: `(logits [..., P], values) -> [...]`, in nats.
-        statistics: `(logits [..., P]) -> [..., S]`, what of the output distribution
-            enters the behavior.
+        init_input: Function `(key, value_size, embedding_size) -> params` that makes the
+            input layer. `value_size` is `V` for tokens, `D` for vectors of numbers; an
+            emission whose values all have one size ignores it.
+        embed: Function `(params, values) -> [..., E]`, the input layer. Values are `[...]`
+            for single tokens, `[..., D]` for vectors.
+        compose: Function `(params, kernel [E, O], bias [O]) -> params`: the input layer
+            followed by an affine one, as one input layer with outputs `[..., O]`.
+        noise: Function `(key, num_outputs, dtype) -> noise` of one sample, an array or a
+            pytree.
+        sample: Function `(logits [..., P], noise [..., ...], temperature) -> values`,
+            which carry no gradients. `temperature` scales the noise.
+        log_prob: Function `(logits [..., P], values) -> [...]`, in nats.
+        statistics: Function `(logits [..., P]) -> [..., S]`, the part of the output
+            distribution that enters the behavior.
     """
 
     init_input: Callable[[Array, int, int], Params]
@@ -48,8 +51,11 @@ def _init_embedding(key: Array, vocab_size: int, embedding_size: int) -> Array:
 
 
 def _embed(embedding: Array, tokens: Array) -> Array:
-    # A token outside the vocabulary must show, not be read as its neighbor.
-    return embedding.at[tokens].get(mode="fill", fill_value=jnp.nan)
+    # NaN for a token outside the vocabulary, so that the mistake shows: jnp's indexing
+    # reads one that is too large as the last token, and a negative one from the end.
+    return embedding.at[tokens].get(
+        mode="fill", fill_value=jnp.nan, wrap_negative_indices=False
+    )
 
 
 def _compose_embedding(embedding: Array, kernel: Array, bias: Array) -> Array:
@@ -69,7 +75,9 @@ def _sample_token(
 
 
 def _token_log_prob(logits: Array, tokens: Array) -> Array:
-    chosen = jnp.take_along_axis(logits, tokens[..., None], axis=-1)[..., 0]
+    # NaN for a token outside the vocabulary; "fill" alone lets negative ones wrap round.
+    chosen = jnp.take_along_axis(logits, tokens[..., None], axis=-1, mode="fill")
+    chosen = jnp.where(tokens >= 0, chosen[..., 0], jnp.nan)
     return chosen - jax.nn.logsumexp(logits, axis=-1)
 
 
@@ -189,3 +197,42 @@ def as_classes(emission: Emission, readout: Affine, noise: Array) -> Any:
 
 def _with_zero(x: Array) -> Array:
     return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(1, 0)])
+
+
+def without_unreadable(
+    input_params: Params, values: Array, mask: Array | None
+) -> Array:
+    """Values with zeros in the masked steps that an input layer cannot read.
+
+    For padding such as -1 or NaN: in a sum over time the mask alone would not stop the NaN
+    that comes of it, `0 * nan` is NaN. Values that can be read stay as they are, masked or
+    not, and so do those of steps that count, so that a mistake in the data shows.
+
+    Args:
+        input_params: The input layer's parameters; those of tokens are one table `[V, E]`.
+        values: `[T, B, ...]`, inputs or targets. Integers cannot be read outside
+            `0 .. V - 1` where there is a table, other numbers where they are not finite.
+        mask: `[T, B]`, zero where a step is padding; None where all steps count.
+
+    Returns:
+        `[T, B, ...]`, of the same type.
+    """
+    if mask is None:
+        return values
+    is_readable = _is_readable(input_params, values)
+    is_readable = jnp.all(is_readable, axis=range(mask.ndim, values.ndim))
+    is_kept = is_readable | (mask != 0)
+    is_kept = is_kept.reshape(is_kept.shape + (1,) * (values.ndim - mask.ndim))
+    return jnp.where(is_kept, values, jnp.zeros_like(values))
+
+
+def _is_readable(input_params: Params, values: Array) -> Array:
+    """Whether an input layer reads each number as other than NaN; in the values' shape."""
+    if jnp.issubdtype(values.dtype, jnp.inexact):
+        return jnp.isfinite(values)
+    has_table = isinstance(input_params, jax.Array | np.ndarray)
+    if not has_table or not jnp.issubdtype(values.dtype, jnp.integer):
+        return jnp.ones(values.shape, bool)
+    # Compared in the values' own type, which may be too narrow for `V`.
+    last = min(input_params.shape[0] - 1, jnp.iinfo(values.dtype).max)
+    return (values >= 0) & (values <= last)

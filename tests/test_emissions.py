@@ -19,7 +19,13 @@ from trees import (
 from pf_jax import metrics, steps
 from pf_jax.affine import Affine
 from pf_jax.cells import gru, gru_step
-from pf_jax.emissions import Emission, bernoulli, independent_bernoullis
+from pf_jax.emissions import (
+    Emission,
+    bernoulli,
+    categorical,
+    independent_bernoullis,
+    without_unreadable,
+)
 from pf_jax.gate import AccuracyGate
 from pf_jax.generator import Generator, init_generator, initial_carry
 from pf_jax.mixture import biased, mixture_density, split_params
@@ -82,6 +88,35 @@ def assert_frequencies(counts, probabilities):
     assert scipy.stats.chisquare(counts, expected).pvalue > SIGNIFICANCE
 
 
+# Tokens
+
+
+def test_categorical_reads_a_token_outside_the_vocabulary_as_nan():
+    table = random_like(jnp.zeros((5, E)))
+    tokens = jnp.int32([-6, -5, -1, 0, 4, 5])
+    embedded = jax.jit(categorical.embed)(table, tokens)
+    assert_same_bits(embedded[3:5], table[jnp.array([0, 4])])
+    assert np.all(np.isnan(np.delete(embedded, [3, 4], axis=0)))
+
+
+def test_categorical_log_prob_of_a_token_outside_the_vocabulary_is_nan():
+    logits = random_like(jnp.zeros((6, 5)))
+    tokens = jnp.int32([-6, -5, -1, 0, 4, 5])
+    log_probs = jax.jit(categorical.log_prob)(logits, tokens)
+    expected = scipy.special.log_softmax(to_numpy(logits), axis=-1)
+    assert_close(log_probs[3:5], expected[[3, 4], [0, 4]])
+    assert np.all(np.isnan(np.delete(log_probs, [3, 4])))
+
+
+def test_categorical_log_prob_reads_bytes_as_tokens():
+    logits = random_like(jnp.zeros((3, 300)))
+    tokens = np.array([0, 7, 255])
+    expected = categorical.log_prob(logits, jnp.asarray(tokens, jnp.int32))
+    actual = categorical.log_prob(logits, jnp.asarray(tokens, jnp.uint8))
+    assert_same_bits(actual, expected)
+    assert np.all(np.isfinite(actual))
+
+
 # Bernoulli
 
 
@@ -114,9 +149,9 @@ def test_log_prob_of_a_value_that_is_not_binary_is_nan(name):
 def test_bernoulli_of_a_pixel_that_is_not_binary_embeds_to_nan():
     table = bernoulli.init_input(KEY, 1, E)
     assert table.shape == (2, E)
-    embedded = bernoulli.embed(table, jnp.int32([0, 1, 2]))
+    embedded = bernoulli.embed(table, jnp.int32([0, 1, 2, -1]))
     assert_same_bits(embedded[:2], table)
-    assert np.all(np.isnan(embedded[2]))
+    assert np.all(np.isnan(embedded[2:]))
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.5, 3.0])
@@ -421,6 +456,47 @@ def test_samples_carry_no_gradient(name):
 
     gradient = jax.jit(jax.grad(total))(logits, 0.7)
     assert_same_bits(gradient, jnp.zeros_like(logits))
+
+
+# Padding
+
+
+def test_without_unreadable_zeroes_masked_tokens_outside_the_table():
+    values = jnp.int32([[-1, 4, 5], [-1, 4, 5]])
+    mask = jnp.float32([[0, 0, 0], [1, 1, 1]])
+    actual = jax.jit(without_unreadable)(jnp.zeros((5, E)), values, mask)
+    assert_same_bits(actual, jnp.int32([[0, 4, 0], [-1, 4, 5]]))
+
+
+def test_without_unreadable_zeroes_masked_steps_that_are_not_finite():
+    params = Affine(jnp.zeros((3, E)), jnp.zeros(E))
+    values = jnp.float32(
+        [[[1, np.nan, 2], [-7, -0.0, 9]], [[np.inf, 0, 0], [-np.inf, 1, 1]]]
+    )
+    mask = jnp.float32([[0, 0], [1, 0]])
+    expected = np.array(values)
+    expected[0, 0] = expected[1, 1] = 0
+    actual = jax.jit(without_unreadable)(params, values, mask)
+    assert_same_bits(actual, jnp.asarray(expected))
+
+
+def test_without_unreadable_compares_narrow_tokens_with_a_larger_table():
+    values, mask = jnp.uint8([[0, 255]]), jnp.zeros((1, 2))
+    assert_same_bits(without_unreadable(jnp.zeros((300, E)), values, mask), values)
+    expected = jnp.uint8([[0, 0]])
+    assert_same_bits(without_unreadable(jnp.zeros((255, E)), values, mask), expected)
+
+
+def test_without_unreadable_leaves_what_an_affine_layer_reads():
+    params = Affine(jnp.zeros((3, E)), jnp.zeros(E))
+    for dtype in (jnp.int32, bool):
+        values = jnp.asarray(make_keys((T, B))[..., :3], dtype)
+        assert_same_bits(without_unreadable(params, values, jnp.zeros((T, B))), values)
+
+
+def test_without_unreadable_without_a_mask_gives_the_values():
+    values = jnp.int32([[-1, 9]])
+    assert without_unreadable(jnp.zeros((5, E)), values, None) is values
 
 
 # In a generator: the fast path is for `cells.gru` itself, another cell takes the plain one
