@@ -14,6 +14,13 @@ import numpy as np
 from jax import lax
 
 from pf_jax.affine import Affine, affine, init_affine
+from pf_jax.initial_bias import log_frequencies, log_odds
+from pf_jax.relaxations import (
+    Relaxation,
+    binary_relaxations,
+    categorical_relaxations,
+    embed_probabilities,
+)
 from pf_jax.types import Array, Params
 
 
@@ -35,6 +42,10 @@ class Emission(NamedTuple):
         log_prob: Function `(logits [..., P], values) -> [...]`, in nats.
         statistics: Function `(logits [..., P]) -> [..., S]`, the part of the output
             distribution that enters the behavior.
+        init_bias: Function `(values [N, ...], num_outputs) -> [P]` in numpy: the readout's
+            first bias, with which a zero readout kernel gives the frequencies of these
+            values, usually those of the training split. None: there is no such function.
+        relaxations: Ways to carry gradients through the value that is fed back.
     """
 
     init_input: Callable[[Array, int, int], Params]
@@ -44,6 +55,8 @@ class Emission(NamedTuple):
     sample: Callable[[Array, Any, jax.typing.ArrayLike], Array]
     log_prob: Callable[[Array, Array], Array]
     statistics: Callable[[Array], Array]
+    init_bias: Callable[[np.ndarray, int], np.ndarray] | None = None
+    relaxations: tuple[Relaxation, ...] = ()
 
 
 def _init_embedding(key: Array, vocab_size: int, embedding_size: int) -> Array:
@@ -89,6 +102,8 @@ categorical = Emission(
     sample=_sample_token,
     log_prob=_token_log_prob,
     statistics=lambda logits: jax.nn.softmax(logits, axis=-1),
+    init_bias=log_frequencies,
+    relaxations=categorical_relaxations(_sample_token),
 )
 """Tokens: an embedding, a softmax."""
 
@@ -156,6 +171,10 @@ bernoulli = Emission(
     sample=_sample_pixel,
     log_prob=lambda logits, pixels: binary_log_prob(logits[..., 0], pixels),
     statistics=jax.nn.sigmoid,
+    init_bias=log_odds,
+    relaxations=binary_relaxations(
+        _sample_pixel, embed_probabilities, as_values=lambda x: x[..., 0]
+    ),
 )
 """Binary pixels, one a step: int32 0 or 1, `[...]`; logits `[..., 1]`.
 
@@ -169,6 +188,10 @@ independent_bernoullis = Emission(
     sample=_sample_binary_vector,
     log_prob=lambda logits, values: jnp.sum(binary_log_prob(logits, values), axis=-1),
     statistics=jax.nn.sigmoid,
+    init_bias=log_odds,
+    relaxations=binary_relaxations(
+        _sample_binary_vector, embed_numbers, as_values=lambda x: x
+    ),
 )
 """Vectors of numbers 0 or 1, `[..., D]`, such as the keys of a piano that sound at a step;
 logits `[..., D]`. Given the past, keys are independent of one another."""

@@ -7,11 +7,12 @@ The output distribution of Graves, "Generating Sequences With Recurrent Neural N
 import functools
 import math
 import operator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from pf_jax.affine import Affine, init_affine
@@ -22,6 +23,8 @@ from pf_jax.emissions import (
     embed_numbers,
     sample_binary,
 )
+from pf_jax.initial_bias import log_odds
+from pf_jax.relaxations import Relaxation, Temperature
 from pf_jax.types import Array
 
 # Offsets are measured on a grid, and a resting pen repeats one exactly: around such a point
@@ -99,12 +102,16 @@ def mixture_density(num_components: int) -> Emission:
     Raises:
         ValueError: Without a component.
     """
+    return _make_emission(_checked(num_components), 0.0)
+
+
+def _checked(num_components: int) -> int:
     num_components = operator.index(num_components)
     if num_components < 1:
         raise ValueError(
             f"num_components is {num_components}: a mixture needs 1 or more"
         )
-    return _mixture_density(num_components)
+    return num_components
 
 
 def split_params(params: Array, num_components: int) -> MixtureParams:
@@ -126,47 +133,39 @@ def split_params(params: Array, num_components: int) -> MixtureParams:
     )
 
 
-def biased(params: Array, bias: jax.typing.ArrayLike, num_components: int) -> Array:
-    """Parameters of a sharper mixture, for cleaner samples (Graves 2013, section 5.4).
+def biased(mixture: MixtureParams, bias: jax.typing.ArrayLike) -> MixtureParams:
+    """A sharper mixture, for cleaner samples (Graves 2013, section 5.4).
 
         sigma = exp(log sigma - bias)                   equation 61
         pi = softmax((1 + bias) * logits)               equation 62
 
-    Means, correlations and the pen stay as they are; deviations keep their bounds.
+    Means, correlations and the pen stay as they are. The bounds of `split_params` are
+    those before the bias: deviations at the lower bound shrink too.
 
     Args:
-        params: `[..., 6K + 1]`.
-        bias: A number from 0, which changes nothing; at infinity only the likeliest
-            component's mean is left.
-        num_components: `K`.
-
-    Returns:
-        `[..., 6K + 1]`.
+        mixture: The parameters by name, from `split_params`.
+        bias: A number from 0, which changes nothing. As it grows, samples approach the
+            mean of the likeliest component.
     """
-    chex.assert_axis_dimension(params, -1, 6 * num_components + 1)
-    k = num_components
-    weights, means, log_stds, rest = jnp.split(params, [k, 3 * k, 5 * k], axis=-1)
-    return jnp.concatenate(
-        [weights * (1 + bias), means, log_stds - bias, rest], axis=-1
+    return mixture._replace(
+        weight_logits=mixture.weight_logits * (1 + bias),
+        log_stds=mixture.log_stds - bias,
     )
 
 
-# One for each bias: partials of equal arguments are not equal, and a jit cache knows it.
-@functools.cache
 def biased_mixture(num_components: int, bias: float) -> Emission:
-    """`mixture_density`, its samples drawn from the `biased` mixture.
+    """`mixture_density` whose samples come from the `biased` mixture.
+
+    Log-probabilities and statistics are those of the mixture without the bias.
 
     Args:
         num_components: `K`.
-        bias: From 0, which changes nothing.
+        bias: A number from 0, which gives `mixture_density` itself.
+
+    Returns:
+        The emission; equal ones for equal arguments, so that a jit cache knows them.
     """
-    emission = mixture_density(num_components)
-
-    def sample(params: Array, noise: Any, temperature: jax.typing.ArrayLike) -> Array:
-        sharper = biased(params, bias, num_components)
-        return emission.sample(sharper, noise, temperature)
-
-    return emission._replace(sample=sample)
+    return _make_emission(_checked(num_components), float(bias))
 
 
 def _init_input(key: Array, value_size: int, embedding_size: int) -> Affine:
@@ -186,13 +185,20 @@ def _noise(
     )
 
 
-def _sample(
+def _reparameterized(
     num_components: int,
+    bias: float,
     params: Array,
     noise: MixtureNoise,
-    temperature: jax.typing.ArrayLike,
+    temperature: Temperature,
+    relaxation_temperature: Temperature = 1.0,
 ) -> Array:
-    mixture = split_params(lax.stop_gradient(params), num_components)
+    """A sample, `[..., 3]`, with gradients through the chosen Gaussian's parameters.
+
+    The choice of the component and the pen are constants to differentiation.
+    """
+    del relaxation_temperature
+    mixture = biased(split_params(params, num_components), bias)
     perturbed = mixture.weight_logits + temperature * noise.component
     component = jnp.argmax(perturbed, axis=-1, keepdims=True)
     argument = jnp.take_along_axis(mixture.correlation_arguments, component, axis=-1)
@@ -206,6 +212,17 @@ def _sample(
     offset = mean + temperature * jnp.exp(log_std) * normal
     pen = sample_binary(mixture.pen_logits, noise.pen, temperature)
     return jnp.concatenate([offset, pen[..., None].astype(offset.dtype)], axis=-1)
+
+
+def _sample(
+    num_components: int,
+    bias: float,
+    params: Array,
+    noise: MixtureNoise,
+    temperature: Temperature,
+) -> Array:
+    params = lax.stop_gradient(params)
+    return _reparameterized(num_components, bias, params, noise, temperature)
 
 
 def _log_prob(num_components: int, params: Array, strokes: Array) -> Array:
@@ -254,15 +271,36 @@ def _statistics(num_components: int, params: Array) -> Array:
     )
 
 
-# Partials of equal arguments are not equal, so there is one for each number, kept for good.
+def _init_bias(
+    num_components: int, strokes: np.ndarray, num_outputs: int
+) -> np.ndarray:
+    """The row of equal components, each one Gaussian of all offsets; the pen's log odds.
+
+    Components that start alike come apart by the readout's kernel, if that is not zero.
+    """
+    chex.assert_shape(strokes, (None, _STROKE_SIZE))
+    chex.assert_equal(num_outputs, 6 * num_components + 1)
+    mean = np.mean(strokes[:, :2], axis=0, dtype=np.float64)
+    std = np.std(strokes[:, :2], axis=0, dtype=np.float64)
+    log_std = np.log(np.clip(std, *np.exp([-MAX_ABS_LOG_STD, MAX_ABS_LOG_STD])))
+    zeros, pen = np.zeros(num_components), log_odds(strokes[:, 2], 1)
+    means, log_stds = (np.tile(pair, num_components) for pair in (mean, log_std))
+    return np.concatenate([zeros, means, log_stds, zeros, pen]).astype(np.float32)
+
+
+# Cached: jit compares emissions by their functions, and a partial equals only itself.
 @functools.cache
-def _mixture_density(num_components: int) -> Emission:
+def _make_emission(num_components: int, bias: float) -> Emission:
+    sample = functools.partial(_sample, num_components, bias)
+    value = functools.partial(_reparameterized, num_components, bias)
     return Emission(
         init_input=_init_input,
         embed=embed_numbers,
         compose=compose_affine,
         noise=functools.partial(_noise, num_components),
-        sample=functools.partial(_sample, num_components),
+        sample=sample,
         log_prob=functools.partial(_log_prob, num_components),
         statistics=functools.partial(_statistics, num_components),
+        init_bias=functools.partial(_init_bias, num_components),
+        relaxations=(Relaxation("reparameterized", value, embed_numbers, sample),),
     )

@@ -21,6 +21,7 @@ from pf_jax.affine import Affine
 from pf_jax.cells import gru, gru_step
 from pf_jax.emissions import (
     Emission,
+    as_classes,
     bernoulli,
     categorical,
     independent_bernoullis,
@@ -28,7 +29,13 @@ from pf_jax.emissions import (
 )
 from pf_jax.gate import AccuracyGate
 from pf_jax.generator import Generator, init_generator, initial_carry
-from pf_jax.mixture import biased, mixture_density, split_params
+from pf_jax.mixture import (
+    MAX_ABS_LOG_STD,
+    biased,
+    biased_mixture,
+    mixture_density,
+    split_params,
+)
 from pf_jax.state import (
     DiscriminatorSizes,
     GeneratorSizes,
@@ -394,13 +401,15 @@ def test_mixture_statistics_equal_reference():
 
 
 def test_biased_by_zero_leaves_parameters_as_they_are():
-    params = random_like(jnp.zeros((T, B, 19)), scale=9.0)
-    assert_same_bits(biased(params, 0.0, 3), params)
+    mixture = split_params(random_like(jnp.zeros((T, B, 19)), scale=9.0), 3)
+    assert_same_bits(biased(mixture, 0.0), mixture)
+    assert biased_mixture(3, 0) == mixture_density(3)
 
 
 def test_biased_sharpens_weights_and_deviations_alone():
     params, bias = random_like(jnp.zeros((T, 19)), scale=1.0), 0.7
-    before, after = (split_params(x, 3) for x in (params, biased(params, bias, 3)))
+    before = split_params(params, 3)
+    after = biased(before, bias)
     weights = jax.nn.softmax(before.weight_logits) ** (1 + bias)
     weights /= jnp.sum(weights, axis=-1, keepdims=True)
     assert_close(jax.nn.softmax(after.weight_logits), weights)
@@ -415,11 +424,31 @@ def test_biased_by_much_concentrates_on_the_likeliest_mean():
         [0.5, 1.0], [[1, 2], [-3, 4]], [[0, 1], [1, 0]], [0.5, 0.5], 0.0
     )
     spread = draw(mixture_density(2), params)
-    samples = draw(mixture_density(2), biased(params, 100.0, 2))
+    samples = draw(biased_mixture(2, 100.0), params)
     assert np.all(np.std(spread[:, :2], axis=0) > 0.5)
-    # The deviations' lower bound is 0.0009.
-    assert np.max(np.abs(samples[:, :2] - np.float32([-3, 4]))) < 0.01
+    np.testing.assert_array_equal(
+        samples[:, :2], np.tile(np.float32([-3, 4]), (NUM_DRAWS, 1))
+    )
     assert set(np.unique(samples[:, 2])) == {0.0, 1.0}
+
+
+@pytest.mark.parametrize("log_std", [-20.0, -6.5, 0.0, 20.0])
+def test_biased_mixture_bounds_deviations_before_the_bias(log_std):
+    bias = 2.0
+    params = mixture_row([0.0], [[0, 0]], [[log_std, log_std]], [0.0], 0.0)
+    stds = np.std(draw(biased_mixture(1, bias), params)[:, :2], axis=0)
+    expected = np.exp(np.clip(log_std, -MAX_ABS_LOG_STD, MAX_ABS_LOG_STD) - bias)
+    np.testing.assert_allclose(stds, [expected, expected], rtol=0.03)
+
+
+def test_biased_mixture_changes_samples_alone():
+    emission, sharper = mixture_density(2), biased_mixture(2, 1.5)
+    assert sharper == biased_mixture(np.int64(2), np.float64(1.5)) != emission
+    params, strokes = random_like(jnp.zeros((T, B, 13))), make_strokes((T, B))
+    assert_same_bits(
+        sharper.log_prob(params, strokes), emission.log_prob(params, strokes)
+    )
+    assert_same_bits(sharper.statistics(params), emission.statistics(params))
 
 
 def test_mixture_density_is_one_for_each_number():
@@ -456,6 +485,15 @@ def test_samples_carry_no_gradient(name):
 
     gradient = jax.jit(jax.grad(total))(logits, 0.7)
     assert_same_bits(gradient, jnp.zeros_like(logits))
+
+
+@pytest.mark.parametrize("emission", [categorical, bernoulli])
+def test_as_classes_takes_an_emission_without_optional_fields(emission):
+    bare = emission._replace(init_bias=None, relaxations=())
+    readout = Affine(jnp.ones((8, 1)), jnp.ones(1))
+    classes = as_classes(bare, readout, jnp.ones((5, 1)))
+    assert classes is not None
+    assert_same_bits(classes, as_classes(emission, readout, jnp.ones((5, 1))))
 
 
 # Padding
