@@ -5,21 +5,17 @@ functions of arrays and pytrees, for use in your own code. `pf_jax.loop.train_an
 is the training loop behind `train.py`.
 """
 
-from pf_jax.behavior import Behavior, unroll_behavior
-from pf_jax.cells import (
-    Cell,
-    CellOutput,
-    GRUParams,
-    gru,
-    gru_params_from_flax,
-    gru_step,
-    init_gru,
-)
+from pf_jax.affine import Affine
+from pf_jax.behavior import Behavior, behavior_size, unroll_behavior
+from pf_jax.convolutional import ConvolutionalSizes, convolutional
 from pf_jax.discriminator import (
     Discriminator,
     DiscriminatorParams,
+    DiscriminatorSizes,
+    check_discriminator,
     discriminator_logits,
     init_discriminator,
+    recurrent,
 )
 from pf_jax.emissions import (
     Emission,
@@ -30,6 +26,7 @@ from pf_jax.emissions import (
 from pf_jax.errors import UserError
 from pf_jax.gate import AccuracyGate
 from pf_jax.generator import (
+    Dropout,
     Generator,
     GeneratorParams,
     init_generator,
@@ -41,28 +38,49 @@ from pf_jax.losses import (
     nll,
     teacher_forced_loss,
 )
+from pf_jax.metrics import Average, Metrics, compute
 from pf_jax.mixture import mixture_density
-from pf_jax.parallel import make_update
-from pf_jax.state import (
-    DiscriminatorSizes,
-    GeneratorSizes,
-    Settings,
-    TrainState,
-    create_train_state,
-)
-from pf_jax.steps import (
+from pf_jax.objectives import (
+    OBJECTIVES,
+    Objective,
+    ScheduledSampling,
+    StateMatching,
+    discriminator_eval_step,
     discriminator_step,
     eval_step,
     generator_step,
     joint_step,
+    scheduled_sampling_step,
     separate_step,
+    state_matching_step,
     teacher_forcing_step,
 )
+from pf_jax.parallel import make_update, replicate
+from pf_jax.players import Player, make_optimizer
+from pf_jax.recurrence import (
+    Cell,
+    CellOutput,
+    GRUParams,
+    Loop,
+    LSTMCarry,
+    LSTMParams,
+    gru,
+    gru_params_from_flax,
+    gru_params_from_torch,
+    gru_step,
+    init_gru,
+    init_lstm,
+    lstm,
+    lstm_step,
+)
+from pf_jax.state import GeneratorSizes, Settings, TrainState, create_train_state
 from pf_jax.types import Batch, Unroll
 from pf_jax.unroll import (
+    draw_dropout,
     row_keys,
     split_modes,
     unroll_free_running,
+    unroll_mixed,
     unroll_paired,
     unroll_teacher_forced,
     unroll_windows,
@@ -70,50 +88,79 @@ from pf_jax.unroll import (
 
 __all__ = [
     "AccuracyGate",
+    "Affine",
+    "Average",
     "Batch",
     "Behavior",
     "Cell",
     "CellOutput",
+    "ConvolutionalSizes",
     "Discriminator",
     "DiscriminatorParams",
     "DiscriminatorSizes",
+    "Dropout",
     "Emission",
     "GRUParams",
     "Generator",
     "GeneratorParams",
     "GeneratorSizes",
+    "LSTMCarry",
+    "LSTMParams",
+    "Loop",
+    "Metrics",
+    "OBJECTIVES",
+    "Objective",
+    "Player",
+    "ScheduledSampling",
     "Settings",
+    "StateMatching",
     "TrainState",
     "Unroll",
     "UserError",
+    "behavior_size",
     "bernoulli",
     "categorical",
+    "check_discriminator",
+    "compute",
+    "convolutional",
     "create_train_state",
+    "discriminator_eval_step",
     "discriminator_logits",
     "discriminator_loss",
     "discriminator_step",
+    "draw_dropout",
     "eval_step",
     "free_running_loss",
     "generator_step",
     "gru",
     "gru_params_from_flax",
+    "gru_params_from_torch",
     "gru_step",
     "independent_bernoullis",
     "init_discriminator",
     "init_generator",
     "init_gru",
+    "init_lstm",
     "initial_carry",
     "joint_step",
+    "lstm",
+    "lstm_step",
+    "make_optimizer",
     "make_update",
     "mixture_density",
     "nll",
+    "recurrent",
+    "replicate",
     "row_keys",
+    "scheduled_sampling_step",
     "separate_step",
     "split_modes",
+    "state_matching_step",
     "teacher_forced_loss",
     "teacher_forcing_step",
     "unroll_behavior",
     "unroll_free_running",
+    "unroll_mixed",
     "unroll_paired",
     "unroll_teacher_forced",
     "unroll_windows",

@@ -1,7 +1,7 @@
 """The discriminator: from a behavior to one logit a sequence (paper, section 2.3)."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -168,7 +168,7 @@ recurrent = Discriminator(init_discriminator, discriminator_logits)
 
 def check_discriminator(
     discriminator: Discriminator,
-    sizes: NamedTuple,
+    sizes: Any,
     *,
     num_features: int = 4,
     num_steps: int = 6,

@@ -87,7 +87,7 @@ def create_train_state(
     key: Array,
     *,
     generator: GeneratorSizes,
-    discriminator: NamedTuple | None = None,
+    discriminator: Any = None,
     readout_bias: np.ndarray | None = None,
     settings: Settings = Settings(),
 ) -> TrainState:

@@ -398,7 +398,9 @@ def split_modes(unroll: Unroll) -> tuple[Unroll, Unroll]:
 def _first_step(values: Array) -> Array:
     """`is_given [T, B]` of a free run."""
     num_steps, num_rows = values.shape[:2]
-    return jnp.broadcast_to((jnp.arange(num_steps) == 0)[:, None], (num_steps, num_rows))
+    return jnp.broadcast_to(
+        (jnp.arange(num_steps) == 0)[:, None], (num_steps, num_rows)
+    )
 
 
 def _twice(tree: Any, axis: int) -> Any:
@@ -436,9 +438,7 @@ def _check_generator(generator: Generator) -> None:
             f"feedback={generator.feedback!r}: must be one of {', '.join(FEEDBACKS)}"
         )
     if not 0 <= generator.dropout < 1:
-        raise ValueError(
-            f"dropout={generator.dropout}: must be at least 0 and below 1"
-        )
+        raise ValueError(f"dropout={generator.dropout}: must be at least 0 and below 1")
     if generator.cell.rollout is not None and generator.feedback == "sample":
         return
     for name, default in _FAST_SETTINGS.items():
@@ -480,9 +480,7 @@ def _unroll(
     out = run(params, carry, reading, noise, temperature, dropout, generator)
     logits = readout(params, out.hidden[-1], dropout, generator=generator)
     samples = out.samples if num_sampling else None
-    return Unroll(
-        out.inputs, logits, out.hidden, out.preactivation, out.carry, samples
-    )
+    return Unroll(out.inputs, logits, out.hidden, out.preactivation, out.carry, samples)
 
 
 def _fast_rollout(

@@ -16,7 +16,6 @@ from pf_jax.errors import UserError
 from pf_jax.generator import initial_carry
 from pf_jax.metrics import Metrics, add, compute
 from pf_jax.state import TrainState
-from pf_jax.steps import discriminator_eval_step, eval_step
 from pf_jax.types import Batch, Carry
 
 SEGMENT_LENGTH = 256

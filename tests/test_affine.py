@@ -71,9 +71,22 @@ def test_affine_rounds_operands_of_both_passes():
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves((d_params, d_x)))
 
 
-def test_sum_of_products_equals_einsum_over_stacks():
+def test_affine_of_parts_equals_affine_of_their_concatenation():
+    params, x = random_arguments()
+
+    def of_parts(params, x):
+        return affine(params, x[..., :1], x[..., 1:], constant_rows=1)
+
+    def joined(params, x):
+        return affine(params, x, constant_rows=1)
+
+    actual = value_and_pullback(of_parts, (params, x))
+    assert_close(actual, value_and_pullback(joined, (params, x)))
+
+
+def test_sum_of_products_equals_einsum_over_all_rows():
     x, y = random_like((jnp.zeros((2, T, F)), jnp.zeros((2, T, G))), 2, scale=1.0)
-    expected = np.einsum("sri,sro->sio", x, y)
+    expected = np.einsum("sri,sro->io", x, y)
     np.testing.assert_allclose(sum_of_products(x, y), expected, rtol=1e-5, atol=1e-6)
 
 

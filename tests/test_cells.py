@@ -6,7 +6,7 @@ import pytest
 import reference
 from trees import assert_close, random_like, to_numpy
 
-from pf_jax.cells import (
+from pf_jax.recurrence.cells import (
     gru_initial_carry,
     gru_params_from_flax,
     gru_step,

@@ -50,7 +50,7 @@ def random_params(seed=0):
     """With ReLUs that are alive and logits that differ between sequences."""
     shapes = jax.eval_shape(
         lambda: init_convolutional(
-            jax.random.key(0), num_features=F, hidden_size=C, mlp_size=M
+            jax.random.key(0), num_features=F, input_channels=C, filter_channels=M
         )
     )
     params = random_like(shapes, seed)
@@ -299,7 +299,7 @@ def test_convolutional_gradient_under_shard_map_equals_one_device(
 def test_init_convolutional_has_the_shapes_of_its_sizes():
     params = jax.eval_shape(
         lambda: init_convolutional(
-            jax.random.key(0), num_features=F, hidden_size=C, mlp_size=M
+            jax.random.key(0), num_features=F, input_channels=C, filter_channels=M
         )
     )
     shapes = [leaf.shape for leaf in jax.tree.leaves(params)]
@@ -310,7 +310,7 @@ def test_init_convolutional_has_the_shapes_of_its_sizes():
 
 def test_init_convolutional_is_he_normal_before_relus():
     params = init_convolutional(
-        jax.random.key(0, impl="rbg"), num_features=3, hidden_size=16, mlp_size=16
+        jax.random.key(0, impl="rbg"), num_features=3, input_channels=16, filter_channels=16
     )
     for layer in params.filters:
         he = (2 / (9 * 16)) ** 0.5

@@ -8,17 +8,19 @@ import pytest
 from kernel_threads import run_kernels_in_threads
 
 import pf_jax
-from pf_jax import gru_unroll, recurrence
 from pf_jax.affine import Affine
-from pf_jax.bidirectional import gru_both_ways
 from pf_jax.emissions import as_classes
-from pf_jax.kernels import gru, rollout
-from pf_jax.kernels import tiles as gpu
-from pf_jax.kernels.tiles import Device, Tiles
-from pf_jax.recurrence import Loop, Recurrent, Trace
+from pf_jax.generator import interface_of
+from pf_jax.recurrence import kernels, loops
+from pf_jax.recurrence import tiles as gpu
+from pf_jax.recurrence.loops import GRUWeights, Loop, RolloutInputs
+from pf_jax.recurrence.scan import gru_scan
+from pf_jax.recurrence.tiles import Device, Tiles
 
 TILES = Tiles(rows=16, columns=16, depth=16)
 H100 = Device(132, 211 * 1024)
+FULL = Loop(dtype="float32")
+"""Products of float32, in kernels too."""
 
 
 @pytest.fixture
@@ -42,94 +44,71 @@ def assert_close(actual, expected):
     jax.tree.map(close, actual, expected)
 
 
-def drawn_loop(stacks=1, num_steps=5, num_rows=32, size=32):
+def drawn_loop(directions=1, num_steps=5, num_rows=32, size=32):
     """Weights, projections and carry."""
     return (
-        Recurrent(draw(0, stacks, size, 3 * size) / 6, draw(1, stacks, size)),
-        draw(2, num_steps, num_rows, stacks * 3 * size),
-        draw(3, stacks, num_rows, size),
+        GRUWeights(draw(0, directions, size, 3 * size) / 6, draw(1, directions, size)),
+        tuple(
+            draw(2 + 10 * d, num_steps, num_rows, 3 * size) for d in range(directions)
+        ),
+        draw(3, directions, num_rows, size),
     )
 
 
-def plain_trace(recurrent, projections, carry, dtype=None):
-    """`[S, T, N, H]` each, of one GRU or of one in either direction."""
-    ways = jnp.split(projections, len(carry), axis=-1)
-    ways = jnp.stack([x[:: 1 - 2 * number] for number, x in enumerate(ways)], axis=1)
-    trace = recurrence.gru_trace(recurrent, ways, carry, Loop(dtype=dtype))
-    return jax.tree.map(lambda x: x.swapaxes(0, 1), trace)
+DIRECTIONS = pytest.mark.parametrize("directions", [1, 2], ids=["one", "two"])
 
 
-def side_by_side(trace):
-    """`[S, T, N, G]` -> `[T, N, S G]`, in the order of time."""
-    ways = [x[:: 1 - 2 * number] for number, x in enumerate(trace)]
-    return jnp.concatenate(ways, axis=-1)
-
-
-STACKS = pytest.mark.parametrize("stacks", [1, 2], ids=["one", "both_ways"])
-
-
-@STACKS
-@pytest.mark.parametrize("num_arrays", [2, 5])
-def test_forward_equals_the_plain_loop(in_threads, stacks, num_arrays):
-    recurrent, projections, carry = drawn_loop(stacks)
-    hidden, trace = gru.forward(
-        TILES, "float32", *recurrent, projections, carry, num_arrays
-    )
-    expected = plain_trace(recurrent, projections, carry)
-    assert len(trace) == num_arrays
-    assert_close(trace, tuple(expected)[:num_arrays])
-    assert_close(hidden, side_by_side(expected.hidden))
+@DIRECTIONS
+@pytest.mark.parametrize("is_saved", [True, False])
+def test_forward_equals_the_plain_loop(in_threads, directions, is_saved):
+    arguments = drawn_loop(directions)
+    traces = kernels.forward(TILES, FULL, is_saved, *arguments)
+    assert_close(traces, loops.forward(FULL, is_saved, *arguments))
+    assert (traces[0].reset is not None) == is_saved
 
 
 def test_forward_rounds_what_it_multiplies_to_its_dtype(in_threads):
-    loop = drawn_loop(num_steps=2)
-    _, trace = gru.forward(TILES, "bfloat16", *loop[0], *loop[1:])
-    assert_close(trace, tuple(plain_trace(*loop, dtype="bfloat16")))
-    assert np.abs(trace[0] - plain_trace(*loop).hidden).max() > 1e-4
+    arguments, loop = drawn_loop(num_steps=2), Loop(dtype="bfloat16")
+    (trace,) = kernels.forward(TILES, loop, True, *arguments)
+    assert_close(trace, loops.forward(loop, True, *arguments)[0])
+    exact = loops.forward(FULL, True, *arguments)[0]
+    assert np.abs(trace.hidden - exact.hidden).max() > 1e-4
 
 
 @pytest.mark.parametrize("of_carry", [1, 3e5])
 @pytest.mark.parametrize("of_kernel", [1, 3e5, 1e-9])
 def test_forward_in_half_precision_knows_no_bounds(in_threads, of_carry, of_kernel):
-    recurrent, projections, carry = drawn_loop(num_steps=1)
-    carry, kernel = of_carry * carry, of_kernel * recurrent.kernel
-    bias = jnp.zeros_like(recurrent.bias)
-    _, trace = gru.forward(TILES, None, kernel, bias, projections, carry)
-    expected = carry @ kernel[..., -carry.shape[-1] :]
-    error = jnp.linalg.norm(trace[4][:, 0] - expected) / jnp.linalg.norm(expected)
+    weights, projections, carry = drawn_loop(num_steps=1)
+    carry, kernel = of_carry * carry, of_kernel * weights.kernel
+    weights = GRUWeights(kernel, jnp.zeros_like(weights.bias))
+    (trace,) = kernels.forward(TILES, Loop(), True, weights, projections, carry)
+    expected = (carry @ kernel[..., -carry.shape[-1] :])[0]
+    error = jnp.linalg.norm(trace.recurrent[0] - expected) / jnp.linalg.norm(expected)
     # Its unit roundoff is 5e-4.
     assert 1e-5 < error < 5e-4
 
 
-def drawn_cotangents(trace, carry, has_preactivation=False):
+def drawn_cotangents(traces, carry, has_preactivation=False):
     """Of what `forward` returns."""
-    d_hidden, d_last = draw(4, *side_by_side(trace.hidden).shape), draw(5, *carry.shape)
-    return d_hidden, draw(6, *d_hidden.shape) if has_preactivation else None, d_last
-
-
-def plain_deltas(recurrent, carry, trace, d_hidden, d_preactivation, d_last):
-    stacks = len(carry)
-    ways = jnp.split(d_hidden, stacks, axis=-1)
-    ways = jnp.stack([x[:: 1 - 2 * number] for number, x in enumerate(ways)], axis=1)
-    if d_preactivation is not None:
-        d_preactivation = d_preactivation[:, None]
-    steps = jax.tree.map(lambda x: x.swapaxes(0, 1), trace)
-    found = recurrence.delta_loop(
-        Loop(), recurrent, carry, steps, ways, d_preactivation, d_last
+    d_hidden = tuple(
+        draw(4 + 10 * d, *trace.hidden.shape) for d, trace in enumerate(traces)
     )
-    product, projections = (x.swapaxes(0, 1) for x in found[:2])
-    return product, side_by_side(projections), found.carry
+    d_preactivation = tuple(draw(6 + 10 * d, *x.shape) for d, x in enumerate(d_hidden))
+    return (
+        d_hidden,
+        d_preactivation if has_preactivation else None,
+        draw(5, *carry.shape),
+    )
 
 
-@pytest.mark.parametrize(
-    ("stacks", "has_preactivation"), [(1, False), (1, True), (2, False)]
-)
-def test_backward_equals_the_plain_loop(in_threads, stacks, has_preactivation):
-    recurrent, projections, carry = drawn_loop(stacks)
-    trace = plain_trace(recurrent, projections, carry)
-    cotangents = drawn_cotangents(trace, carry, has_preactivation)
-    found = gru.backward(TILES, None, recurrent.kernel, carry, trace, *cotangents)
-    assert_close(found, plain_deltas(recurrent, carry, trace, *cotangents))
+@DIRECTIONS
+@pytest.mark.parametrize("has_preactivation", [False, True])
+def test_backward_equals_the_plain_loop(in_threads, directions, has_preactivation):
+    weights, projections, carry = drawn_loop(directions)
+    traces = loops.forward(FULL, True, weights, projections, carry)
+    cotangents = drawn_cotangents(traces, carry, has_preactivation)
+    found = kernels.backward(TILES, FULL, weights, carry, traces, *cotangents)
+    assert_close(found, loops.backward(FULL, weights, carry, traces, *cotangents))
 
 
 EMISSIONS = {
@@ -138,102 +117,109 @@ EMISSIONS = {
 }
 
 
-def drawn_rollout(emission, num_reading=16, num_drawing=32, num_layers=1):
-    """A generator with its parameters, and what its steps take."""
+def drawn_rollout(emission, num_reading=16, num_sampling=32, num_layers=1, given=0.0):
+    """Interface and inputs of a rollout; `given` is the share of given later steps."""
     kind, num_outputs, num_tokens = EMISSIONS[emission]
-    generator = pf_jax.Generator(emission=kind)
+    generator = pf_jax.Generator(emission=kind, dtype="float32")
     params = pf_jax.init_generator(
         jax.random.key(0),
         num_outputs=num_outputs,
         hidden_size=32,
         embedding_size=8,
         num_layers=num_layers,
+        readout_bias=draw(1, num_outputs),
         generator=generator,
     )
-    bias = draw(1, num_outputs)
-    params = params._replace(readout=params.readout._replace(bias=bias))
-    num_rows, num_steps = num_reading + num_drawing, 4
-    carry = tuple(draw(2 + n, num_rows, 32) for n in range(num_layers))
-    drawn = jax.random.randint(
-        jax.random.key(9), (num_steps + 1, num_rows), 0, num_tokens
+    num_rows, num_steps = num_reading + num_sampling, 4
+    around = interface_of(params, None, num_reading, generator)
+    first = params.layers[0]
+    inputs = RolloutInputs(
+        table=around["compose"](first.input_kernel, first.input_bias),
+        inner=tuple(Affine(x.input_kernel, x.input_bias) for x in params.layers[1:]),
+        weights=tuple(
+            GRUWeights(x.recurrent_kernel, x.candidate_bias) for x in params.layers
+        ),
+        readout=around["readout"],
+        carry=tuple(draw(2 + n, num_rows, 32) for n in range(num_layers)),
+        given=jax.random.randint(
+            jax.random.key(9), (num_steps, num_rows), 0, num_tokens
+        ),
+        is_given=jax.random.bernoulli(
+            jax.random.key(7), given, (num_steps, num_sampling)
+        )
+        .at[0]
+        .set(True),
+        noise=jax.random.gumbel(
+            jax.random.key(8), (num_steps, num_sampling, num_outputs)
+        ),
+        temperature=0.7,
     )
-    noise = jax.random.gumbel(jax.random.key(8), (num_steps, num_drawing, num_outputs))
-    data, first_input = drawn[:-1, :num_reading], drawn[0, num_reading:]
-    given = gru_unroll._Given(params, carry, data, first_input, noise, 0.7)
-    return generator, given
-
-
-def kernel_steps(generator, given, num_arrays=5):
-    params, carry, data, first_input, noise, temperature = given
-    readout, noise = as_classes(generator.emission, params.readout, noise)
-    return rollout.rollout(
-        TILES,
-        "float32",
-        gru_unroll._first_projection(params, generator),
-        params.layers,
-        readout,
-        carry,
-        data,
-        first_input,
-        noise,
-        temperature,
-        num_arrays=num_arrays,
-    )
+    return around["interface"], inputs
 
 
 @pytest.mark.parametrize("emission", EMISSIONS)
 @pytest.mark.parametrize("num_layers", [1, 2])
-@pytest.mark.parametrize("num_reading", [0, 16])
-def test_rollout_equals_the_plain_loop(in_threads, emission, num_layers, num_reading):
-    generator, given = drawn_rollout(emission, num_reading, num_layers=num_layers)
-    traces, samples = kernel_steps(generator, given)
-    expected = gru_unroll._steps_loop(generator, True, given)
-    np.testing.assert_array_equal(samples, expected.samples)
-    assert_close(traces, tuple(map(tuple, expected.traces)))
+@pytest.mark.parametrize(
+    "num_reading, given", [(0, 0.0), (16, 0.0), (0, 0.5), (16, 0.5)]
+)
+def test_rollout_equals_the_plain_loop(
+    in_threads, emission, num_layers, num_reading, given
+):
+    interface, inputs = drawn_rollout(
+        emission, num_reading, num_layers=num_layers, given=given
+    )
+    found = kernels.rollout(TILES, FULL, True, interface, inputs)
+    expected = loops.rollout(FULL, True, interface, inputs)
+    np.testing.assert_array_equal(found.samples, expected.samples)
+    assert_close(found, expected)
 
 
-def test_rollout_gives_as_many_arrays_as_are_asked_for(in_threads):
-    generator, given = drawn_rollout("categorical")
-    whole, samples = kernel_steps(generator, given)
-    part, same = kernel_steps(generator, given, num_arrays=2)
-    np.testing.assert_array_equal(same, samples)
-    assert_close(part, tuple(trace[:2] for trace in whole))
+def test_rollout_without_a_backward_pass_keeps_two_arrays(in_threads):
+    interface, inputs = drawn_rollout("categorical")
+    whole = kernels.rollout(TILES, FULL, True, interface, inputs)
+    part = kernels.rollout(TILES, FULL, False, interface, inputs)
+    np.testing.assert_array_equal(part.samples, whole.samples)
+    assert part.traces[0][2:] == (None, None, None)
+    assert_close(part.traces[0][:2], whole.traces[0][:2])
 
 
 def test_rollout_shows_tokens_outside_the_vocabulary(in_threads):
-    generator, given = drawn_rollout("categorical")
-    data = given.data.at[1, 3].set(5).at[1, 4].set(-1)
-    first_input = given.first_input.at[2].set(7)
-    given = given._replace(data=data, first_input=first_input)
-    ((hidden, *_),), _ = kernel_steps(generator, given)
-    expected = gru_unroll._steps_loop(generator, True, given).traces[0].hidden
+    interface, inputs = drawn_rollout("categorical")
+    given = inputs.given.at[1, 3].set(5).at[1, 4].set(-1).at[0, 18].set(7)
+    inputs = inputs._replace(given=given)
+    hidden = kernels.rollout(TILES, FULL, True, interface, inputs).traces[0].hidden
+    expected = loops.rollout(FULL, True, interface, inputs).traces[0].hidden
     np.testing.assert_array_equal(jnp.isnan(hidden), jnp.isnan(expected))
-    assert np.isnan(hidden[1:, 3]).all() and np.isnan(hidden[:, 18]).all()
-    assert np.isfinite(hidden[:, 4]).all()
+    for row, first in ((3, 1), (4, 1), (18, 0)):
+        assert np.isnan(hidden[first:, row]).all()
+        assert np.isfinite(hidden[:first, row]).all()
+    assert np.isfinite(hidden[:, 5]).all()
 
 
-@STACKS
-def test_kernels_equal_the_plain_loops_where_they_run(on_a_gpu, stacks):
+@DIRECTIONS
+def test_kernels_equal_the_plain_loops_where_they_run(on_a_gpu, directions):
     tiles = Tiles(rows=16, columns=32)
-    recurrent, *rest = drawn_loop(stacks, num_steps=40, num_rows=64, size=128)
-    forward = jax.jit(functools.partial(gru.forward, tiles, "float32"))
-    hidden, found = forward(*recurrent, *rest)
-    trace, carry = plain_trace(recurrent, *rest), rest[1]
-    assert_close(found, tuple(trace))
-    assert_close(hidden, side_by_side(trace.hidden))
-    cotangents = drawn_cotangents(trace, carry)
-    backward = jax.jit(functools.partial(gru.backward, tiles, None))
-    found = backward(recurrent.kernel, carry, trace, *cotangents)
-    assert_close(found, plain_deltas(recurrent, carry, trace, *cotangents))
+    weights, projections, carry = drawn_loop(
+        directions, num_steps=40, num_rows=64, size=128
+    )
+    forward = jax.jit(functools.partial(kernels.forward, tiles, FULL, True))
+    traces = loops.forward(FULL, True, weights, projections, carry)
+    assert_close(forward(weights, projections, carry), traces)
+    cotangents = drawn_cotangents(traces, carry)
+    backward = jax.jit(functools.partial(kernels.backward, tiles, FULL))
+    found = backward(weights, carry, traces, *cotangents)
+    assert_close(found, loops.backward(FULL, weights, carry, traces, *cotangents))
 
 
 @pytest.mark.parametrize("emission", EMISSIONS)
-def test_rollout_equals_the_plain_loop_where_it_runs(on_a_gpu, emission):
-    generator, given = drawn_rollout(emission, num_layers=2)
-    traces, samples = jax.jit(lambda x: kernel_steps(generator, x))(given)
-    expected = gru_unroll._steps_loop(generator, True, given)
-    np.testing.assert_array_equal(samples, expected.samples)
-    assert_close(traces, tuple(map(tuple, expected.traces)))
+@pytest.mark.parametrize("given", [0.0, 0.5])
+def test_rollout_equals_the_plain_loop_where_it_runs(on_a_gpu, emission, given):
+    interface, inputs = drawn_rollout(emission, num_layers=2, given=given)
+    run = jax.jit(functools.partial(kernels.rollout, TILES, FULL, True, interface))
+    found = run(inputs)
+    expected = loops.rollout(FULL, True, interface, inputs)
+    np.testing.assert_array_equal(found.samples, expected.samples)
+    assert_close(found, expected)
 
 
 def test_whole_update_equals_the_plain_loops(monkeypatch, on_eight_cpus):
@@ -273,13 +259,13 @@ def test_whole_update_equals_the_plain_loops(monkeypatch, on_eight_cpus):
     assert_close(found, expected)
 
 
-def test_both_ways_without_their_kernels_equal_two_scans(monkeypatch):
-    recurrent, projections, _ = drawn_loop(2)
-    cotangent = draw(7, *projections.shape[:2], 64)
+def test_scan_takes_the_plain_loops_where_on_gpu_does(monkeypatch):
+    weights, projections, carry = drawn_loop(2)
+    cotangents = tuple(draw(7, 5, 32, 32) for _ in range(2))
 
     def value_and_gradients():
-        value, pull = jax.vjp(gru_both_ways, recurrent, projections)
-        return value, pull(cotangent)
+        value, pull = jax.vjp(gru_scan, weights, projections, carry)
+        return value, pull(cotangents)
 
     expected = value_and_gradients()
     taken = []
@@ -319,13 +305,3 @@ def test_as_classes_knows_what_it_cannot_do(emission):
     assert (
         as_classes(emission, Affine(draw(0, 8, 3), draw(1, 3)), draw(2, 5, 3)) is None
     )
-
-
-def test_gru_trace_without_a_backward_pass_keeps_two_arrays():
-    recurrent, projections, carry = jax.tree.map(lambda x: x[0], drawn_loop())
-    projections = draw(2, 5, *projections.shape)
-    trace = recurrence.gru_trace(recurrent, projections, carry, is_saved=False)
-    whole = recurrence.gru_trace(recurrent, projections, carry)
-    assert trace[2:] == (None, None, None)
-    assert_close(trace[:2], whole[:2])
-    assert isinstance(whole, Trace) and whole.reset is not None

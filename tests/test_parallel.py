@@ -4,16 +4,14 @@ import numpy as np
 import optax
 import pytest
 from jax.sharding import PartitionSpec
-from trees import assert_close, assert_same_bits, random_state
+from trees import assert_close, assert_same_bits, random_state, with_discriminator
 
-from pf_jax import metrics, steps
+from pf_jax import metrics
+from pf_jax import objectives as steps
+from pf_jax.discriminator import DiscriminatorSizes
 from pf_jax.gate import AccuracyGate
 from pf_jax.parallel import make_update
-from pf_jax.state import (
-    DiscriminatorSizes,
-    GeneratorSizes,
-    Settings,
-)
+from pf_jax.state import GeneratorSizes, Settings
 from pf_jax.types import Batch
 
 T, B, V, K = 4, 16, 5, 3
@@ -37,9 +35,8 @@ def make_state():
     state = random_state(
         GeneratorSizes(V, 4, 3), DiscriminatorSizes(3, 4), SETTINGS, spread=SPREAD
     )
-    discriminator = state.discriminator
-    output = discriminator.output._replace(bias=jnp.array([OFFSET]))
-    return state.replace(discriminator=discriminator._replace(output=output))
+    output = state.discriminator.params.output._replace(bias=jnp.array([OFFSET]))
+    return with_discriminator(state, output=output)
 
 
 DATA = (

@@ -5,40 +5,36 @@ import pytest
 from jax import lax
 from trees import assert_close, random_like
 
-from pf_jax.cells import GRUParams, gru_step
-from pf_jax.recurrence import (
-    Loop,
-    Recurrent,
-    gru_replay,
-    gru_scan,
-    gru_trace,
-    step_product,
-)
+from pf_jax.recurrence.cells import GRUParams, gru_step
+from pf_jax.recurrence.loops import GRUWeights, Loop, step_product
+from pf_jax.recurrence.scan import gru_forward, gru_replay, gru_scan
 
 T, N, H = 6, 3, 4
 
 
-def random_arguments(*stack, seed=0):
+def random_arguments(seed=0, size=H, num_rows=N, scale=1.0):
+    """Weights, projections and first carry of one GRU."""
     return random_like(
         (
-            Recurrent(jnp.zeros((*stack, H, 3 * H)), jnp.zeros((*stack, H))),
-            jnp.zeros((T, *stack, N, 3 * H)),
-            jnp.zeros((*stack, N, H)),
+            GRUWeights(jnp.zeros((size, 3 * size)), jnp.zeros(size)),
+            jnp.zeros((T, num_rows, 3 * size)),
+            jnp.zeros((num_rows, size)),
         ),
         seed,
-        scale=1.0,
+        scale,
     )
 
 
-def random_cotangents(*stack):
-    over_time, last = jnp.zeros((T, *stack, N, H)), jnp.zeros((*stack, N, H))
+def random_cotangents():
+    over_time, last = jnp.zeros((T, N, H)), jnp.zeros((N, H))
     return random_like((over_time, over_time, last), seed=1, scale=1.0)
 
 
-def plain_scan(recurrent, projections, carry):
+def plain_scan(weights, projection, carry):
     """`lax.scan` over the cell, whose input projection is the identity."""
-    params = GRUParams(jnp.eye(3 * H), jnp.zeros(3 * H), *recurrent)
-    _, output = lax.scan(lambda h, x: gru_step(params, h, x), carry, projections)
+    size = carry.shape[-1]
+    params = GRUParams(jnp.eye(3 * size), jnp.zeros(3 * size), *weights)
+    _, output = lax.scan(lambda h, x: gru_step(params, h, x), carry, projection)
     return output.hidden, output.preactivation, output.hidden[-1]
 
 
@@ -51,10 +47,20 @@ def value_and_pullback(scan):
     return both
 
 
-def traced_scan(recurrent, projections, carry, loop=Loop()):
+def stacked(*weights):
+    """The weights of several directions as one."""
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *weights)
+
+
+def scan_alone(weights, projection, carry, loop=Loop()):
+    return gru_scan(stacked(weights), (projection,), carry[None], loop)[0]
+
+
+def traced_scan(weights, projection, carry, loop=Loop()):
     """A loop without a derivative, and the derivative attached to what it left."""
-    trace = lax.stop_gradient(gru_trace(recurrent, projections, carry, loop))
-    return gru_replay(recurrent, projections, carry, trace, loop)
+    traces = gru_forward(stacked(weights), (projection,), carry[None], loop)
+    trace = lax.stop_gradient(traces[0])
+    return gru_replay(weights, projection, carry, trace, loop)
 
 
 plain = value_and_pullback(plain_scan)
@@ -63,7 +69,7 @@ fast = value_and_pullback(traced_scan)
 
 def test_gru_scan_equals_plain_scan():
     arguments, (d_hidden, _, _) = random_arguments(), random_cotangents()
-    actual = value_and_pullback(gru_scan)(arguments, d_hidden)
+    actual = value_and_pullback(scan_alone)(arguments, d_hidden)
     expected = value_and_pullback(lambda *args: plain_scan(*args)[0])
     assert_close(actual, expected(arguments, d_hidden))
 
@@ -79,22 +85,40 @@ def test_step_product_equals_matmul_on_either_side_of_its_choice(on_eight_cpus):
 
 
 def test_gru_scan_of_a_large_kernel_and_few_rows_equals_plain_scan():
-    size = 80
-    like = (
-        Recurrent(jnp.zeros((size, 3 * size)), jnp.zeros(size)),
-        jnp.zeros((T, 1, 3 * size)),
-        jnp.zeros((1, size)),
-    )
-    arguments = random_like(like, 6, scale=0.1)
-    d_hidden = random_like(jnp.zeros((T, 1, size)), 7, scale=1.0)
+    arguments = random_arguments(6, size=80, num_rows=1, scale=0.1)
+    d_hidden = random_like(jnp.zeros((T, 1, 80)), 7, scale=1.0)
+    actual = value_and_pullback(scan_alone)(arguments, d_hidden)
+    expected = value_and_pullback(lambda *args: plain_scan(*args)[0])
+    assert_close(actual, expected(arguments, d_hidden))
 
-    def plain_hidden(recurrent, projections, carry):
-        params = GRUParams(jnp.eye(3 * size), jnp.zeros(3 * size), *recurrent)
-        _, output = lax.scan(lambda h, x: gru_step(params, h, x), carry, projections)
-        return output.hidden
 
-    actual = value_and_pullback(gru_scan)(arguments, d_hidden)
-    assert_close(actual, value_and_pullback(plain_hidden)(arguments, d_hidden))
+@pytest.mark.parametrize("loop", [Loop(), Loop(unroll=2)], ids=["rolled", "unrolled"])
+def test_gru_scan_in_two_directions_equals_two_scans(loop):
+    """The second direction is a scan of the reversed sequence, reversed."""
+    one, two = random_arguments(0), random_arguments(8)
+    d_hidden = random_cotangents()[:2]
+
+    def together(one, two):
+        weights, carry = stacked(one[0], two[0]), jnp.stack([one[2], two[2]])
+        return gru_scan(weights, (one[1], two[1]), carry, loop)
+
+    def apart(one, two):
+        weights, projection, carry = two
+        backward = plain_scan(weights, projection[::-1], carry)[0][::-1]
+        return plain_scan(*one)[0], backward
+
+    actual = value_and_pullback(together)((one, two), d_hidden)
+    assert_close(actual, value_and_pullback(apart)((one, two), d_hidden))
+
+
+def test_gru_forward_without_a_backward_pass_keeps_two_arrays():
+    weights, projection, carry = random_arguments()
+    arguments = stacked(weights), (projection,), carry[None]
+    (trace,) = gru_forward(*arguments, is_saved=False)
+    (whole,) = gru_forward(*arguments)
+    assert trace[2:] == (None, None, None)
+    assert_close(trace[:2], whole[:2])
+    assert whole.reset is not None
 
 
 def test_gru_replay_equals_plain_scan():
@@ -119,31 +143,11 @@ def test_gru_replay_passes_on_the_cotangent_of_every_output(output):
 
 
 def test_gru_replay_of_one_step_equals_plain_scan():
-    recurrent, projections, carry = random_arguments()
-    arguments = (recurrent, projections[:1], carry)
+    weights, projection, carry = random_arguments()
+    arguments = (weights, projection[:1], carry)
     d_hidden, d_preactivation, d_last = random_cotangents()
     cotangents = d_hidden[:1], d_preactivation[:1], d_last
     assert_close(fast(arguments, cotangents), plain(arguments, cotangents))
-
-
-def test_gru_replay_stacked_equals_separate_scans():
-    arguments, cotangents = random_arguments(2), random_cotangents(2)
-    outputs, gradients = fast(arguments, cotangents)
-
-    def arguments_of(index, recurrent, projections, carry):
-        recurrent = Recurrent(*(np.asarray(x)[index] for x in recurrent))
-        return recurrent, np.asarray(projections)[:, index], np.asarray(carry)[index]
-
-    def outputs_of(index, hidden, preactivation, last):
-        over_time = (np.asarray(x)[:, index] for x in (hidden, preactivation))
-        return *over_time, np.asarray(last)[index]
-
-    for index in range(2):
-        expected = plain(
-            arguments_of(index, *arguments), outputs_of(index, *cotangents)
-        )
-        actual = outputs_of(index, *outputs), arguments_of(index, *gradients)
-        assert_close(actual, expected)
 
 
 def test_gru_replay_gradient_equals_finite_difference():

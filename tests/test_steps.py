@@ -12,20 +12,18 @@ from trees import (
     assert_same_bits,
     random_state,
     to_numpy,
+    with_discriminator,
 )
 
-from pf_jax import metrics, steps
+from pf_jax import metrics
+from pf_jax import objectives as steps
 from pf_jax.affine import Affine
 from pf_jax.behavior import Behavior, unroll_behavior
-from pf_jax.cells import gru, gru_step
-from pf_jax.discriminator import discriminator_logits
+from pf_jax.recurrence import gru
+from pf_jax.discriminator import DiscriminatorSizes, discriminator_logits
 from pf_jax.gate import AccuracyGate
 from pf_jax.generator import Generator, initial_carry
-from pf_jax.state import (
-    DiscriminatorSizes,
-    GeneratorSizes,
-    Settings,
-)
+from pf_jax.state import GeneratorSizes, Settings
 from pf_jax.types import Batch
 from pf_jax.unroll import unroll_free_running, unroll_teacher_forced
 
@@ -99,15 +97,15 @@ def make_state(case):
     state = random_state(
         GeneratorSizes(V, H, E, num_layers), DiscriminatorSizes(D, M), settings
     )
-    discriminator = state.discriminator
+    output = state.discriminator.params.output
     logits = np.concatenate(logits_of_both_modes(case, state, KEYS[0]))
     median = np.median(logits)
     scale = 4 / np.max(np.abs(logits - median))
     output = Affine(
-        jnp.float32(scale) * discriminator.output.kernel,
+        jnp.float32(scale) * output.kernel,
         jnp.float32([-scale * median]),
     )
-    return state.replace(discriminator=discriminator._replace(output=output))
+    return with_discriminator(state, output=output)
 
 
 def make_batch(case, seed=0):
@@ -134,11 +132,7 @@ def run(step, case, state, num_steps=3):
 # The algorithm written out, on the plain path
 
 
-def _step_of_another_cell(params, carry, x):
-    return gru_step(params, carry, x)
-
-
-PLAIN = Generator(cell=gru._replace(step=_step_of_another_cell))
+PLAIN = Generator(cell=gru._replace(rollout=None))
 
 
 def behaviors(state, params, batch, key):
@@ -177,17 +171,17 @@ def generator_loss(params, state, batch, key, weight):
     log_probs = jnp.log(jax.nn.softmax(unroll.logits))
     chosen = jnp.sum(log_probs * jax.nn.one_hot(batch.targets, V), axis=-1)
     nll = -jnp.sum(chosen if batch.mask is None else chosen * batch.mask) / B
-    s_fr = discriminator_logits(state.discriminator, free_running)
+    s_fr = discriminator_logits(state.discriminator.params, free_running)
     adversarial = -jnp.mean(log_sigmoid(s_fr))
     if state.settings.teacher_forced_term:
-        s_tf = discriminator_logits(state.discriminator, teacher_forced)
+        s_tf = discriminator_logits(state.discriminator.params, teacher_forced)
         adversarial += -jnp.mean(log_sigmoid(-s_tf))
     return nll + weight * adversarial
 
 
 def discriminator_loss(params, state, batch, key):
     """`C_d`."""
-    _, seen = behaviors(state, state.generator, batch, key)
+    _, seen = behaviors(state, state.generator.params, batch, key)
     s_tf, s_fr = (discriminator_logits(params, x) for x in seen)
     return -jnp.mean(log_sigmoid(s_tf)) - jnp.mean(log_sigmoid(-s_fr))
 
@@ -195,8 +189,8 @@ def discriminator_loss(params, state, batch, key):
 @jax.jit
 def written_out_gradients(state, batch, key, weight):
     return (
-        jax.grad(generator_loss)(state.generator, state, batch, key, weight),
-        jax.grad(discriminator_loss)(state.discriminator, state, batch, key),
+        jax.grad(generator_loss)(state.generator.params, state, batch, key, weight),
+        jax.grad(discriminator_loss)(state.discriminator.params, state, batch, key),
     )
 
 
@@ -226,14 +220,16 @@ def logits_of_both_modes(case, state, key):
     """By the reference, from what the free run read."""
     batch = make_batch(case)
     windows = state.settings.num_windows
-    free_running = generator_inputs(state.generator, key, batch.inputs[0], windows * T)
+    free_running = generator_inputs(
+        state.generator.params, key, batch.inputs[0], windows * T
+    )
     mask = np.ones((T, B)) if batch.mask is None else batch.mask
     logits = []
     for inputs in (batch.inputs, np.asarray(free_running)):
         hidden, preactivation, outputs = reference.unroll_teacher_forced(
-            to_numpy(state.generator),
+            to_numpy(state.generator.params),
             inputs,
-            [np.zeros((B, H)) for _ in state.generator.layers],
+            [np.zeros((B, H)) for _ in state.generator.params.layers],
         )
         exponentials = np.exp(outputs)
         parts = {
@@ -247,7 +243,7 @@ def logits_of_both_modes(case, state, key):
         number = len(features) // T
         logits.append(
             reference.discriminator_logits(
-                to_numpy(state.discriminator),
+                to_numpy(state.discriminator.params),
                 cut_into_windows(features, number),
                 np.tile(mask, (1, number)),
             )
@@ -271,7 +267,7 @@ def test_generator_step_follows_the_gradient_of_its_loss(case):
     state, batch, key = make_state(case), make_batch(case), KEYS[0]
     new, _, _ = generator_step(state, batch, key)
     expected, _ = gradients(case, state, batch, key)
-    assert_close(gradient_of(new.generator_optimizer), due(case, expected))
+    assert_close(gradient_of(new.generator.optimizer_state), due(case, expected))
     assert_same_bits(new.discriminator, state.discriminator)
     # The adversarial terms are in it, well above the tolerance.
     alone, _ = written_out_gradients(state, batch, key, 0.0)
@@ -283,7 +279,7 @@ def test_discriminator_step_follows_the_gradient_of_its_loss(case):
     _, seen, _ = generator_step(state, batch, key)
     new, _ = discriminator_step(state, seen)
     _, expected = gradients(case, state, batch, key)
-    assert_close(gradient_of(new.discriminator_optimizer), due(case, expected))
+    assert_close(gradient_of(new.discriminator.optimizer_state), due(case, expected))
     assert_same_bits(new.generator, state.generator)
 
 
@@ -291,8 +287,10 @@ def test_joint_step_follows_both_gradients(case):
     state, batch, key = make_state(case), make_batch(case), KEYS[0]
     new, _ = joint_step(state, batch, key)
     of_generator, of_discriminator = gradients(case, state, batch, key)
-    assert_close(gradient_of(new.generator_optimizer), due(case, of_generator))
-    assert_close(gradient_of(new.discriminator_optimizer), due(case, of_discriminator))
+    assert_close(gradient_of(new.generator.optimizer_state), due(case, of_generator))
+    assert_close(
+        gradient_of(new.discriminator.optimizer_state), due(case, of_discriminator)
+    )
 
 
 @pytest.mark.parametrize("step", [joint_step, separate_step], ids=["joint", "separate"])
@@ -303,9 +301,9 @@ def test_step_metrics_equal_reference(case, step):
     teacher_forced, free_running = logits_of_both_modes(case, state, key)
     mask = np.ones((T, B)) if batch.mask is None else batch.mask
     _, _, logits = reference.unroll_teacher_forced(
-        to_numpy(state.generator),
+        to_numpy(state.generator.params),
         batch.inputs,
-        [np.zeros((B, H)) for _ in state.generator.layers],
+        [np.zeros((B, H)) for _ in state.generator.params.layers],
     )
     total = reference.nll(logits, batch.targets, mask)
     norms = [optax.tree.norm(x) for x in gradients(case, state, batch, key)]
@@ -330,7 +328,7 @@ def test_step_metrics_equal_reference(case, step):
     ids="+".join,
 )
 def test_behavior_has_the_chosen_fields_in_order(fields):
-    params, batch = make_state("everything").generator, make_batch("everything")
+    params, batch = make_state("everything").generator.params, make_batch("everything")
     unroll = unroll_teacher_forced(params, batch.inputs)
     arrays = {
         "preactivation": unroll.preactivation,
@@ -400,12 +398,14 @@ def test_closed_gate_keeps_every_bit_of_the_discriminator(step, gates):
     # An update with open gates first, for Adam to have its momentum.
     opened = state.replace(accuracy_average=jnp.float32(0.5))
     opened, _ = run(step, case, opened, num_steps=1)
-    assert optax.tree.norm(gradient_of(opened.discriminator_optimizer)) > 0.1
+    assert optax.tree.norm(gradient_of(opened.discriminator.optimizer_state)) > 0.1
     before = opened.replace(accuracy_average=state.accuracy_average)
     after, _ = run(step, case, before)
     assert_same_bits(after.discriminator, before.discriminator)
-    assert_same_bits(after.discriminator_optimizer, before.discriminator_optimizer)
-    moved = optax.tree.sub(after.generator, before.generator)
+    assert_same_bits(
+        after.discriminator.optimizer_state, before.discriminator.optimizer_state
+    )
+    moved = optax.tree.sub(after.generator.params, before.generator.params)
     assert optax.tree.norm(moved) > LEARNING_RATE
 
 
@@ -416,21 +416,27 @@ def test_closed_gate_leaves_the_generator_to_the_likelihood(step, gates):
     actual, _ = run(step, case, state)
     expected, _ = run(teacher_forcing_step, case, state)
     # As in `assert_same_update`.
-    assert_close(actual.generator, expected.generator, atol=LEARNING_RATE / 100)
-    assert_close(actual.generator_optimizer, expected.generator_optimizer)
+    assert_close(
+        actual.generator.params, expected.generator.params, atol=LEARNING_RATE / 100
+    )
+    assert_close(actual.generator.optimizer_state, expected.generator.optimizer_state)
     opened, _ = run(step, *gated_state("both_open"))
-    moved = optax.tree.sub(opened.generator, expected.generator)
+    moved = optax.tree.sub(opened.generator.params, expected.generator.params)
     assert optax.tree.norm(moved) > LEARNING_RATE
 
 
 @STEPS
 def test_closed_gate_keeps_nan_of_the_discriminator_from_the_generator(step):
     case, state = gated_state("both_closed")
-    broken = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), state.discriminator)
+    params = state.discriminator.params
+    broken = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), params)
+    broken = state.discriminator.replace(params=broken)
     actual, _ = run(step, case, state.replace(discriminator=broken), num_steps=1)
     expected, _ = run(step, case, state, num_steps=1)
     assert_same_bits(actual.generator, expected.generator)
-    assert_same_bits(actual.generator_optimizer, expected.generator_optimizer)
+    assert_same_bits(
+        actual.generator.optimizer_state, expected.generator.optimizer_state
+    )
 
 
 @STEPS
@@ -468,22 +474,26 @@ def test_teacher_forcing_step_equals_adam_of_reference():
     def expect(value, *gradients):
         return reference.adam(value, gradients, LEARNING_RATE)
 
-    expected = jax.tree.map(expect, *map(to_numpy, (state.generator, *gradients)))
+    expected = jax.tree.map(
+        expect, *map(to_numpy, (state.generator.params, *gradients))
+    )
     # As in `assert_same_update`.
-    assert_close(new.generator, expected, atol=LEARNING_RATE / 100)
+    assert_close(new.generator.params, expected, atol=LEARNING_RATE / 100)
     assert_same_bits(new.discriminator, state.discriminator)
 
 
 def test_eval_step_over_two_segments_equals_reference():
     state, batch = make_state("everything"), make_batch("everything")
-    carry = initial_carry(state.generator, B)
+    carry = initial_carry(state.generator.params, B)
     total = None
     for part in (slice(2), slice(2, None)):
         segment = Batch(*(x[part] for x in batch))
         carry, measured = jax.jit(steps.eval_step)(state, segment, carry)
         total = measured if total is None else metrics.add(total, measured)
     hidden, _, logits = reference.unroll_teacher_forced(
-        to_numpy(state.generator), np.asarray(batch.inputs), [np.zeros((B, H))] * 2
+        to_numpy(state.generator.params),
+        np.asarray(batch.inputs),
+        [np.zeros((B, H))] * 2,
     )
     expected = reference.nll(logits, np.asarray(batch.targets), MASK)
     assert_close(total["nll"].total, np.sum(expected))

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from jax.sharding import AbstractDevice, AbstractMesh
 
 import pf_jax
-from pf_jax.kernels import tiles as gpu
-from pf_jax.kernels.tiles import Device, Tiles, Work
+from pf_jax.recurrence import tiles as gpu
+from pf_jax.recurrence.tiles import Device, Tiles, Work
 
 H100 = Device(132, 211 * 1024)
 
@@ -75,21 +75,22 @@ def test_a_batch_of_unrolls_is_no_kernel_on_a_gpu(lowered):
     reading=st.integers(0, 300),
     bytes_=st.sampled_from([2, 4]),
     gates=st.sampled_from([1, 3]),
-    drawn_rows=st.sampled_from([0, 16, 64]),
+    is_sampling=st.booleans(),
     cores=st.integers(1, 200),
 )
 def test_find_tiles_fit(
-    stack, num_rows, size, reading, bytes_, gates, drawn_rows, cores
+    stack, num_rows, size, reading, bytes_, gates, is_sampling, cores
 ):
     reading = min(reading, num_rows)
     shape = (*stack, num_rows, size)
-    work = Work(shape, gates, bytes_, reading, drawn_rows, 16)
+    sampling = num_rows - reading if is_sampling else 0
+    work = Work(shape, gates, bytes_, reading, sampling, 16)
     tiles = gpu.find_tiles(work, Device(cores, 99 * 1024))
     if tiles is None:
         return
     groups = math.prod(stack) * num_rows // tiles.rows
-    drawers = (num_rows - reading) // drawn_rows if drawn_rows else 0
-    assert groups * (size // tiles.columns) + drawers <= cores
+    samplers = sampling // (16 if sampling <= 64 else 64)
+    assert groups * (size // tiles.columns) + samplers <= cores
     assert num_rows % tiles.rows == reading % tiles.rows == 0
     assert size % tiles.columns == size % tiles.depth == 0
     assert tiles.depth * tiles.stages * (
@@ -100,10 +101,10 @@ def test_find_tiles_fit(
 @pytest.mark.parametrize(
     ("work", "tiles"),
     [
-        (Work((128, 1024), 3, 2, 64, 16, 64), Tiles(64, 16, 128, 3)),
-        (Work((128, 512), 3, 2, 64, 16, 16), Tiles(64, 16, 128, 3)),
+        (Work((128, 1024), 3, 2, 64, 64, 50), Tiles(64, 16, 128, 3)),
+        (Work((128, 512), 3, 2, 64, 64, 2), Tiles(64, 16, 128, 3)),
         (Work((2, 128, 512), 1, 4), Tiles(32, 32, 64, 4)),
-        (Work((128, 1024), 3, 2, 64, 16, 16384), None),
+        (Work((128, 1024), 3, 2, 64, 64, 10000), None),
         (Work((128, 1000), 3, 2), None),
         (Work((24, 1024), 3, 2), None),
     ],

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pf_jax.players import create_player
 from pf_jax.state import create_train_state
 
 
@@ -39,16 +40,20 @@ def random_state(generator, discriminator, settings, spread=1.0):
             settings=settings,
         )
     )
-    generator = random_like(state.generator, seed=2, scale=0.8)
-    discriminator = random_discriminator(state.discriminator, spread=spread)
+    generator = random_like(state.generator.params, seed=2, scale=0.8)
+    params = random_discriminator(state.discriminator.params, spread=spread)
     return state.replace(
         step=jnp.zeros((), jnp.int32),
         accuracy_average=jnp.float32(0.5),
-        generator=generator,
-        generator_optimizer=settings.optimizer.init(generator),
-        discriminator=discriminator,
-        discriminator_optimizer=settings.optimizer.init(discriminator),
+        generator=create_player(generator, settings.optimizer),
+        discriminator=create_player(params, settings.optimizer),
     )
+
+
+def with_discriminator(state, **fields):
+    """The state with these fields of its discriminator's parameters replaced."""
+    params = state.discriminator.params._replace(**fields)
+    return state.replace(discriminator=state.discriminator.replace(params=params))
 
 
 def to_numpy(tree):

@@ -223,9 +223,7 @@ def mode_logits(
     state: TrainState, behavior: Behavior, settings: Settings
 ) -> tuple[Array, Array]:
     """The discriminator's logits of the teacher-forced and the free-running rows."""
-    return _modes(
-        _logits(discriminator_of(state).params, behavior, settings), settings
-    )
+    return _modes(_logits(discriminator_of(state).params, behavior, settings), settings)
 
 
 def behavior_metrics(teacher_forced: Array, free_running: Array) -> Metrics:

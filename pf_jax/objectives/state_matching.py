@@ -9,7 +9,6 @@ two stochastic runs have parted, and is here to be compared with.
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -76,7 +75,9 @@ def _distances(x: Array, y: Array) -> Array:
     # Centered: the squares then cancel less.
     center = lax.stop_gradient(jnp.mean(x, axis=-2, keepdims=True))
     x, y = x - center, y - center
-    squares = jnp.sum(x**2, axis=-1)[..., :, None] + jnp.sum(y**2, axis=-1)[..., None, :]
+    squares = (
+        jnp.sum(x**2, axis=-1)[..., :, None] + jnp.sum(y**2, axis=-1)[..., None, :]
+    )
     products = jnp.einsum("tih,tjh->tij", x, y, precision=lax.Precision.HIGHEST)
     squared = squares - 2 * products
     # Equal points, as those of the first step, have no gradient; rounding is no distance.

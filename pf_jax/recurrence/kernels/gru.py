@@ -127,9 +127,7 @@ def _backward_kernel(
 
 def _directions(kernel: Any, tiles: Tiles, num_directions: int) -> Any:
     def run(*refs: Any) -> None:
-        for_each_direction(
-            num_directions, functools.partial(kernel, tiles, *refs)
-        )
+        for_each_direction(num_directions, functools.partial(kernel, tiles, *refs))
 
     return run
 

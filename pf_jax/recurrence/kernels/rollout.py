@@ -79,8 +79,7 @@ def _work(tiles: Tiles, read: _Read, updated: _Updated, traces: Any) -> None:
     own, gates = place.own, place.gates
     biases = [triton.load(ref.at[place.columns])[None] for ref in read.candidate_biases]
     input_biases = [
-        [triton.load(ref.at[gate])[None] for gate in gates]
-        for ref in read.input_biases
+        [triton.load(ref.at[gate])[None] for gate in gates] for ref in read.input_biases
     ]
     is_sampling = place.group * tiles.rows >= num_reading
     divisor = triton.load(read.divisor.at[0])
@@ -207,9 +206,7 @@ def rollout(
         is_working = pl.program_id(0) < size // tiles.columns
         is_sampling = pl.program_id(1) * tiles.rows >= inputs.num_reading
         pl.when(is_working)(lambda: _work(tiles, read, updated, made[0]))
-        pl.when(~is_working & is_sampling)(
-            lambda: _sample(tiles, read, updated, *made)
-        )
+        pl.when(~is_working & is_sampling)(lambda: _sample(tiles, read, updated, *made))
 
     samplers = tiles.rows // sampled_rows(num_sampling)
     grid = (size // tiles.columns + samplers, groups, 1)
