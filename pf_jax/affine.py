@@ -43,13 +43,25 @@ def matmul(x: Array, kernel: Array, dtype: DType = None) -> Array:
     )
 
 
-def sum_of_products(x: Array, y: Array, dtype: DType = None) -> Array:
-    """`sum_r x[r]^T y[r]` over all leading axes: `[..., I]`, `[..., O]` -> `[I, O]`."""
-    out = x.dtype
+def sum_of_products(
+    x: Array, y: Array, dtype: DType = None, *, num_stacked: int = 0
+) -> Array:
+    """`sum_r x[r]^T y[r]` over the rows: `[..., I]`, `[..., O]` -> `[*S, I, O]`.
+
+    Args:
+        x: Rows `[*S, ..., I]`.
+        y: Rows `[*S, ..., O]`.
+        dtype: Type of the operands; accumulation is in `x`'s own type.
+        num_stacked: Number of leading axes `S` of stacks that are not summed over.
+    """
+    out, stack = x.dtype, tuple(range(num_stacked))
     if dtype is not None:
         x, y = x.astype(dtype), y.astype(dtype)
-    rows = (((0,), (0,)), ((), ()))
-    return lax.dot_general(_rows(x), _rows(y), rows, preferred_element_type=out)
+    x, y = (
+        each.reshape(*each.shape[:num_stacked], -1, each.shape[-1]) for each in (x, y)
+    )
+    rows = ((num_stacked,), (num_stacked,))
+    return lax.dot_general(x, y, (rows, (stack, stack)), preferred_element_type=out)
 
 
 def sum_rows(x: Array) -> Array:
@@ -63,15 +75,13 @@ def sum_rows(x: Array) -> Array:
 
 
 def affine(
-    params: Affine, *parts: Array, dtype: DType = None, constant_rows: int = 0
+    params: Affine, x: Array, *, dtype: DType = None, constant_rows: int = 0
 ) -> Array:
-    """`concatenate(parts) @ kernel + bias`; all of it carries gradients.
-
-    Several parts are never concatenated: each is multiplied by its own rows of the kernel.
+    """`x @ kernel + bias`; all of it carries gradients.
 
     Args:
-        params: Weights; the kernel has as many rows as all parts have features.
-        *parts: Inputs `[..., N, I_k]`, usually one.
+        params: Weights.
+        x: Inputs `[..., N, I]`.
         dtype: Type of the matrix products' operands, in both passes.
         constant_rows: Number of leading rows of `N` that are constants: no gradient is
             formed for them.
@@ -79,25 +89,22 @@ def affine(
     Returns:
         `[..., N, O]`.
     """
-    sizes = [part.shape[-1] for part in parts]
-    kernels = jnp.split(params.kernel, [sum(sizes[:k]) for k in range(1, len(sizes))])
     if jax.default_backend() == "gpu":
-        aligned = [_aligned(*pair) for pair in zip(kernels, parts, strict=True)]
-        kernels, parts = zip(*aligned, strict=True)
-    arguments = vary_alike(tuple(kernels), params.bias, tuple(parts))
-    return _affine(*arguments, dtype, constant_rows)
+        params, x = _aligned(params, x)
+    return _affine(*vary_alike(params, x), dtype, constant_rows)
 
 
-def _aligned(kernel: Array, x: Array) -> tuple[Array, Array]:
+def _aligned(params: Affine, x: Array) -> tuple[Affine, Array]:
     """With zeros behind the `I` inputs, so that rows start at multiples of 32 bytes.
 
     A GPU's fast products read in such pieces; with 1074 inputs XLA has to take a slow one.
     """
     missing = -x.shape[-1] % 8
     if missing == 0 or x.shape[-1] < 64:
-        return kernel, x
-    kernel = jnp.pad(kernel, [(0, missing), (0, 0)])
-    return kernel, jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, missing)])
+        return params, x
+    kernel = jnp.pad(params.kernel, [(0, missing), (0, 0)])
+    x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, missing)])
+    return params._replace(kernel=kernel), x
 
 
 def _rows(x: Array) -> Array:
@@ -105,50 +112,33 @@ def _rows(x: Array) -> Array:
     return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
 
-_Arrays = tuple[Array, ...]
-
-
-def _affine_primal(
-    kernels: _Arrays, bias: Array, parts: _Arrays, dtype: DType, constant_rows: int
-) -> Array:
+def _affine_primal(params: Affine, x: Array, dtype: DType, constant_rows: int) -> Array:
     del constant_rows
-    rows = sum(
-        matmul(_rows(x), kernel, dtype)
-        for x, kernel in zip(parts, kernels, strict=True)
-    )
-    rows = rows + bias
-    return rows.reshape(*parts[0].shape[:-1], rows.shape[-1])
+    rows = matmul(_rows(x), params.kernel, dtype) + params.bias
+    return rows.reshape(*x.shape[:-1], rows.shape[-1])
 
 
 def _affine_fwd(
-    kernels: _Arrays, bias: Array, parts: _Arrays, dtype: DType, constant_rows: int
-) -> tuple[Array, tuple[_Arrays, _Arrays]]:
-    out = _affine_primal(kernels, bias, parts, dtype, constant_rows)
-    return out, (kernels, parts)
+    params: Affine, x: Array, dtype: DType, constant_rows: int
+) -> tuple[Array, tuple[Affine, Array]]:
+    return _affine_primal(params, x, dtype, constant_rows), (params, x)
 
 
 def _affine_bwd(
-    dtype: DType,
-    constant_rows: int,
-    residuals: tuple[_Arrays, _Arrays],
-    d_out: Array,
-) -> tuple[_Arrays, Array, _Arrays]:
-    kernels, parts = residuals
-    d_kernels = tuple(sum_of_products(x, d_out, dtype) for x in parts)
+    dtype: DType, constant_rows: int, residuals: tuple[Affine, Array], d_out: Array
+) -> tuple[Affine, Array]:
+    params, x = residuals
+    d_kernel = sum_of_products(x, d_out, dtype)
     d_bias = sum_rows(d_out[None] if d_out.ndim == 1 else d_out)
     d_bias = jnp.sum(d_bias, axis=range(d_bias.ndim - 1))
     if constant_rows:
         d_out = d_out[..., constant_rows:, :]
-
-    def d_part(kernel: Array) -> Array:
-        d_x = matmul(_rows(d_out), kernel.T, dtype)
-        d_x = d_x.reshape(*d_out.shape[:-1], kernel.shape[0])
-        if constant_rows:
-            d_x = jnp.pad(d_x, [(0, 0)] * (d_x.ndim - 2) + [(constant_rows, 0), (0, 0)])
-        return d_x
-
-    return d_kernels, d_bias, tuple(map(d_part, kernels))
+    d_x = matmul(_rows(d_out), params.kernel.T, dtype)
+    d_x = d_x.reshape(*d_out.shape[:-1], x.shape[-1])
+    if constant_rows:
+        d_x = jnp.pad(d_x, [(0, 0)] * (x.ndim - 2) + [(constant_rows, 0), (0, 0)])
+    return Affine(d_kernel, d_bias), d_x
 
 
-_affine = jax.custom_vjp(_affine_primal, nondiff_argnums=(3, 4))
+_affine = jax.custom_vjp(_affine_primal, nondiff_argnums=(2, 3))
 _affine.defvjp(_affine_fwd, _affine_bwd)

@@ -129,23 +129,15 @@ def _step_logits(
     params: DiscriminatorParams, behavior: Behavior, loop: Loop, constant_rows: int
 ) -> Array:
     """`[T, N]`, before the mean over time."""
+    projections = affine(
+        params.input, behavior.features, dtype=loop.dtype, constant_rows=constant_rows
+    )
+    if behavior.mask is not None:
+        projections = _hold_where_masked(projections, behavior.mask)
     size = params.recurrent.bias.shape[-1]
-
-    def project(direction: int) -> Array:
-        """`[T, N, 3D]`; one product a direction, since loops read them apart."""
-        columns = slice(3 * size * direction, 3 * size * (direction + 1))
-        weights = Affine(params.input.kernel[:, columns], params.input.bias[columns])
-        x = affine(
-            weights, behavior.features, dtype=loop.dtype, constant_rows=constant_rows
-        )
-        return x if behavior.mask is None else _hold_where_masked(x, behavior.mask)
-
-    projections = project(0), project(1)
-    carry = jnp.zeros((2, projections[0].shape[1], size), projections[0].dtype)
-    first, *rest = params.mlp
-    hidden = gru_scan(params.recurrent, projections, carry, loop)
-    x = jax.nn.relu(affine(first, *hidden, dtype=loop.dtype))
-    for layer in rest:
+    carry = jnp.zeros((2, projections.shape[1], size), projections.dtype)
+    x = gru_scan(params.recurrent, projections, carry, loop)
+    for layer in params.mlp:
         x = jax.nn.relu(affine(layer, x, dtype=loop.dtype))
     return affine(params.output, x, dtype=loop.dtype)[..., 0]
 
@@ -154,11 +146,11 @@ def _hold_where_masked(projections: Array, mask: Array) -> Array:
     """Makes masked steps keep their carry: an update gate of exactly one.
 
     Args:
-        projections: `W x + b` of one direction, `[..., 3D]`.
+        projections: `W x + b` of both directions, `[..., 2 * 3D]`.
         mask: One where a step counts, `[...]`.
     """
-    size = projections.shape[-1] // 3
-    update = jnp.where(jnp.arange(3 * size) // size == 1, 1e9, 0.0)
+    size = projections.shape[-1] // 6
+    update = jnp.where(jnp.arange(6 * size) // size % 3 == 1, 1e9, 0.0)
     return projections + (1 - mask)[..., None] * update.astype(projections.dtype)
 
 

@@ -71,23 +71,14 @@ def test_affine_rounds_operands_of_both_passes():
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves((d_params, d_x)))
 
 
-def test_affine_of_parts_equals_affine_of_their_concatenation():
-    params, x = random_arguments()
-
-    def of_parts(params, x):
-        return affine(params, x[..., :1], x[..., 1:], constant_rows=1)
-
-    def joined(params, x):
-        return affine(params, x, constant_rows=1)
-
-    actual = value_and_pullback(of_parts, (params, x))
-    assert_close(actual, value_and_pullback(joined, (params, x)))
-
-
-def test_sum_of_products_equals_einsum_over_all_rows():
-    x, y = random_like((jnp.zeros((2, T, F)), jnp.zeros((2, T, G))), 2, scale=1.0)
-    expected = np.einsum("sri,sro->io", x, y)
-    np.testing.assert_allclose(sum_of_products(x, y), expected, rtol=1e-5, atol=1e-6)
+@pytest.mark.parametrize(
+    "num_stacked, sums", [(0, "stri,stro->io"), (1, "stri,stro->sio")]
+)
+def test_sum_of_products_equals_einsum(num_stacked, sums):
+    like = jnp.zeros((2, T, N, F)), jnp.zeros((2, T, N, G))
+    x, y = random_like(like, 2, scale=1.0)
+    actual = sum_of_products(x, y, num_stacked=num_stacked)
+    np.testing.assert_allclose(actual, np.einsum(sums, x, y), rtol=1e-5, atol=1e-6)
 
 
 def test_affine_bias_gradient_is_exact_to_rounding_over_long_sequences():

@@ -310,7 +310,10 @@ def test_init_convolutional_has_the_shapes_of_its_sizes():
 
 def test_init_convolutional_is_he_normal_before_relus():
     params = init_convolutional(
-        jax.random.key(0, impl="rbg"), num_features=3, input_channels=16, filter_channels=16
+        jax.random.key(0, impl="rbg"),
+        num_features=3,
+        input_channels=16,
+        filter_channels=16,
     )
     for layer in params.filters:
         he = (2 / (9 * 16)) ** 0.5

@@ -18,7 +18,6 @@ from trees import (
 
 from pf_jax import metrics, steps
 from pf_jax.affine import Affine
-from pf_jax.recurrence import gru
 from pf_jax.emissions import (
     Emission,
     as_classes,
@@ -36,6 +35,7 @@ from pf_jax.mixture import (
     mixture_density,
     split_params,
 )
+from pf_jax.recurrence import gru
 from pf_jax.state import (
     DiscriminatorSizes,
     GeneratorSizes,

@@ -48,9 +48,7 @@ def drawn_loop(directions=1, num_steps=5, num_rows=32, size=32):
     """Weights, projections and carry."""
     return (
         GRUWeights(draw(0, directions, size, 3 * size) / 6, draw(1, directions, size)),
-        tuple(
-            draw(2 + 10 * d, num_steps, num_rows, 3 * size) for d in range(directions)
-        ),
+        draw(2, num_steps, num_rows, directions * 3 * size),
         draw(3, directions, num_rows, size),
     )
 
@@ -62,16 +60,16 @@ DIRECTIONS = pytest.mark.parametrize("directions", [1, 2], ids=["one", "two"])
 @pytest.mark.parametrize("is_saved", [True, False])
 def test_forward_equals_the_plain_loop(in_threads, directions, is_saved):
     arguments = drawn_loop(directions)
-    traces = kernels.forward(TILES, FULL, is_saved, *arguments)
-    assert_close(traces, loops.forward(FULL, is_saved, *arguments))
-    assert (traces[0].reset is not None) == is_saved
+    trace = kernels.forward(TILES, FULL, is_saved, *arguments)
+    assert_close(trace, loops.forward(FULL, is_saved, *arguments))
+    assert (trace.gates[-1].reset is not None) == is_saved
 
 
 def test_forward_rounds_what_it_multiplies_to_its_dtype(in_threads):
     arguments, loop = drawn_loop(num_steps=2), Loop(dtype="bfloat16")
-    (trace,) = kernels.forward(TILES, loop, True, *arguments)
-    assert_close(trace, loops.forward(loop, True, *arguments)[0])
-    exact = loops.forward(FULL, True, *arguments)[0]
+    trace = kernels.forward(TILES, loop, True, *arguments)
+    assert_close(trace, loops.forward(loop, True, *arguments))
+    exact = loops.forward(FULL, True, *arguments)
     assert np.abs(trace.hidden - exact.hidden).max() > 1e-4
 
 
@@ -81,34 +79,28 @@ def test_forward_in_half_precision_knows_no_bounds(in_threads, of_carry, of_kern
     weights, projections, carry = drawn_loop(num_steps=1)
     carry, kernel = of_carry * carry, of_kernel * weights.kernel
     weights = GRUWeights(kernel, jnp.zeros_like(weights.bias))
-    (trace,) = kernels.forward(TILES, Loop(), True, weights, projections, carry)
+    trace = kernels.forward(TILES, Loop(), True, weights, projections, carry)
     expected = (carry @ kernel[..., -carry.shape[-1] :])[0]
-    error = jnp.linalg.norm(trace.recurrent[0] - expected) / jnp.linalg.norm(expected)
+    found = trace.gates[0].recurrent[0]
+    error = jnp.linalg.norm(found - expected) / jnp.linalg.norm(expected)
     # Its unit roundoff is 5e-4.
     assert 1e-5 < error < 5e-4
 
 
-def drawn_cotangents(traces, carry, has_preactivation=False):
+def drawn_cotangents(trace, carry, has_preactivation=False):
     """Of what `forward` returns."""
-    d_hidden = tuple(
-        draw(4 + 10 * d, *trace.hidden.shape) for d, trace in enumerate(traces)
-    )
-    d_preactivation = tuple(draw(6 + 10 * d, *x.shape) for d, x in enumerate(d_hidden))
-    return (
-        d_hidden,
-        d_preactivation if has_preactivation else None,
-        draw(5, *carry.shape),
-    )
+    d_hidden, d_last = draw(4, *trace.hidden.shape), draw(5, *carry.shape)
+    return d_hidden, draw(6, *d_hidden.shape) if has_preactivation else None, d_last
 
 
 @DIRECTIONS
 @pytest.mark.parametrize("has_preactivation", [False, True])
 def test_backward_equals_the_plain_loop(in_threads, directions, has_preactivation):
     weights, projections, carry = drawn_loop(directions)
-    traces = loops.forward(FULL, True, weights, projections, carry)
-    cotangents = drawn_cotangents(traces, carry, has_preactivation)
-    found = kernels.backward(TILES, FULL, weights, carry, traces, *cotangents)
-    assert_close(found, loops.backward(FULL, weights, carry, traces, *cotangents))
+    trace = loops.forward(FULL, True, weights, projections, carry)
+    cotangents = drawn_cotangents(trace, carry, has_preactivation)
+    found = kernels.backward(TILES, FULL, weights, carry, trace, *cotangents)
+    assert_close(found, loops.backward(FULL, weights, carry, trace, *cotangents))
 
 
 EMISSIONS = {
@@ -179,8 +171,10 @@ def test_rollout_without_a_backward_pass_keeps_two_arrays(in_threads):
     whole = kernels.rollout(TILES, FULL, True, interface, inputs)
     part = kernels.rollout(TILES, FULL, False, interface, inputs)
     np.testing.assert_array_equal(part.samples, whole.samples)
-    assert part.traces[0][2:] == (None, None, None)
-    assert_close(part.traces[0][:2], whole.traces[0][:2])
+    assert part.traces[0].gates[0][1:] == (None, None, None)
+    assert_close(part.traces[0].hidden, whole.traces[0].hidden)
+    preactivations = [each.traces[0].gates[0].preactivation for each in (part, whole)]
+    assert_close(*preactivations)
 
 
 def test_rollout_shows_tokens_outside_the_vocabulary(in_threads):
@@ -203,12 +197,12 @@ def test_kernels_equal_the_plain_loops_where_they_run(on_a_gpu, directions):
         directions, num_steps=40, num_rows=64, size=128
     )
     forward = jax.jit(functools.partial(kernels.forward, tiles, FULL, True))
-    traces = loops.forward(FULL, True, weights, projections, carry)
-    assert_close(forward(weights, projections, carry), traces)
-    cotangents = drawn_cotangents(traces, carry)
+    trace = loops.forward(FULL, True, weights, projections, carry)
+    assert_close(forward(weights, projections, carry), trace)
+    cotangents = drawn_cotangents(trace, carry)
     backward = jax.jit(functools.partial(kernels.backward, tiles, FULL))
-    found = backward(weights, carry, traces, *cotangents)
-    assert_close(found, loops.backward(FULL, weights, carry, traces, *cotangents))
+    found = backward(weights, carry, trace, *cotangents)
+    assert_close(found, loops.backward(FULL, weights, carry, trace, *cotangents))
 
 
 @pytest.mark.parametrize("emission", EMISSIONS)
@@ -261,7 +255,7 @@ def test_whole_update_equals_the_plain_loops(monkeypatch, on_eight_cpus):
 
 def test_scan_takes_the_plain_loops_where_on_gpu_does(monkeypatch):
     weights, projections, carry = drawn_loop(2)
-    cotangents = tuple(draw(7, 5, 32, 32) for _ in range(2))
+    cotangents = draw(7, 5, 32, 64)
 
     def value_and_gradients():
         value, pull = jax.vjp(gru_scan, weights, projections, carry)

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from pf_jax.steps import joint_step
 from trees import assert_close, assert_same_bits
 
 from configs import default
@@ -25,7 +26,6 @@ from pf_jax.loop import train_and_evaluate
 from pf_jax.parallel import make_update
 from pf_jax.run_log import RunLog, read_metrics
 from pf_jax.state import Settings, TrainState
-from pf_jax.steps import joint_step
 from pf_jax.unroll import unroll_teacher_forced
 
 pytestmark = pytest.mark.usefixtures("compiled_programs_are_kept")

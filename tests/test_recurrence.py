@@ -53,13 +53,13 @@ def stacked(*weights):
 
 
 def scan_alone(weights, projection, carry, loop=Loop()):
-    return gru_scan(stacked(weights), (projection,), carry[None], loop)[0]
+    return gru_scan(stacked(weights), projection, carry[None], loop)
 
 
 def traced_scan(weights, projection, carry, loop=Loop()):
     """A loop without a derivative, and the derivative attached to what it left."""
-    traces = gru_forward(stacked(weights), (projection,), carry[None], loop)
-    trace = lax.stop_gradient(traces[0])
+    trace = gru_forward(stacked(weights), projection, carry[None], loop)
+    trace = lax.stop_gradient(trace)
     return gru_replay(weights, projection, carry, trace, loop)
 
 
@@ -96,16 +96,17 @@ def test_gru_scan_of_a_large_kernel_and_few_rows_equals_plain_scan():
 def test_gru_scan_in_two_directions_equals_two_scans(loop):
     """The second direction is a scan of the reversed sequence, reversed."""
     one, two = random_arguments(0), random_arguments(8)
-    d_hidden = random_cotangents()[:2]
+    d_hidden = jnp.concatenate(random_cotangents()[:2], axis=-1)
 
     def together(one, two):
         weights, carry = stacked(one[0], two[0]), jnp.stack([one[2], two[2]])
-        return gru_scan(weights, (one[1], two[1]), carry, loop)
+        projections = jnp.concatenate([one[1], two[1]], axis=-1)
+        return gru_scan(weights, projections, carry, loop)
 
     def apart(one, two):
         weights, projection, carry = two
         backward = plain_scan(weights, projection[::-1], carry)[0][::-1]
-        return plain_scan(*one)[0], backward
+        return jnp.concatenate([plain_scan(*one)[0], backward], axis=-1)
 
     actual = value_and_pullback(together)((one, two), d_hidden)
     assert_close(actual, value_and_pullback(apart)((one, two), d_hidden))
@@ -113,12 +114,12 @@ def test_gru_scan_in_two_directions_equals_two_scans(loop):
 
 def test_gru_forward_without_a_backward_pass_keeps_two_arrays():
     weights, projection, carry = random_arguments()
-    arguments = stacked(weights), (projection,), carry[None]
-    (trace,) = gru_forward(*arguments, is_saved=False)
-    (whole,) = gru_forward(*arguments)
-    assert trace[2:] == (None, None, None)
-    assert_close(trace[:2], whole[:2])
-    assert whole.reset is not None
+    arguments = stacked(weights), projection, carry[None]
+    trace, whole = gru_forward(*arguments, is_saved=False), gru_forward(*arguments)
+    assert trace.gates[0][1:] == (None, None, None)
+    assert_close(trace.hidden, whole.hidden)
+    assert_close(trace.gates[0].preactivation, whole.gates[0].preactivation)
+    assert whole.gates[0].reset is not None
 
 
 def test_gru_replay_equals_plain_scan():

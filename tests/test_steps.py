@@ -19,10 +19,10 @@ from pf_jax import metrics
 from pf_jax import objectives as steps
 from pf_jax.affine import Affine
 from pf_jax.behavior import Behavior, unroll_behavior
-from pf_jax.recurrence import gru
 from pf_jax.discriminator import DiscriminatorSizes, discriminator_logits
 from pf_jax.gate import AccuracyGate
 from pf_jax.generator import Generator, initial_carry
+from pf_jax.recurrence import gru
 from pf_jax.state import GeneratorSizes, Settings
 from pf_jax.types import Batch
 from pf_jax.unroll import unroll_free_running, unroll_teacher_forced

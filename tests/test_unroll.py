@@ -12,9 +12,9 @@ from jax.sharding import PartitionSpec
 from trees import assert_close, assert_same_bits, random_like, to_numpy
 
 from pf_jax.affine import Affine, init_affine
-from pf_jax.recurrence import Cell, CellOutput, gru
 from pf_jax.emissions import Emission, categorical
 from pf_jax.generator import Generator, init_generator, initial_carry
+from pf_jax.recurrence import Cell, CellOutput, gru
 from pf_jax.unroll import (
     row_keys,
     split_modes,

@@ -1,10 +1,11 @@
 """GRUs over time, step by step: the plain form of every kernel, and the test of it.
 
 Each function here has a namesake in `kernels/` with the same arguments and results;
-`dispatch.py` chooses. One layout for everything saved over time: `[T, N, ...]`, in the
-order of time, one array for each direction. Directions are one or two GRUs side by side:
-the first runs forward in time, the second backward. Their weights and carries, which are
-small, are stacked: `[S, ...]`.
+`dispatch.py` chooses. One layout for everything over time: `[T, N, ...]`, in the order of
+time. Directions are one or two GRUs side by side: the first runs forward in time, the
+second backward. What one product makes or reads for all directions, projections and
+hidden states, lies side by side in one array, `[T, N, S G]`; what only loops touch is an
+array for each direction. Weights and carries, which are small, are stacked: `[S, ...]`.
 """
 
 from collections.abc import Callable
@@ -51,37 +52,54 @@ class Loop(NamedTuple):
         return self.unroll or (4 if jax.default_backend() == "gpu" else 1)
 
 
-class Trace(NamedTuple):
-    """What the forward pass of one GRU leaves for the backward pass, each `[T, N, H]`.
+class Gates(NamedTuple):
+    """What each step of a direction leaves beside its hidden state, each `[T, N, H]`.
 
     Where nothing will be differentiated, the last three are None.
 
     Attributes:
-        hidden: `h'`.
         preactivation: `a`.
         reset: `r`.
         update: `z`.
         recurrent: `U_n h + c_n`.
     """
 
-    hidden: Array
     preactivation: Array
     reset: Array | None = None
     update: Array | None = None
     recurrent: Array | None = None
 
 
+class Trace(NamedTuple):
+    """What a forward pass over time leaves.
+
+    Attributes:
+        hidden: `h'` of all directions side by side, `[T, N, S H]`.
+        gates: The rest, of each direction.
+    """
+
+    hidden: Array
+    gates: tuple[Gates, ...]
+
+    def side(self, direction: int) -> Array:
+        """The hidden states `[T, N, H]` of a direction."""
+        size = self.hidden.shape[-1] // len(self.gates)
+        return self.hidden[..., direction * size : (direction + 1) * size]
+
+
 class Deltas(NamedTuple):
     """The cotangents that a backward pass over time leaves.
 
     Attributes:
-        product: Cotangents of `U h + (0, 0, c_n)` of each direction, `[T, N, 3H]`.
-        projections: Cotangents of `W x + b` of each direction, `[T, N, 3H]`.
+        product: Cotangents of `U h + (0, 0, c_n)` of all directions stacked, as one
+            batched product reads them, `[S, T, N, 3H]`.
+        projections: Cotangents of `W x + b` of all directions side by side,
+            `[T, N, S 3H]`.
         carry: Cotangent of the first carries, `[S, N, H]`.
     """
 
-    product: tuple[Array, ...]
-    projections: tuple[Array, ...]
+    product: Array
+    projections: Array
     carry: Array
 
 
@@ -125,7 +143,14 @@ def _step_products(
     return lambda x: tuple(together(jnp.stack(x)))
 
 
-def gru_trace(projection: Array, product: Array, bias: Array, hidden: Array) -> Trace:
+def gru_trace(
+    projection: Array,
+    product: Array,
+    bias: Array,
+    hidden: Array,
+    *,
+    is_saved: bool = True,
+) -> tuple[Array, Gates]:
     """`gru_gates` of one step, or of all steps at once where their carries are known.
 
     Args:
@@ -133,24 +158,33 @@ def gru_trace(projection: Array, product: Array, bias: Array, hidden: Array) -> 
         product: `U h`, `[..., N, 3H]`.
         bias: `c_n`, `[H]`.
         hidden: `h`, `[..., N, H]`, the carries that the steps start from.
+        is_saved: Whether there will be a backward pass.
 
     Returns:
-        The trace; its `hidden` is the carries that the steps end in.
+        The carries that the steps end in, and the gates.
     """
     x, u = (jnp.split(each, 3, axis=-1) for each in (projection, product))
-    return Trace(*gru_gates(x, u, bias, hidden))
+    hidden, *gates = gru_gates(x, u, bias, hidden)
+    return hidden, Gates(*gates[: 4 if is_saved else 1])
 
 
-def saved_part(trace: Trace, is_saved: bool) -> Trace:
-    """All of a trace, or without a backward pass the first two arrays."""
-    return trace if is_saved else Trace(trace.hidden, trace.preactivation)
+def previous_hidden(trace: Trace, carry: Array, direction: int) -> Array:
+    """The carries `[T, N, H]` that the steps of a direction started from.
 
-
-def previous_hidden(direction: int, carry: Array, hidden: Array) -> Array:
-    """The carries `[T, N, H]` that the steps of a direction started from."""
+    Args:
+        trace: What the forward pass left.
+        carry: First carries `[S, N, H]`.
+        direction: Number of the direction.
+    """
+    hidden, first = trace.side(direction), carry[direction][None]
     if direction:
-        return jnp.concatenate([hidden[1:], carry[None]])
-    return jnp.concatenate([carry[None], hidden[:-1]])
+        return jnp.concatenate([hidden[1:], first])
+    return jnp.concatenate([first, hidden[:-1]])
+
+
+def _sides(x: Array, num_directions: int) -> tuple[Array, ...]:
+    """`[T, N, S G]` -> the `[T, N, G]` of each direction."""
+    return tuple(jnp.split(x, num_directions, axis=-1))
 
 
 def _as_run(directions: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -163,45 +197,45 @@ def forward(
     loop: Loop,
     is_saved: bool,
     weights: GRUWeights,
-    projections: tuple[Array, ...],
+    projections: Array,
     carry: Array,
-) -> tuple[Trace, ...]:
+) -> Trace:
     """The forward pass over time.
 
     Args:
         loop: How the loop computes.
         is_saved: Whether there will be a backward pass.
         weights: Kernels `[S, H, 3H]` and biases `[S, H]`.
-        projections: `W x + b` of each direction, `[T, N, 3H]`.
+        projections: `W x + b` of all directions side by side, `[T, N, S 3H]`.
         carry: First carries `[S, N, H]`.
 
     Returns:
-        The trace of each direction.
+        The trace.
     """
     products = _step_products(weights.kernel, carry.shape[1], loop.dtype)
 
     def step(hidden: tuple[Array, ...], projection: tuple[Array, ...]) -> Any:
-        traces = tuple(
-            saved_part(gru_trace(x, u, bias, h), is_saved)
+        sides = [
+            gru_trace(x, u, bias, h, is_saved=is_saved)
             for x, u, bias, h in zip(
                 projection, products(hidden), weights.bias, hidden, strict=True
             )
-        )
-        return tuple(trace.hidden for trace in traces), traces
+        ]
+        hidden, gates = zip(*sides, strict=True)
+        return hidden, (hidden, gates)
 
-    _, traces = lax.scan(
-        step, tuple(carry), _as_run(projections), unroll=loop.body_steps
-    )
-    return _as_run(traces)
+    sides = _as_run(_sides(projections, len(carry)))
+    _, (hidden, gates) = lax.scan(step, tuple(carry), sides, unroll=loop.body_steps)
+    return Trace(jnp.concatenate(_as_run(hidden), axis=-1), _as_run(gates))
 
 
 def backward(
     loop: Loop,
     weights: GRUWeights,
     carry: Array,
-    traces: tuple[Trace, ...],
-    d_hidden: tuple[Array, ...],
-    d_preactivation: tuple[Array, ...] | None,
+    trace: Trace,
+    d_hidden: Array,
+    d_preactivation: Array | None,
     d_last: Array,
 ) -> Deltas:
     """The backward pass over time, without the weights' gradients.
@@ -213,20 +247,21 @@ def backward(
         loop: How the loop computes.
         weights: Kernels `[S, H, 3H]` and biases `[S, H]`.
         carry: First carries `[S, N, H]` of the forward pass.
-        traces: What the forward pass left, of each direction.
-        d_hidden: Cotangents `[T, N, H]` of the hidden states, of each direction.
-        d_preactivation: Cotangents `[T, N, H]` of the preactivations, of each direction;
-            None where they are zero.
+        trace: What the forward pass left.
+        d_hidden: Cotangents of the hidden states, side by side, `[T, N, S H]`.
+        d_preactivation: Cotangents of the preactivations, side by side; None where they
+            are zero.
         d_last: Cotangent `[S, N, H]` of the last carries.
     """
     transposed = jnp.swapaxes(weights.kernel, -1, -2)
     products = _step_products(transposed, carry.shape[1], loop.dtype)
     factors = tuple(
-        _factors(trace, previous_hidden(direction, carry[direction], trace.hidden))
-        for direction, trace in enumerate(traces)
+        _factors(gates, previous_hidden(trace, carry, direction))
+        for direction, gates in enumerate(trace.gates)
     )
+    d_sides = _as_run(_sides(d_hidden, len(carry)))
     if d_preactivation is not None:
-        d_preactivation = _as_run(d_preactivation)
+        d_preactivation = _as_run(_sides(d_preactivation, len(carry)))  # pyright: ignore
 
     def step(dh: tuple[Array, ...], now: Any) -> Any:
         d_hidden, d_preactivation, factors = now
@@ -250,23 +285,26 @@ def backward(
     d_carry, (deltas, candidates) = lax.scan(
         step,
         tuple(d_last),
-        (_as_run(d_hidden), d_preactivation, _as_run(factors)),
+        (d_sides, d_preactivation, _as_run(factors)),
         reverse=True,
         unroll=loop.body_steps,
     )
     size = carry.shape[-1]
-    d_projections = tuple(
-        jnp.concatenate([delta[..., : 2 * size], da], axis=-1)
-        for delta, da in zip(_as_run(deltas), _as_run(candidates), strict=True)
-    )
-    return Deltas(_as_run(deltas), d_projections, jnp.stack(d_carry))
+    deltas = _as_run(deltas)
+    d_projections = [
+        part
+        for delta, da in zip(deltas, _as_run(candidates), strict=True)
+        for part in (delta[..., : 2 * size], da)
+    ]
+    d_projections = jnp.concatenate(d_projections, axis=-1)
+    return Deltas(jnp.stack(deltas), d_projections, jnp.stack(d_carry))
 
 
-def _factors(trace: Trace, before: Array) -> tuple[Array, ...]:
+def _factors(gates: Gates, before: Array) -> tuple[Array, ...]:
     """What multiplies `dh'` on its way to `a`, `r`'s and `z`'s arguments; `r` and `z`."""
-    reset, update, recurrent = trace.reset, trace.update, trace.recurrent
+    preactivation, reset, update, recurrent = gates
     assert reset is not None and update is not None and recurrent is not None
-    candidate = jnp.tanh(trace.preactivation)
+    candidate = jnp.tanh(preactivation)
     to_preactivation = (1 - update) * (1 - candidate * candidate)
     to_reset = recurrent * reset * (1 - reset)
     to_update = (before - candidate) * update * (1 - update)
@@ -365,9 +403,11 @@ def rollout(
             if index:
                 kernel, bias = inputs.inner[index - 1]
                 x = matmul(traces[-1].hidden, kernel, loop.dtype) + bias
-            hidden = carry[index]
-            trace = gru_trace(x, products[index](hidden), weights.bias, hidden)
-            traces.append(saved_part(trace, is_saved))
+            u = products[index](carry[index])
+            hidden, gates = gru_trace(
+                x, u, weights.bias, carry[index], is_saved=is_saved
+            )
+            traces.append(Trace(hidden, (gates,)))
         top = traces[-1].hidden[num_reading:]
         sample = interface.sample(inputs.readout, top, noise, inputs.temperature)
         sample = sample.astype(own.dtype)

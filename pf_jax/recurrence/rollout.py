@@ -29,7 +29,6 @@ from pf_jax.recurrence.loops import (
     RolloutTrace,
     Trace,
     gru_trace,
-    previous_hidden,
     where_rows,
 )
 from pf_jax.recurrence.scan import gru_forward, gru_replay
@@ -142,8 +141,7 @@ def _run_layers(
             x = matmul(traces[-1].hidden, kernel, options.loop.dtype) + bias
         stacked = GRUWeights(*(each[None] for each in weights))
         carry = inputs.carry[index][None]
-        (trace,) = gru_forward(stacked, (x,), carry, options.loop, is_saved=is_saved)
-        traces.append(trace)
+        traces.append(gru_forward(stacked, x, carry, options.loop, is_saved=is_saved))
     last = tuple(trace.hidden[-1] for trace in traces)
     return RolloutTrace(tuple(traces), last, inputs.given[:, :0])
 
@@ -194,7 +192,7 @@ def _as_rollout(inputs: Array, run: RolloutTrace) -> Rollout:
     return Rollout(
         inputs,
         tuple(trace.hidden for trace in run.traces),
-        tuple(trace.preactivation for trace in run.traces),
+        tuple(trace.gates[0].preactivation for trace in run.traces),
         run.last,
         run.samples,
     )
@@ -260,10 +258,11 @@ def _replay(
         if index:
             x = affine(inner[index - 1], outputs[-1][0], dtype=loop.dtype)
         if traces is None:
-            before = previous_hidden(0, carry[index], hidden[index])
+            first, states = carry[index][None], hidden[index]
+            before = jnp.concatenate([first, states[:-1]])
             product = matmul(before, each.kernel, loop.dtype)
-            trace = gru_trace(x, product, each.bias, before)
-            trace = trace._replace(hidden=hidden[index])
+            _, gates = gru_trace(x, product, each.bias, before)
+            trace = Trace(states, (gates,))
         else:
             trace = traces[index]
         outputs.append(gru_replay(each, x, carry[index], trace, loop))

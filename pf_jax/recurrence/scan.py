@@ -13,72 +13,68 @@ from pf_jax.recurrence.dispatch import choose
 from pf_jax.recurrence.loops import Deltas, GRUWeights, Loop, Trace, previous_hidden
 from pf_jax.types import Array, vary_alike
 
-_Arrays = tuple[Array, ...]
-_Gradients = tuple[GRUWeights, _Arrays, Array]
+_Gradients = tuple[GRUWeights, Array, Array]
 
 
 def gru_forward(
     weights: GRUWeights,
-    projections: _Arrays,
+    projections: Array,
     carry: Array,
     loop: Loop = Loop(),
     *,
     is_saved: bool = True,
-) -> tuple[Trace, ...]:
+) -> Trace:
     """The forward pass over time, without a derivative.
 
     Args:
         weights: Kernels `[S, H, 3H]` and biases `[S, H]`, of one or two directions.
-        projections: `W x + b` of each direction, `[T, N, 3H]`.
+        projections: `W x + b` of all directions side by side, `[T, N, S 3H]`.
         carry: First carries `[S, N, H]`.
         loop: How the loop computes.
         is_saved: Whether there will be a backward pass.
 
     Returns:
-        The trace of each direction, in the order of time.
+        The trace, in the order of time.
     """
     run = choose("forward", loop, is_saved, carry=carry, gates=3)
     return run(weights, projections, carry)
 
 
 def gru_scan(
-    weights: GRUWeights, projections: _Arrays, carry: Array, loop: Loop = Loop()
-) -> _Arrays:
+    weights: GRUWeights, projections: Array, carry: Array, loop: Loop = Loop()
+) -> Array:
     """GRUs over time: one, or one forward and one backward in time.
 
     Args:
         weights: Kernels `[S, H, 3H]` and biases `[S, H]`, of one or two directions.
-        projections: `W x + b` of each direction, `[T, N, 3H]`.
+        projections: `W x + b` of all directions side by side, `[T, N, S 3H]`.
         carry: First carries `[S, N, H]`.
         loop: How the loop computes.
 
     Returns:
-        Hidden states of each direction, `[T, N, H]`; all of them carry gradients.
+        Hidden states of all directions side by side, `[T, N, S H]`; all of them carry
+        gradients.
     """
     return _scan(*vary_alike(weights, projections, carry), loop)
 
 
-def _hidden(traces: tuple[Trace, ...]) -> _Arrays:
-    return tuple(trace.hidden for trace in traces)
-
-
 def _scan_primal(
-    weights: GRUWeights, projections: _Arrays, carry: Array, loop: Loop
-) -> _Arrays:
-    return _hidden(gru_forward(weights, projections, carry, loop, is_saved=False))
+    weights: GRUWeights, projections: Array, carry: Array, loop: Loop
+) -> Array:
+    return gru_forward(weights, projections, carry, loop, is_saved=False).hidden
 
 
 def _scan_fwd(
-    weights: GRUWeights, projections: _Arrays, carry: Array, loop: Loop
-) -> tuple[_Arrays, tuple[GRUWeights, Array, tuple[Trace, ...]]]:
-    traces = gru_forward(weights, projections, carry, loop)
-    return _hidden(traces), (weights, carry, traces)
+    weights: GRUWeights, projections: Array, carry: Array, loop: Loop
+) -> tuple[Array, tuple[GRUWeights, Array, Trace]]:
+    trace = gru_forward(weights, projections, carry, loop)
+    return trace.hidden, (weights, carry, trace)
 
 
 def _scan_bwd(
     loop: Loop,
-    residuals: tuple[GRUWeights, Array, tuple[Trace, ...]],
-    d_hidden: _Arrays,
+    residuals: tuple[GRUWeights, Array, Trace],
+    d_hidden: Array,
 ) -> _Gradients:
     no_last = jnp.zeros_like(residuals[1])
     return _pullback(loop, *residuals, d_hidden, None, no_last)
@@ -118,7 +114,7 @@ def _replay_primal(
     weights: GRUWeights, projection: Array, carry: Array, trace: Trace, loop: Loop
 ) -> tuple[Array, Array, Array]:
     del weights, projection, carry, loop
-    return trace.hidden, trace.preactivation, trace.hidden[-1]
+    return trace.hidden, trace.gates[0].preactivation, trace.hidden[-1]
 
 
 def _replay_fwd(
@@ -136,9 +132,9 @@ def _replay_bwd(
     weights, carry, trace = residuals
     d_hidden, d_preactivation, d_last = cotangents
     stacked = GRUWeights(*(each[None] for each in weights))
-    d_weights, (d_projection,), d_carry = _pullback(
-        *(loop, stacked, carry[None], (trace,)),
-        *((d_hidden,), (d_preactivation,), d_last[None]),
+    d_weights, d_projection, d_carry = _pullback(
+        *(loop, stacked, carry[None], trace),
+        *(d_hidden, d_preactivation, d_last[None]),
     )
     d_weights = GRUWeights(*(each[0] for each in d_weights))
     return d_weights, d_projection, d_carry[0], None
@@ -152,38 +148,37 @@ def _pullback(
     loop: Loop,
     weights: GRUWeights,
     carry: Array,
-    traces: tuple[Trace, ...],
-    d_hidden: _Arrays,
-    d_preactivation: _Arrays | None,
+    trace: Trace,
+    d_hidden: Array,
+    d_preactivation: Array | None,
     d_last: Array,
 ) -> _Gradients:
     """Cotangents of the weights, the projections and the first carries."""
     run = choose("backward", loop, carry=carry, gates=1)
-    deltas = run(weights, carry, traces, d_hidden, d_preactivation, d_last)
-    d_weights = weight_gradients(loop, carry, traces, deltas)
+    deltas = run(weights, carry, trace, d_hidden, d_preactivation, d_last)
+    d_weights = weight_gradients(loop, carry, trace, deltas)
     return d_weights, deltas.projections, deltas.carry
 
 
 def weight_gradients(
-    loop: Loop, carry: Array, traces: tuple[Trace, ...], deltas: Deltas
+    loop: Loop, carry: Array, trace: Trace, deltas: Deltas
 ) -> GRUWeights:
     """`dU = sum_t h[t - 1]^T delta[t]` and `dc_n`, over all steps and rows at once.
 
     Args:
         loop: How the products compute.
         carry: First carries `[S, N, H]`.
-        traces: What the forward pass left, of each direction.
+        trace: What the forward pass left.
         deltas: What the backward pass left.
 
     Returns:
         Gradients `[S, H, 3H]` and `[S, H]`.
     """
     size = carry.shape[-1]
-    kernels, biases = [], []
-    for direction, (trace, delta) in enumerate(
-        zip(traces, deltas.product, strict=True)
-    ):
-        before = previous_hidden(direction, carry[direction], trace.hidden)
-        kernels.append(sum_of_products(before, delta, loop.dtype))
-        biases.append(jnp.sum(sum_rows(delta[..., 2 * size :]), axis=0))
-    return GRUWeights(jnp.stack(kernels), jnp.stack(biases))
+    before = jnp.stack(
+        [previous_hidden(trace, carry, direction) for direction in range(len(carry))]
+    )
+    return GRUWeights(
+        sum_of_products(before, deltas.product, loop.dtype, num_stacked=1),
+        jnp.sum(sum_rows(deltas.product[..., 2 * size :]), axis=1),
+    )

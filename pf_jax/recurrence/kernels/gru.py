@@ -21,19 +21,18 @@ from pf_jax.recurrence.kernels.programs import (
     state_divisor,
     wait,
     write,
-    write_trace,
+    write_gates,
 )
-from pf_jax.recurrence.loops import Deltas, GRUWeights, Loop, Trace
+from pf_jax.recurrence.loops import Deltas, Gates, GRUWeights, Loop, Trace
 from pf_jax.recurrence.tiles import Tiles, cotangents_dtype, states_dtype
 from pf_jax.types import Array
 
 
 def _forward_kernel(
-    tiles: Tiles, read: Any, updated: Any, traces: Any, direction: int
+    tiles: Tiles, read: Any, updated: Any, trace_refs: Trace, direction: int
 ) -> None:
-    projections, operand, divisor_ref, bias_ref, carry_ref = read
+    projection_ref, operand, divisor_ref, bias_ref, carry_ref = read
     exchange_ref, count_ref = updated
-    projection_ref, trace_refs = projections[direction], traces[direction]
     _, num_rows, size = carry_ref.shape
     num_steps = projection_ref.shape[0]
     place = find_place(tiles, num_rows, size, direction)
@@ -42,22 +41,23 @@ def _forward_kernel(
 
     def read_projection(t: Any) -> list[Array]:
         at = (place.in_time(t, num_steps), place.rows)
-        return [triton.load(projection_ref.at[*at, gate]) for gate in place.gates]
+        return [triton.load(projection_ref.at[*at, gate]) for gate in place.side_gates]
 
     def step(t: Any, state: tuple[Array, list[Array]]) -> tuple[Array, list[Array]]:
         hidden, x = state
         rows = (t & 1, direction, place.rows)
         u = product(tiles, exchange_ref, rows, operand, place.gates)
-        trace = gru_gates(x, u, bias, hidden)
+        hidden, *gates = gru_gates(x, u, bias, hidden)
         at = ((t + 1) & 1, direction, *place.own)
-        write(exchange_ref, at, trace[0] / divisor)
+        write(exchange_ref, at, hidden / divisor)
         arrive(count_ref, place.group)
         # While the others are on their way.
-        at = (place.in_time(t, num_steps), *place.own)
-        write_trace(trace_refs, at, trace)
+        now = place.in_time(t, num_steps)
+        write(trace_refs.hidden, (now, *place.side), hidden)
+        write_gates(trace_refs.gates[direction], (now, *place.own), gates)
         x = read_projection(jnp.minimum(t + 1, num_steps - 1))
         wait(count_ref, place.group, (t + 1) * place.programs)
-        return trace[0], x
+        return hidden, x
 
     first = triton.load(carry_ref.at[direction, *place.own])
     lax.fori_loop(0, num_steps, step, (first, read_projection(jnp.int32(0))))
@@ -66,11 +66,9 @@ def _forward_kernel(
 def _backward_kernel(
     tiles: Tiles, read: Any, updated: Any, made: Any, direction: int
 ) -> None:
-    operand, last_ref, carry_ref, traces, d_hidden, d_preactivation = read
+    operand, last_ref, carry_ref, trace, d_hidden_ref, d_preactivation_ref = read
     (count_ref,) = updated
-    exchange_ref, deltas, d_carry_ref = made
-    delta_ref, d_projection_ref = deltas[direction]
-    trace, d_hidden_ref = traces[direction], d_hidden[direction]
+    exchange_ref, delta_ref, d_projection_ref, d_carry_ref = made
     _, num_rows, size = carry_ref.shape
     num_steps = d_hidden_ref.shape[0]
     place = find_place(tiles, num_rows, size, direction)
@@ -78,17 +76,20 @@ def _backward_kernel(
 
     def read_step(t: Any) -> list[Array]:
         now = place.in_time(t, num_steps)
+        last = place.in_time(jnp.maximum(t - 1, 0), num_steps)
         before = jnp.where(
             t == 0,
             triton.load(carry_ref.at[direction, *own]),
-            triton.load(
-                trace.hidden.at[place.in_time(jnp.maximum(t - 1, 0), num_steps), *own]
-            ),
+            triton.load(trace.hidden.at[last, *place.side]),
         )
-        refs = [*trace[1:], d_hidden_ref]
-        if d_preactivation is not None:
-            refs.append(d_preactivation[direction])
-        return [before, *(triton.load(ref.at[now, *own]) for ref in refs)]
+        sides = [d_hidden_ref]
+        if d_preactivation_ref is not None:
+            sides.append(d_preactivation_ref)
+        return [
+            before,
+            *(triton.load(ref.at[now, *own]) for ref in trace.gates[direction]),
+            *(triton.load(ref.at[now, *place.side]) for ref in sides),
+        ]
 
     def step(
         number: Any, state: tuple[Array, list[Array]]
@@ -111,8 +112,8 @@ def _backward_kernel(
         # While the others are on their way.
         at = (place.in_time(t, num_steps), place.rows)
         for gate, delta in zip(gates, (delta_r, delta_z, delta_n), strict=True):
-            write(delta_ref, (*at, gate), delta)
-        for gate, delta in zip(gates, (delta_r, delta_z, da), strict=True):
+            write(delta_ref, (direction, *at, gate), delta)
+        for gate, delta in zip(place.side_gates, (delta_r, delta_z, da), strict=True):
             write(d_projection_ref, (*at, gate), delta)
         now = read_step(jnp.maximum(t - 1, 0))
         wait(count_ref, place.group, (number + 1) * place.programs)
@@ -146,18 +147,20 @@ def forward(
     loop: Loop,
     is_saved: bool,
     weights: GRUWeights,
-    projections: tuple[Array, ...],
+    projections: Array,
     carry: Array,
-) -> tuple[Trace, ...]:
+) -> Trace:
     """`loops.forward` as one kernel, its work spread by `tiles`."""
     operand = states_dtype(loop.dtype)
     divisor = state_divisor(carry)
-    over_time = jax.ShapeDtypeStruct(
-        (projections[0].shape[0], *carry.shape[1:]), carry.dtype
-    )
-    trace = Trace(*[over_time] * (5 if is_saved else 2))
-    _, traces = launch(
-        _directions(_forward_kernel, tiles, len(carry)),
+    num_directions, num_rows, size = carry.shape
+
+    def over_time(width: int) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct((len(projections), num_rows, width), carry.dtype)
+
+    gates = Gates(*[over_time(size)] * (4 if is_saved else 1))
+    _, trace = launch(
+        _directions(_forward_kernel, tiles, num_directions),
         tiles,
         _grid(tiles, carry),
         (
@@ -171,9 +174,9 @@ def forward(
             (jnp.stack([carry, carry]) / divisor).astype(operand),
             _counters(tiles, carry),
         ),
-        (trace,) * len(carry),
+        Trace(over_time(num_directions * size), (gates,) * num_directions),
     )
-    return traces
+    return trace
 
 
 def backward(
@@ -181,30 +184,31 @@ def backward(
     loop: Loop,
     weights: GRUWeights,
     carry: Array,
-    traces: tuple[Trace, ...],
-    d_hidden: tuple[Array, ...],
-    d_preactivation: tuple[Array, ...] | None,
+    trace: Trace,
+    d_hidden: Array,
+    d_preactivation: Array | None,
     d_last: Array,
 ) -> Deltas:
     """`loops.backward` as one kernel, its work spread by `tiles`."""
     operand = cotangents_dtype(loop.dtype)
     num_directions, num_rows, size = carry.shape
-    num_steps = d_hidden[0].shape[0]
-    delta = jax.ShapeDtypeStruct((num_steps, num_rows, 3 * size), carry.dtype)
-    _, (_, deltas, d_carry) = launch(
+    num_steps = d_hidden.shape[0]
+    stacked = (num_directions, num_steps, num_rows, 3 * size)
+    all_sides = (num_steps, num_rows, num_directions * 3 * size)
+    _, (_, *deltas) = launch(
         _directions(_backward_kernel, tiles, num_directions),
         tiles,
         _grid(tiles, carry),
         (
             Operand(weights.kernel.astype(operand), jnp.ones(1, carry.dtype)),
-            *(d_last, carry, traces, d_hidden, d_preactivation),
+            *(d_last, carry, trace, d_hidden, d_preactivation),
         ),
         (_counters(tiles, carry),),
         (
             jax.ShapeDtypeStruct((2, num_directions, num_rows, 3 * size), operand),
-            ((delta, delta),) * num_directions,
+            jax.ShapeDtypeStruct(stacked, carry.dtype),
+            jax.ShapeDtypeStruct(all_sides, carry.dtype),
             jax.ShapeDtypeStruct(carry.shape, carry.dtype),
         ),
     )
-    product, projections = zip(*deltas, strict=True)
-    return Deltas(product, projections, d_carry)
+    return Deltas(*deltas)

@@ -55,10 +55,24 @@ class Place(NamedTuple):
         return self.rows, self.columns
 
     @property
+    def side(self) -> tuple[Any, Any]:
+        """Index of the program's part where directions lie side by side, `[N, S H]`."""
+        start = self.columns.start + self.direction * self.size
+        return self.rows, pl.ds(start, self.columns.size)
+
+    @property
     def gates(self) -> list[Any]:
         """Slices of the program's columns of each gate, of `3H`."""
+        return self._gates(0)
+
+    @property
+    def side_gates(self) -> list[Any]:
+        """The same slices where the directions lie side by side, of `S 3H`."""
+        return self._gates(3 * self.direction)
+
+    def _gates(self, first: int) -> list[Any]:
         start, width = self.columns.start, self.columns.size
-        return [pl.ds(start + gate * self.size, width) for gate in range(3)]
+        return [pl.ds(start + (first + k) * self.size, width) for k in range(3)]
 
     def in_time(self, t: Any, num_steps: int) -> Any:
         """The step in the order of time that the direction's step `t` is."""
@@ -142,9 +156,9 @@ def write(ref: Any, at: tuple[Any, ...], value: Array) -> None:
     triton.store(ref.at[*at], value.astype(ref.dtype))
 
 
-def write_trace(refs: Any, at: tuple[Any, ...], trace: Any) -> None:
-    """Stores the arrays of a trace for which there are references."""
-    for ref, value in zip(refs, trace, strict=True):
+def write_gates(refs: Any, at: tuple[Any, ...], gates: Any) -> None:
+    """Stores the arrays of gates for which there are references."""
+    for ref, value in zip(refs, gates, strict=True):
         if ref is not None:
             write(ref, at, value)
 

@@ -26,9 +26,10 @@ from pf_jax.recurrence.kernels.programs import (
     state_divisor,
     wait,
     write,
-    write_trace,
+    write_gates,
 )
 from pf_jax.recurrence.loops import (
+    Gates,
     Interface,
     Loop,
     RolloutInputs,
@@ -76,10 +77,11 @@ def _work(tiles: Tiles, read: _Read, updated: _Updated, traces: Any) -> None:
     num_layers, num_groups = len(traces), num_rows // tiles.rows
     num_reading = num_rows - read.is_given.shape[1]
     place = find_place(tiles, num_rows, size)
-    own, gates = place.own, place.gates
+    own, gate_columns = place.own, place.gates
     biases = [triton.load(ref.at[place.columns])[None] for ref in read.candidate_biases]
     input_biases = [
-        [triton.load(ref.at[gate])[None] for gate in gates] for ref in read.input_biases
+        [triton.load(ref.at[gate])[None] for gate in gate_columns]
+        for ref in read.input_biases
     ]
     is_sampling = place.group * tiles.rows >= num_reading
     divisor = triton.load(read.divisor.at[0])
@@ -93,24 +95,29 @@ def _work(tiles: Tiles, read: _Read, updated: _Updated, traces: Any) -> None:
             count = layer * num_groups + place.group
             wait(updated.counts, count, t * place.programs)
             rows = (t & 1, 0, place.rows)
-            u = product(tiles, exchange, rows, read.recurrent_operands[layer], gates)
+            u = product(
+                tiles, exchange, rows, read.recurrent_operands[layer], gate_columns
+            )
             if layer == 0:
                 sampled = num_layers * num_groups + place.group
                 wait(updated.counts, sampled, t * samplers)
                 tokens = triton.load(updated.tokens.at[t, place.rows])
-                x = [triton.load(read.table.at[tokens, gate]) for gate in gates]
+                x = [triton.load(read.table.at[tokens, gate]) for gate in gate_columns]
             else:
                 wait(updated.counts, count - num_groups, (t + 1) * place.programs)
                 rows = ((t + 1) & 1, 0, place.rows)
                 operand = read.input_operands[layer - 1]
-                x = product(tiles, updated.exchanges[layer - 1], rows, operand, gates)
+                x = product(
+                    tiles, updated.exchanges[layer - 1], rows, operand, gate_columns
+                )
                 pairs = zip(x, input_biases[layer - 1], strict=True)
                 x = [each + bias for each, bias in pairs]
-            trace = gru_gates(x, u, biases[layer], carry[layer])
-            write(exchange, ((t + 1) & 1, 0, *own), trace[0] / divisor)
+            hidden, *gates = gru_gates(x, u, biases[layer], carry[layer])
+            write(exchange, ((t + 1) & 1, 0, *own), hidden / divisor)
             arrive(updated.counts, count)
-            write_trace(traces[layer], (t, *own), trace)
-            new.append(trace[0])
+            write(traces[layer].hidden, (t, *own), hidden)
+            write_gates(traces[layer].gates[0], (t, *own), gates)
+            new.append(hidden)
         return new
 
     carry = [triton.load(ref.at[*own]) for ref in read.carry]
@@ -197,8 +204,9 @@ def rollout(
             for each in inputs.carry
         ),
     )
+    gates = Gates(*[over_time] * (4 if is_saved else 1))
     made = (
-        (Trace(*[over_time] * (5 if is_saved else 2)),) * num_layers,
+        (Trace(over_time, (gates,)),) * num_layers,
         jax.ShapeDtypeStruct((num_steps, num_sampling), jnp.int32),
     )
 
