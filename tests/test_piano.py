@@ -186,16 +186,16 @@ def test_piano_rolls_error_for_a_split_that_is_no_cells(
 ):
     path = _save(tmp_path / "a.mat", testdata=cells)
     message = error_of(piano.piano_rolls, path)
-    assert f"{path}: testdata must be a cell array of one piece or more" in message
+    assert f"{path}: testdata must be a cell array of at least one piece" in message
 
 
 @pytest.mark.parametrize(
     "piece, cause",
     [
-        (np.zeros((3, 87)), "of shape 3 x 87: must be frames x 88 keys"),
-        (np.zeros((2, 3, 88)), "of shape 2 x 3 x 88: must be frames x 88 keys"),
-        (np.zeros((0, 88)), "empty: must have a frame or more"),
-        (np.zeros((0, 0)), "empty: must have a frame or more"),
+        (np.zeros((3, 87)), "has the shape 3 x 87: must be frames x 88 keys"),
+        (np.zeros((2, 3, 88)), "has the shape 2 x 3 x 88: must be frames x 88 keys"),
+        (np.zeros((0, 88)), "empty: must have at least one frame"),
+        (np.zeros((0, 0)), "empty: must have at least one frame"),
         (np.full((2, 88), 0.5), "has the value 0.5: must be 0 or 1"),
         (np.full((2, 88), 2, np.uint8), "has the value 2: must be 0 or 1"),
         (np.full((2, 88), -1.0), "has the value -1: must be 0 or 1"),

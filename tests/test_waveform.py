@@ -158,7 +158,7 @@ def test_describe_tells_length_and_loudness():
     encoding = Waveform(RATE, 65536, "linear")
     words = encoding.describe(encoding.encode(_sine(100, RATE, 4000)))
     assert words == "0.5 s, peak 0.500, root mean square 0.354"
-    assert encoding.summary() == ", 8,000 a second in 65536 linear bins"
+    assert encoding.summary() == ", 8,000 per second in 65536 linear bins"
 
 
 @pytest.mark.parametrize(
@@ -373,7 +373,7 @@ def test_wav_error_for_a_file_without_samples(tmp_path: pathlib.Path):
 def test_wav_error_for_a_rate_of_zero_in_the_file(tmp_path: pathlib.Path):
     path = tmp_path / "a.wav"
     path.write_bytes(_riff(_format(rate=0), (b"data", bytes(8))))
-    assert "gives a rate of 0" in error_of(wav.wav, str(path), RATE)
+    assert "has a sample rate of 0" in error_of(wav.wav, str(path), RATE)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Data: from files to batches that are a pure function of `(seed, step)`."""
+"""Data, from files to batches; a batch is a pure function of `(seed, step)`."""
 
 from pf_jax.data.dataset import (
     SOURCES,

@@ -1,4 +1,4 @@
-"""A data set, ready to train on."""
+"""Data sets by name, read and encoded for training."""
 
 import json
 import pathlib
@@ -26,15 +26,16 @@ from pf_jax.errors import UserError
 from pf_jax.files import write_whole
 
 RawSplits = Mapping[str, Sequence[Any]]
-"""For train, valid and test: sequences as their files have them."""
+"""Raw sequences, as in their files, by split: train, valid and test."""
 
 
 class Source(NamedTuple):
-    """Where a data set comes from.
+    """A data set's reader.
 
     Attributes:
-        read: From the config's section `data`.
-        make_encoding: From the training split's sequences and the section `data`.
+        read: Function from the config's section `data` to the raw splits.
+        make_encoding: Function from the raw training split and the section `data` to the
+            encoding.
     """
 
     read: Callable[[Any], RawSplits]
@@ -102,7 +103,7 @@ SOURCES: dict[str, Source] = {
     "wav": Source(lambda data: wav.wav(data.path, data.sample_rate), _waveform),
     "piano_roll": Source(lambda data: piano.piano_rolls(data.path), _piano_roll),
 }
-"""By `data.name`."""
+"""The source of each `data.name`."""
 
 ENCODINGS: dict[str, type[Encoding]] = {
     encoding.kind: encoding
@@ -115,16 +116,16 @@ ENCODINGS: dict[str, type[Encoding]] = {
         piano.PianoRoll,
     )
 }
-"""By the kind that their JSON names."""
+"""The encoding of each `kind` in JSON."""
 
 
 class Dataset(NamedTuple):
     """A data set as values.
 
     Attributes:
-        splits: Train, valid and test.
-        encoding: What the values mean.
-        unknown: For each split, how many values cannot be kept as they are.
+        splits: Sequences of values by split: train, valid and test.
+        encoding: Conversion between raw sequences and values.
+        unknown: Number of unknown or clipped values by split.
     """
 
     splits: dict[str, Sequences]
@@ -133,19 +134,19 @@ class Dataset(NamedTuple):
 
 
 def load_dataset(data: Any, encoding: Encoding | None = None) -> Dataset:
-    """A data set by its name.
+    """Reads and encodes a data set.
 
     Args:
         data: The config's section `data`; its `name` is a key of `SOURCES`.
-        encoding: Of an earlier run, to be used again; settled by the training split by
-            default.
+        encoding: Encoding of an earlier run, to use again; by default a new one is made
+            from the training split.
 
     Raises:
-        UserError: If the name is not known, or the data is missing or not usable.
+        UserError: If the name is unknown, or the data is missing or unusable.
     """
     if data.name not in SOURCES:
         raise UserError(
-            f"data.name={data.name}: not a data set: must be one of "
+            f"data.name={data.name}: not a known data set: must be one of "
             f"{', '.join(SOURCES)}"
         )
     source = SOURCES[data.name]
@@ -173,7 +174,7 @@ def _encode(encoding: Encoding, sequences: Sequence[Any]) -> Sequences:
 
 
 def encoding_to_json(encoding: Encoding) -> dict[str, Any]:
-    """What JSON can hold, for `encoding_from_json`."""
+    """The encoding's kind and fields as JSON values, for `encoding_from_json`."""
     return {"kind": encoding.kind, **encoding.to_json()}
 
 
@@ -184,15 +185,15 @@ def encoding_from_json(values: Mapping[str, Any]) -> Encoding:
 
 
 def save_encoding(encoding: Encoding, path: pathlib.Path) -> None:
-    """Writes a JSON file, whole or not at all."""
+    """Writes an encoding as a JSON file, whole or not at all."""
     write_whole(path, json.dumps(encoding_to_json(encoding)) + "\n")
 
 
 def load_encoding(path: pathlib.Path) -> Encoding:
-    """The encoding in a file.
+    """Reads an encoding from a JSON file.
 
     Raises:
-        UserError: If it is missing or damaged.
+        UserError: If the file is missing or damaged.
     """
     try:
         return encoding_from_json(json.loads(path.read_text()))

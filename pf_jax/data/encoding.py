@@ -1,4 +1,4 @@
-"""What the values of a step mean, and how well they are told."""
+"""Encodings: what the values of a step mean, and how their likelihood is reported."""
 
 import abc
 import collections
@@ -12,12 +12,13 @@ from pf_jax.emissions import Emission, categorical
 
 
 class Output(NamedTuple):
-    """What a generator of these values needs.
+    """The output side of a generator of these values.
 
     Attributes:
-        emission: What a step puts out.
-        num_outputs: Width of the readout.
-        value_size: Of the values that are fed back; None where it is `num_outputs`.
+        emission: Kind of values that a step puts out.
+        num_outputs: Width of the readout `P`.
+        value_size: Size of the values that are fed back, `V` for tokens; None where it is
+            `num_outputs`.
     """
 
     emission: Emission
@@ -26,12 +27,12 @@ class Output(NamedTuple):
 
 
 class Measure(NamedTuple):
-    """How a likelihood is told in this kind of data.
+    """How a likelihood is reported for this kind of data; lower is better.
 
     Attributes:
-        name: In `metrics.jsonl`, such as `bits_per_char`; lower is better.
-        label: In words, such as `bits per character`.
-        of_nll: From nats a step.
+        name: Name in `metrics.jsonl`, such as `bits_per_char`.
+        label: Name in words, such as `bits per character`.
+        of_nll: Function from nats per step to the reported number.
     """
 
     name: str
@@ -40,37 +41,39 @@ class Measure(NamedTuple):
 
 
 class Encoding(abc.ABC):
-    """How one kind of data becomes the values that steps read and put out, and back.
+    """The conversion of one kind of data to the values that steps read, and back.
 
-    Encodings are frozen dataclasses: what they hold was settled by the training split and
-    the config, and goes with the checkpoints.
+    Encodings are frozen dataclasses. Their fields come from the training split and the
+    config, and are saved beside the checkpoints.
 
     Attributes:
-        kind: Its name in JSON.
-        unit: What a step is, in the plural: `characters`.
-        loss: What becomes of the values that cannot be kept as they are.
+        kind: Name of the encoding in JSON.
+        unit: Name of what one step is, in the plural: `characters`.
+        unknown_phrase: How unknown or clipped values are handled: the end of a sentence
+            for the log that starts with their number and unit.
     """
 
     kind: ClassVar[str]
     unit: ClassVar[str]
-    loss: ClassVar[str] = "unseen in training are one symbol"
+    unknown_phrase: ClassVar[str] = "not seen in training become one unknown symbol"
 
     @property
     @abc.abstractmethod
     def measure(self) -> Measure:
-        """How a likelihood is told."""
+        """How a likelihood is reported."""
 
     @property
     @abc.abstractmethod
     def first_input(self) -> np.ndarray:
-        """What the first step of a sequence reads, `[...]`, in the values' type."""
+        """The first input of a sequence, `[...]`, in the type of its values."""
 
     @abc.abstractmethod
     def output(self, num_components: int) -> Output:
-        """What a generator of these values needs.
+        """The output side of a generator of these values.
 
         Args:
-            num_components: Of a mixture density, where the emission is one.
+            num_components: Number of Gaussians, where the emission is a mixture density;
+                other emissions ignore it.
         """
 
     @abc.abstractmethod
@@ -79,29 +82,29 @@ class Encoding(abc.ABC):
 
     @abc.abstractmethod
     def decode(self, values: np.ndarray) -> Any:
-        """The sequence of these values, `[N, ...]`."""
+        """The raw sequence of these values, `[N, ...]`; the inverse of `encode`."""
 
     @property
     def sequence_length(self) -> int | None:
-        """Steps of every sequence, where all have the same; such as pixels of an image."""
+        """Number of steps, where all sequences have the same, such as images; else None."""
         return None
 
     def count_unknown(self, raw: Any) -> int:
-        """How many values of a sequence cannot be kept as they are."""
+        """How many values of a raw sequence are unknown, or are clipped by `encode`."""
         del raw
         return 0
 
     def summary(self) -> str:
-        """What there is to say of it beside a data set's size; empty, or `, ...`."""
+        """Details for the log, after a data set's size; empty, or `, ...`."""
         return ""
 
     @abc.abstractmethod
     def describe(self, values: np.ndarray) -> str:
-        """A sequence of values, `[N, ...]`, in a few words or lines."""
+        """A sequence of values `[N, ...]` in a few words or lines, for the log."""
 
     @abc.abstractmethod
     def to_json(self) -> dict[str, Any]:
-        """What JSON can hold, for `from_json`."""
+        """The fields as JSON values, for `from_json`."""
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
@@ -114,14 +117,14 @@ class TextEncoding(Encoding):
     """Symbols of a text as tokens, int32 `[N]`.
 
     Attributes:
-        symbols: One a token.
+        symbols: Symbol of each token, in the order of the tokens.
     """
 
     symbols: tuple[str, ...]
 
     @property
     def size(self) -> int:
-        """`V`."""
+        """Number of tokens `V`."""
         return len(self.symbols)
 
     @property
@@ -136,15 +139,15 @@ class TextEncoding(Encoding):
 
     @abc.abstractmethod
     def unknown(self, raw: str) -> collections.Counter[str]:
-        """The symbols of a text that are not known, with their counts."""
+        """The unknown symbols of a text, with their counts."""
 
     def count_unknown(self, raw: str) -> int:
-        """How many symbols of a text are not known."""
+        """How many symbols of a text are unknown."""
         return self.unknown(raw).total()
 
     @abc.abstractmethod
     def encode_prompt(self, prompt: str) -> np.ndarray:
-        """The tokens of a text that is to be continued, int32 `[N]`."""
+        """The tokens of a text that samples will continue, int32 `[N]`."""
 
     @abc.abstractmethod
     def continued(self, prompt: str, values: np.ndarray) -> str:

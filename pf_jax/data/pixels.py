@@ -1,4 +1,4 @@
-"""Images of binary pixels."""
+"""Binary images as sequences of pixels."""
 
 import dataclasses
 import pathlib
@@ -14,7 +14,7 @@ from pf_jax.errors import UserError
 from pf_jax.files import existing
 
 Splits = dict[str, np.ndarray]
-"""For train, valid and test: images `[N, H, W]`, uint8, 0 or 1."""
+"""Images `[N, H, W]`, uint8, 0 or 1, by split: train, valid and test."""
 
 MNIST_THRESHOLD = 128  # of 255
 DIGITS_THRESHOLD = 8  # of 16
@@ -26,8 +26,8 @@ class Pixels(Encoding):
     """Binary images as sequences of pixels, uint8, row by row from the top left.
 
     Attributes:
-        height: Rows of an image.
-        width: Pixels of a row.
+        height: Number of rows `H`.
+        width: Number of pixels of a row `W`.
     """
 
     kind: ClassVar[str] = "pixels"
@@ -38,7 +38,7 @@ class Pixels(Encoding):
 
     @property
     def measure(self) -> Measure:
-        """Nats per image, of all its pixels."""
+        """Nats per image, summed over its pixels."""
         return Measure(
             "nats_per_image", "nats per image", lambda nll: nll * self.sequence_length
         )
@@ -50,11 +50,11 @@ class Pixels(Encoding):
 
     @property
     def sequence_length(self) -> int:
-        """Pixels of an image."""
+        """Number of pixels of an image."""
         return self.height * self.width
 
     def output(self, num_components: int) -> Output:
-        """A Bernoulli variable a step."""
+        """A Bernoulli variable per step."""
         del num_components
         return Output(bernoulli, num_outputs=1, value_size=2)
 
@@ -63,31 +63,31 @@ class Pixels(Encoding):
         return np.asarray(raw, np.uint8).reshape(self.sequence_length)
 
     def decode(self, values: np.ndarray) -> np.ndarray:
-        """The image `[H, W]` of its pixels `[H * W]`."""
+        """The image `[H, W]` of these pixels `[H * W]`."""
         return np.asarray(values).astype(np.uint8).reshape(self.height, self.width)
 
     def describe(self, values: np.ndarray) -> str:
-        """The image in block characters, two rows a line, from a new line on."""
+        """The image in block characters, two rows per line, after a line break."""
         image = self.decode(values)
         rows = np.pad(image, ((0, self.height % 2), (0, 0)))
         codes = rows[::2] + 2 * rows[1::2]
         return "".join("\n" + "".join(" ▀▄█"[code] for code in line) for line in codes)
 
     def to_json(self) -> dict[str, Any]:
-        """The sizes."""
+        """The fields by name."""
         return {"height": self.height, "width": self.width}
 
 
 def binarized_mnist(path: str, manual_dir: str = "") -> Splits:
     """MNIST as Larochelle binarized it: 50,000 / 10,000 / 10,000 images.
 
-    A file that was read once leaves its pixels packed beside it, where that folder can
-    be written to, for the next time.
+    The first reading of a file leaves a packed copy beside it, if the folder can be written
+    to, which makes later readings quick.
 
     Args:
-        path: The folder with `binarized_mnist_{train,valid,test}.amat`. Without `.amat`
-            files there, the `data_dir` of TFDS; its default if empty.
-        manual_dir: For TFDS, a folder with the original files.
+        path: Folder with `binarized_mnist_{train,valid,test}.amat`; a folder without
+            `.amat` files is the `data_dir` of TFDS, and if empty TFDS's default is used.
+        manual_dir: Folder with the original files for TFDS.
 
     Raises:
         UserError: If a file is missing or damaged, or TFDS cannot read or prepare it.
@@ -103,16 +103,16 @@ def binarized_mnist(path: str, manual_dir: str = "") -> Splits:
 
 
 def mnist(path: str, manual_dir: str = "") -> Splits:
-    """MNIST, of which pixels of 128 and more are 1.
+    """MNIST, with pixels of 128 and more as 1.
 
-    The last sixth of the training images, 10,000 of 60,000, are valid. TFDS has the
-    images in another order: its sixth is another one.
+    The last sixth of the training images, 10,000 of 60,000, is the valid split. TFDS orders
+    the images differently, so its valid split has other images.
 
     Args:
-        path: The folder with `{train,t10k}-images-idx3-ubyte`, each with or without
-            `.gz`. Without such files there, the `data_dir` of TFDS; its default if
-            empty.
-        manual_dir: For TFDS, a folder with the four original files.
+        path: Folder with `{train,t10k}-images-idx3-ubyte`, each with or without `.gz`; a
+            folder without such files is the `data_dir` of TFDS, and if empty TFDS's
+            default is used.
+        manual_dir: Folder with the four original files for TFDS.
 
     Raises:
         UserError: If a file is missing or damaged, or TFDS cannot read or prepare it.
@@ -134,20 +134,20 @@ def mnist(path: str, manual_dir: str = "") -> Splits:
     if len(train) < 6 or train.shape[1:] != test.shape[1:]:
         raise UserError(
             f"data.path={path}: train has the shape {train.shape}, test {test.shape}: "
-            "must be at least 6 images to train on, and all of one size"
+            "must be at least 6 images for training, and all images of one size"
         )
     valid_start = len(train) - len(train) // 6
     return {"train": train[:valid_start], "valid": train[valid_start:], "test": test}
 
 
 def digits(path: str) -> Splits:
-    """Scikit-learn's 8 x 8 digits, of whose 16 levels 8 and more are 1.
+    """Scikit-learn's 8 x 8 digits, with gray levels from 8, of 0 to 16, as 1.
 
-    The 1797 images are shuffled, always alike; the last 15 % are test, the 15 % before
+    The 1797 images are shuffled with a fixed seed; the last 15 % are test, the 15 % before
     them valid.
 
     Raises:
-        UserError: If a path is given: there is nothing to read from it.
+        UserError: If a path is given, since no file is read.
     """
     if path:
         raise UserError(
@@ -157,7 +157,7 @@ def digits(path: str) -> Splits:
     from sklearn.datasets import load_digits  # takes a second
 
     images = (load_digits().images >= DIGITS_THRESHOLD).astype(np.uint8)
-    # The one generator whose permutations numpy never changes.
+    # Numpy guarantees that the permutations of this generator never change.
     images = images[np.random.RandomState(0).permutation(len(images))]
     held_out = len(images) * DIGITS_PERCENT // 100
     train, valid, test = np.split(images, [-2 * held_out, -held_out])
@@ -165,17 +165,17 @@ def digits(path: str) -> Splits:
 
 
 def _folder_with(pattern: str, path: str) -> pathlib.Path | None:
-    """The folder of a path, where it has such files; None where TFDS has to do."""
+    """The folder of a path if it has such files; None if TFDS is to read the data."""
     if not path:
         return None
     folder = existing(path)
     if not folder.is_dir():
-        raise UserError(f"data.path={path}: not a folder: give the one it is in")
+        raise UserError(f"data.path={path}: not a folder: give the folder of the file")
     return folder if any(folder.glob(pattern)) else None
 
 
 def _existing_file(folder: pathlib.Path, *names: str) -> pathlib.Path:
-    """The first of some files that is there."""
+    """The first of these files that exists."""
     for name in names:
         if (folder / name).is_file():
             return folder / name

@@ -1,8 +1,8 @@
 """Sequences of values, and how batches are cut from them.
 
-A split is its sequences end to end, each behind one first input: from `values[i]` the
-step reads whose target is `values[i + 1]`, and every value is a target once. A text is one
-long sequence, a set of images is many short ones.
+A split is one array of concatenated sequences, each preceded by a first input. The step
+that reads `values[i]` has the target `values[i + 1]`, and every value of a sequence is a
+target once. A text is one long sequence, a set of images is many short ones.
 """
 
 import functools
@@ -17,12 +17,13 @@ from pf_jax.types import Array, Batch
 
 
 class Sequences(NamedTuple):
-    """A split.
+    """The sequences of a split.
 
     Attributes:
-        values: `[sum(N_i + 1), ...]`, of each sequence its first input and its `N_i`
-            values.
-        offsets: `[S + 1]`, where in `values` each sequence starts, and the end.
+        values: Concatenated sequences, each its first input and then its `N_i` values:
+            `[sum(N_i + 1), ...]`.
+        offsets: Position in `values` where each of `S` sequences starts, and then the end
+            of the last one: `[S + 1]`.
     """
 
     values: np.ndarray
@@ -30,19 +31,19 @@ class Sequences(NamedTuple):
 
     @property
     def lengths(self) -> np.ndarray:
-        """`[S]`, steps of each sequence."""
+        """Number of steps of each sequence, `[S]`."""
         return np.diff(self.offsets) - 1
 
     @property
     def num_steps(self) -> int:
-        """Steps of all sequences."""
+        """Number of steps of all sequences together."""
         return int(self.lengths.sum())
 
 
 def join_sequences(
     parts: Sequence[np.ndarray], first_input: np.ndarray | int = 0
 ) -> Sequences:
-    """Sequences `[N_i, ...]`, each behind its first input `[...]`."""
+    """Concatenates sequences `[N_i, ...]`, each preceded by a first input `[...]`."""
     first = np.asarray(first_input, parts[0].dtype)[None]
     pieces = [piece for part in parts for piece in (first, part)]
     offsets = np.cumsum([0, *(len(part) + 1 for part in parts)])
@@ -50,38 +51,39 @@ def join_sequences(
 
 
 def training_values(split: Sequences) -> np.ndarray:
-    """All values that are targets, `[sum(N_i), ...]`: a split without its first inputs.
+    """The values of a split without its first inputs, `[sum(N_i), ...]`: all targets.
 
-    For what is settled by frequencies, such as `Emission.init_bias` of the training split.
+    For statistics of the data, such as `Emission.init_bias` from the training split.
     """
     return np.delete(split.values, split.offsets[:-1], axis=0)
 
 
 def as_inputs(values: Any) -> Any:
-    """Values as models read them: integers as int32, however narrow they are kept."""
+    """Values in the types that models read: integers of any width as int32."""
     is_integer = np.issubdtype(values.dtype, np.integer)
     return values.astype(np.int32) if is_integer else values
 
 
 def _numbered(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """So many parts of each sequence: whose each is, and its number among those."""
+    """For so many parts of each sequence: each part's sequence, and its number in it."""
     owner = np.repeat(np.arange(len(counts)), counts)
     number = np.arange(len(owner)) - np.repeat(np.cumsum(counts) - counts, counts)
     return owner, number
 
 
 def consecutive_windows(sequences: Sequences, length: int) -> np.ndarray:
-    """The windows that do not overlap, in order.
+    """Windows that do not overlap, in order.
 
-    A text's last window is left out where it is not whole: it is one of very many. The
-    ends of many short sequences count: their last windows are padded.
+    The last window of a sequence is padded where the sequence ends early. If there is only
+    one sequence, a text, it is left out instead: it is one of very many.
 
     Args:
         sequences: The split.
-        length: `T`.
+        length: Steps of a window `T`.
 
     Returns:
-        `[W, 2]` int32: where in `values` each starts, and how many of its steps count.
+        The start of each window in `values`, and how many of its steps count: `[W, 2]`
+        int32.
     """
     lengths = sequences.lengths
     is_text = len(lengths) == 1
@@ -94,11 +96,11 @@ def consecutive_windows(sequences: Sequences, length: int) -> np.ndarray:
 
 
 class Windows(NamedTuple):
-    """Which windows of a split a batch may take.
+    """The windows of a split that batches consist of.
 
     Attributes:
-        rows: `(seed, step, batch_size) -> [B, 2]` int32, as `consecutive_windows` has
-            them; a pure function.
+        rows: Pure function `(seed, step, batch_size) -> [B, 2]` int32: the start of each
+            row's window in `values`, and how many of its steps count.
         are_whole: Whether every step of every window counts.
     """
 
@@ -111,11 +113,11 @@ def make_windows(sequences: Sequences, *, length: int, chunks: str) -> Windows:
 
     Args:
         sequences: The training split.
-        length: `T`.
-        chunks: "consecutive": the windows that do not overlap, each once an epoch, in
-            an order that is drawn anew for each; a batch may straddle two epochs.
-            "random": any place where a whole window fits, and the start of each shorter
-            sequence, drawn uniformly.
+        length: Steps of a window `T`.
+        chunks: Name of the scheme. "consecutive": windows that do not overlap, each once
+            per epoch, in an order that is sampled anew every epoch; a batch may span two
+            epochs. "random": windows sampled uniformly from all positions where a whole
+            window fits, and from the starts of shorter sequences.
 
     Raises:
         UserError: If every sequence is shorter than a window.
@@ -158,7 +160,7 @@ def _random(sequences: Sequences, length: int) -> Windows:
         generator = np.random.default_rng((seed, step))
         number = generator.integers(ends[-1], size=batch_size, dtype=np.int32)
         owner = np.searchsorted(ends, number, side="right")
-        # Counted from the last start that fits, which is the end of the owner's range.
+        # Counted back from the last start that fits, the end of the owner's range.
         inside = np.maximum(lengths[owner] - length, 0) - (ends[owner] - 1 - number)
         starts = sequences.offsets[:-1][owner] + inside
         valid = np.minimum(lengths[owner], length)
@@ -173,17 +175,17 @@ _CHUNKS = {"consecutive": _consecutive, "random": _random}
 def gather_windows(
     values: Array, rows: Array, *, length: int, are_whole: bool
 ) -> Batch:
-    """The sequences of a batch; for use inside a jitted update.
+    """The windows of a batch; for use inside a jitted update.
 
     Args:
-        values: Of `Sequences`, on the device.
-        rows: `[B, 2]`, starts and counts.
-        length: `T`.
-        are_whole: Whether all steps of all rows count: then there is no mask.
+        values: Field `values` of `Sequences`, on the device.
+        rows: Start of each row's window, and how many of its steps count: `[B, 2]`.
+        length: Steps of a window `T`.
+        are_whole: Whether all steps of all rows count; there is no mask then.
 
     Returns:
-        Inputs and targets `[T, B, ...]`, integers as int32. Past its end a sequence
-        repeats its last value, and the mask is zero.
+        Inputs and targets `[T, B, ...]`, integers as int32. Steps past the end of a
+        sequence repeat its last value, and their mask is zero.
     """
     starts, counts = rows[:, 0], rows[:, 1]
     steps = jnp.arange(length + 1)[:, None]
@@ -194,7 +196,7 @@ def gather_windows(
 
 
 class _Pieces(NamedTuple):
-    """Parts of sequences, `[P]` each: positions in `values`."""
+    """Pieces of sequences, as positions in `values`; each field is `[P]`."""
 
     first_read: np.ndarray
     first_scored: np.ndarray
@@ -205,7 +207,7 @@ class _Pieces(NamedTuple):
 
 
 def _cut(sequences: Sequences, num_streams: int, context: int) -> _Pieces:
-    """Parts of at most `1 / num_streams` of the split, none longer than its sequence."""
+    """Pieces of at most `1 / num_streams` of the split, each within one sequence."""
     lengths, offsets = sequences.lengths, sequences.offsets[:-1]
     size = -(-sequences.num_steps // num_streams)
     counts = -(-lengths // size)
@@ -222,36 +224,38 @@ def _cut(sequences: Sequences, num_streams: int, context: int) -> _Pieces:
 def evaluation_groups(
     sequences: Sequences, *, num_streams: int, context: int, segment_length: int
 ) -> Iterator[Iterator[Batch]]:
-    """A whole split, read in pieces side by side, each value counted once.
+    """A whole split in batches, every value scored once.
 
-    A sequence longer than `P = ceil(N / S)` steps is cut into pieces of `P`. Each piece
-    reads up to `context` steps before those it scores (all there are, if fewer), so that
-    none is scored without its context. Shorter sequences are read whole.
+    Sequences longer than `P = ceil(N / S)` steps are cut into pieces of `P`. Each piece
+    also reads up to `context` steps before those that it scores, so that no value is
+    scored without context. Shorter sequences stay whole. `S` pieces are read at a time,
+    one per row.
 
     Args:
         sequences: The split, `N` steps in all.
-        num_streams: `S`, pieces side by side; fewer where there are fewer.
-        context: Steps.
-        segment_length: At most this many steps in a batch.
+        num_streams: Number of rows `S`; fewer where there are fewer pieces.
+        context: Steps that a piece reads before the first one that it scores.
+        segment_length: Largest number of steps of a batch.
 
     Yields:
-        Groups of pieces, each of batches `[T, S, ...]` to be read in order from a fresh
-        carry, which is passed on; the mask is one where a target counts.
+        Groups of pieces. Each group is an iterator of batches `[T, S, ...]` in order of
+        time: a new carry starts the group and is passed from batch to batch. The mask is
+        one where a target is scored.
     """
     if not sequences.num_steps:
         return
     pieces = _cut(sequences, num_streams, context)
-    # Of like lengths, so that none waits for the longest.
+    # Sorted by length, so that the pieces of a group take about as many steps.
     order = np.argsort(pieces.first_read - pieces.end, kind="stable")
     pieces = pieces.take(order)
     longest = int(np.max(pieces.end - pieces.first_read))
     num_rows = min(num_streams, len(order))
-    # Segments of one length, since every other one would have to be compiled.
+    # All segments have one length, since jit would compile every other length anew.
     segment_length = -(-longest // -(-longest // segment_length))
     for first in range(0, len(order), num_rows):
         rows = np.arange(first, first + num_rows)
         group = pieces.take(np.minimum(rows, len(order) - 1))
-        # The last group is filled with rows that count nothing.
+        # The last group is filled up with rows in which no step is scored.
         end = np.where(rows < len(order), group.end, group.first_read)
         yield _segments(sequences.values, group._replace(end=end), segment_length)
 
@@ -273,17 +277,18 @@ def _segments(
 def spaced_starts(
     sequences: Sequences, *, length: int, spacing: int, least: int, most: int
 ) -> tuple[int, np.ndarray]:
-    """Starts of windows to compare, far enough apart, as long as the data allows.
+    """Windows at equal distances, as long as the data allows.
 
     Args:
         sequences: The split.
-        length: Steps of a window; fewer where there are not enough windows otherwise.
-        spacing: Least distance between two starts; the windows may overlap.
-        least: How many there must be.
-        most: How many to take, at equal distances.
+        length: Steps of a window; it is reduced until there are enough windows.
+        spacing: Least distance between two starts; windows may overlap.
+        least: Smallest number of windows.
+        most: Largest number of windows.
 
     Returns:
-        The length, 0 where there are never enough, and the starts `[W]` int32.
+        The length of the windows, 0 where no length gives enough of them, and their starts
+        in `values`, `[W]` int32.
     """
 
     def count(length: int) -> np.ndarray:
@@ -297,7 +302,7 @@ def spaced_starts(
     counts = count(length)
     owner, number = _numbered(counts)
     chosen = np.linspace(0, len(owner) - 1, min(len(owner), most)).astype(int)
-    # Spread over what room a sequence has, not crowded at its start.
+    # Spread over the whole sequence, not crowded at its start.
     last = sequences.lengths[owner] - length
     steps = np.where(counts[owner] > 1, last / np.maximum(counts[owner] - 1, 1), 0)
     starts = sequences.offsets[:-1][owner] + (number * steps).astype(int)

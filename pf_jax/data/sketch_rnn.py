@@ -1,7 +1,7 @@
 """Drawings as strokes: the `.npz` files of sketch-rnn.
 
-Ha and Eck, "A Neural Representation of Sketch Drawings" (2017, arXiv 1704.03477); the
-files of QuickDraw, and those of github hardmaru/sketch-rnn-datasets.
+The format is that of Ha and Eck, "A Neural Representation of Sketch Drawings" (2017, arXiv
+1704.03477). Files of QuickDraw and of github hardmaru/sketch-rnn-datasets have it.
 """
 
 import io
@@ -26,14 +26,14 @@ _HEADERS = {
 
 
 def sketch_rnn(path: str) -> dict[str, list[np.ndarray]]:
-    """The sequences of each split, `[N, 3]` float32: (dx, dy, pen).
+    """The sequences of each split, `[N, 3]` float32: points `(dx, dy, pen)`.
 
-    The units are the file's and differ between data sets; y grows downward; pen 1 at the
-    last point of a stroke. The first offset is the file's: mostly (0, 0), else it leads
-    from where the drawing's origin is to its first point.
+    Units are those of the file and differ between data sets; y grows downward; pen is 1 at
+    the last point of a stroke. The first offset is also that of the file: mostly (0, 0),
+    else from the drawing's origin to its first point.
 
     Args:
-        path: The file, or a folder with no other `.npz` file in it.
+        path: Path of an `.npz` file, or of a folder with only one.
 
     Raises:
         UserError: If the file is missing or damaged, a split is missing or empty, or a
@@ -49,7 +49,7 @@ def sketch_rnn(path: str) -> dict[str, list[np.ndarray]]:
                 for split in SPLITS
                 if f"{split}.npy" in names
             }
-    # RuntimeError: it asks for a password or a compression that is not there.
+    # RuntimeError: the archive needs a password or an unsupported compression.
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
         raise UserError(f"{file}: not a whole .npz file ({error}): {again}") from error
     splits = {}
@@ -62,7 +62,7 @@ def sketch_rnn(path: str) -> dict[str, list[np.ndarray]]:
         entries = _read_member(members[split], f"{file}: {split}")
         if not entries:
             raise UserError(
-                f"{file}: {split} is empty: must have a sequence or more: {again}"
+                f"{file}: {split} is empty: must have at least one sequence: {again}"
             )
         splits[split] = [
             _sequence(entry, f"{file}: {split}[{index}]")
@@ -72,16 +72,17 @@ def sketch_rnn(path: str) -> dict[str, list[np.ndarray]]:
 
 
 def _sequence(entry: Any, where: str) -> np.ndarray:
-    """`[N, 3]` float32, checked."""
+    """A sequence as `[N, 3]` float32, checked."""
     try:
-        # What float32 cannot hold becomes infinite, and so is reported.
+        # Numbers too large for float32 become infinite, and are reported below.
         with np.errstate(over="ignore"):
             raw = np.asarray(entry, np.float32)
     except (TypeError, ValueError) as error:
         raise UserError(f"{where}: not numbers: must be an array [N, 3]") from error
     if raw.ndim != 2 or raw.shape[1] != 3:
         raise UserError(
-            f"{where}: of shape {list(raw.shape)}: must be [N, 3], (dx, dy, pen) a point"
+            f"{where}: has the shape {list(raw.shape)}: must be [N, 3], (dx, dy, pen) for "
+            "each point"
         )
     if not len(raw):
         raise UserError(f"{where}: has no points: remove the sequence")
@@ -100,7 +101,7 @@ def _sequence(entry: Any, where: str) -> np.ndarray:
 
 
 def _read_member(content: bytes, where: str) -> list[Any]:
-    """The entries of an array's first axis: arrays, if the file is as it should be."""
+    """The entries of an array's first axis, not yet checked."""
     file = io.BytesIO(content)
     try:
         header = _HEADERS[np.lib.format.read_magic(file)]
@@ -113,20 +114,20 @@ def _read_member(content: bytes, where: str) -> list[Any]:
     except Exception as error:
         cause = " ".join(str(error).split())
         raise UserError(
-            f"{where}: not an array that can be read ({cause}): must be an array of "
-            "[N, 3] arrays: get the file again from its publisher"
+            f"{where}: cannot be read ({cause}): must be an array of [N, 3] arrays: get "
+            "the file again from its publisher"
         ) from error
 
 
 class _ArrayUnpickler(pickle.Unpickler):
-    """Reads pickled arrays, and nothing of the file's choice is called.
+    """Reads pickled arrays without calling any function that the file names.
 
-    Arrays of arrays come as pickles, which may call any function, such as `os.system`.
-    Letting through numpy's functions alone would not do: a pickled dtype that denies
-    holding objects makes numpy read bytes of the file as pointers. So all that the pickle
-    of an array names is replaced by what follows here.
+    Arrays of arrays are stored as pickles, and a pickle may call any function, such as
+    `os.system`. Allowing only numpy's functions is not safe either: a forged dtype makes
+    numpy read bytes of the file as pointers. So every name that the pickle of an array
+    needs is replaced by a function or class of this module.
 
-    Files written by Python 2 need `encoding="latin1"`: their bytes are read as text.
+    Files written by Python 2 need `encoding="latin1"`, which reads their bytes as text.
     """
 
     def find_class(self, module_name: str, global_name: str, /) -> Any:
@@ -134,12 +135,12 @@ class _ArrayUnpickler(pickle.Unpickler):
             return _ALLOWED[module_name, global_name]
         except KeyError:
             raise pickle.UnpicklingError(
-                f"its pickle wants {module_name}.{global_name}, which no array needs"
+                f"its pickle asks for {module_name}.{global_name}, which no array needs"
             ) from None
 
 
 class _PickledDtype:
-    """For `numpy.dtype`: plain numbers, or objects (None)."""
+    """In place of `numpy.dtype`: a plain type of numbers, or None for objects."""
 
     def __init__(self, name: str, align: object = False, copy: object = True):
         del align, copy
@@ -153,7 +154,7 @@ class _PickledDtype:
 
 
 class _PickledArray:
-    """For `numpy.ndarray`."""
+    """In place of `numpy.ndarray`."""
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         _, shape, dtype, is_fortran, data = state
@@ -172,7 +173,7 @@ def _reconstruct(kind: object, shape: object, code: object) -> _PickledArray:
 
 
 def _bytes(data: str | bytes, encoding: str = "latin1") -> bytes:
-    """For `_codecs.encode`: bytes that were pickled as text."""
+    """In place of `_codecs.encode`: bytes that were pickled as text."""
     del encoding
     return data.encode("latin1") if isinstance(data, str) else data
 

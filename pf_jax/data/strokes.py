@@ -17,28 +17,27 @@ _STROKE_SIZE = 3
 
 @dataclasses.dataclass(frozen=True)
 class Strokes(Encoding):
-    """Offsets of the training split's mean and deviation, within bounds.
+    """Offsets standardized by the training split's mean and deviation, and clipped.
 
         value = clip((offset - mean) / scale, -clip, clip)
 
-    A raw sequence is `[N, 3]`: (dx, dy, pen), the offset that leads to each point from
-    the one before, in the source's units, and pen 1 at the last point of a stroke, else
-    0. Values are float32 `[N, 3]`, the pen as it was.
+    A raw sequence `[N, 3]` has points `(dx, dy, pen)`: the offset from the previous point
+    in the source's units, and pen 1 at the last point of a stroke, else 0. Values are
+    float32 `[N, 3]` with the same pen.
 
-    Both axes have one scale. With one each, a drawing would be stretched before the
-    model sees it, and what the mixture says of directions (its correlations, and how
-    long its Gaussians are for their width) would be said of the stretched one.
+    Both axes have the same scale. Separate scales would stretch drawings, and the mixture's
+    correlations and deviations would describe the directions of stretched drawings.
 
-    Likelihoods are densities of the values, in nats, so they depend on the scale: of
-    offsets in the source's units a point has `2 log(scale)` nats more. Runs compare where
-    their `mean`, `scale` and `clip` are equal.
+    Likelihoods are densities of values, in nats, and depend on the scale: a point has
+    `2 log(scale)` nats more as a density of offsets in the source's units. Runs are
+    comparable if their `mean`, `scale` and `clip` are equal.
 
     Attributes:
-        mean: Of dx and of dy, in the source's units.
-        scale: The deviation of dx and dy together around their means, likewise.
-        clip: The largest value either way, in units of `scale`. Offsets have long tails
-            (a pen that crosses the line to dot an i), and a single one far out would
-            outweigh a batch.
+        mean: Mean of dx and mean of dy, in the source's units.
+        scale: Standard deviation of dx and dy together, each around its mean, in the
+            source's units.
+        clip: Largest absolute value, in units of `scale`. Offsets have long tails (a pen
+            that crosses the line to dot an i), and one far outlier would outweigh a batch.
 
     Raises:
         UserError: If a number is not finite, or `scale` or `clip` is not above zero.
@@ -50,10 +49,10 @@ class Strokes(Encoding):
 
     kind: ClassVar[str] = "strokes"
     unit: ClassVar[str] = "points"
-    loss: ClassVar[str] = "further off than data.max_offset are clipped"
+    unknown_phrase: ClassVar[str] = "beyond data.max_offset are clipped"
 
     def __post_init__(self) -> None:
-        """Checks the numbers."""
+        """Checks the fields."""
         if not all(map(math.isfinite, self.mean)):
             raise UserError(
                 f"the strokes' mean is {self.mean}: must be finite: check the training "
@@ -72,14 +71,15 @@ class Strokes(Encoding):
 
     @classmethod
     def from_training(cls, sequences: Sequence[np.ndarray], clip: float) -> Self:
-        """The encoding of a training split.
+        """The encoding with the mean and the deviation of a training split.
 
         Args:
-            sequences: Raw, `[N, 3]` each.
-            clip: In units of the scale.
+            sequences: Raw sequences, `[N, 3]` each.
+            clip: Largest absolute value, in units of the scale.
 
         Raises:
-            UserError: If there is no point, an offset is not finite, or all are equal.
+            UserError: If there are no points, an offset is not finite, or all offsets are
+                equal.
         """
         if not sum(map(len, sequences)):
             raise UserError("the training split has no points: give more sequences")
@@ -88,7 +88,8 @@ class Strokes(Encoding):
         )
         if not np.all(np.isfinite(offsets)):
             raise UserError(
-                "the training split has offsets that are not finite: mend or remove them"
+                "the training split has offsets that are not finite: correct or remove "
+                "them"
             )
         mean = offsets.mean(axis=0)
         scale = np.sqrt(np.mean((offsets - mean) ** 2))
@@ -96,7 +97,7 @@ class Strokes(Encoding):
 
     @property
     def measure(self) -> Measure:
-        """Nats a point, of the values: see above for the source's units."""
+        """Nats per point of the values; see the class for the source's units."""
         return Measure("nats_per_point", "nats per point", float)
 
     @property
@@ -105,21 +106,21 @@ class Strokes(Encoding):
         return np.zeros(_STROKE_SIZE, np.float32)
 
     def output(self, num_components: int) -> Output:
-        """A mixture of that many Gaussians, and a Bernoulli for the pen."""
+        """A mixture of `num_components` Gaussians, and a Bernoulli variable for the pen."""
         return Output(
             mixture_density(num_components), 6 * num_components + 1, _STROKE_SIZE
         )
 
     def encode(self, raw: np.ndarray) -> np.ndarray:
-        """`[N, 3]` -> `[N, 3]` float32."""
+        """The values of a raw sequence `[N, 3]`: `[N, 3]` float32."""
         values = self._normalized(raw)
         values[:, :2] = np.clip(values[:, :2], -self.clip, self.clip)
         return values.astype(np.float32)
 
     def decode(self, values: np.ndarray) -> np.ndarray:
-        """The offsets in the source's units, `[N, 3]` float32.
+        """The raw sequence of these values, in the source's units: `[N, 3]` float32.
 
-        What was clipped stays so: its drawing is closer together than the source's.
+        Clipped offsets stay clipped, so their drawing is narrower than the source's.
         """
         chex.assert_shape(values, (None, _STROKE_SIZE))
         raw = np.array(values, np.float64)
@@ -127,16 +128,16 @@ class Strokes(Encoding):
         return raw.astype(np.float32)
 
     def count_unknown(self, raw: np.ndarray) -> int:
-        """Of how many points of a sequence `[N, 3]` the offset is clipped."""
+        """How many points of a raw sequence `[N, 3]` have an offset that is clipped."""
         beyond = np.abs(self._normalized(raw)[:, :2]) > self.clip
         return int(np.sum(np.any(beyond, axis=1)))
 
     def summary(self) -> str:
-        """What one is, in the source's units."""
+        """The scale, in the source's units."""
         return f", offsets in units of {self.scale:.4g}"
 
     def describe(self, values: np.ndarray) -> str:
-        """How long and how large a drawing is, in the source's units."""
+        """The number of points and strokes, and the size in the source's units."""
         raw = self.decode(values)
         path = np.cumsum(raw[:, :2], axis=0, dtype=np.float64)
         width, height = np.ptp(path, axis=0)
@@ -147,7 +148,7 @@ class Strokes(Encoding):
         )
 
     def to_json(self) -> dict[str, Any]:
-        """What JSON can hold: the arguments of the constructor, by name."""
+        """The fields by name."""
         return {"mean": list(self.mean), "scale": self.scale, "clip": self.clip}
 
     @classmethod
@@ -157,7 +158,7 @@ class Strokes(Encoding):
         return cls((x, y), values["scale"], values["clip"])
 
     def _normalized(self, raw: np.ndarray) -> np.ndarray:
-        """`[N, 3]` float64, a new array."""
+        """A raw sequence, standardized but not clipped: a new array `[N, 3]` float64."""
         chex.assert_shape(raw, (None, _STROKE_SIZE))
         values = np.array(raw, np.float64)
         values[:, :2] = (values[:, :2] - self.mean) / self.scale

@@ -21,7 +21,7 @@ SPLIT_NAMES = {
 
 
 def split_text(text: str) -> Splits:
-    """The fixed rule: the first 90 % train, the next 5 % valid, the last 5 % test."""
+    """A text split by the fixed rule: 90 % train, then 5 % valid, then 5 % test."""
     test_start = len(text) - len(text) * TEST_PERCENT // 100
     valid_start = test_start - len(text) * VALID_PERCENT // 100
     return {
@@ -32,14 +32,14 @@ def split_text(text: str) -> Splits:
 
 
 def python_reference(path: str) -> Splits:
-    """Python's language reference, a part of every CPython; it grows with the version.
+    """Python's language reference, as the installed CPython version has it.
 
-    The topics are sorted by name, so that the three splits are of mixed kinds. They
-    quote one another: each paragraph is kept once, where it comes first, or a sixth of
-    the test split would be in the training split word by word (CPython 3.11).
+    The topics are sorted by name, so that each split has topics of all kinds. Topics quote
+    one another, so only the first copy of each paragraph is kept: otherwise a sixth of the
+    test split would also be in the training split (CPython 3.11).
 
     Raises:
-        UserError: If a path is given: there is nothing to read from it.
+        UserError: If a path is given, since no file is read.
     """
     if path:
         raise UserError(
@@ -54,13 +54,13 @@ def python_reference(path: str) -> Splits:
 def text(path: str) -> Splits:
     """A UTF-8 text file, or a folder of them.
 
-    A folder whose files are named by splits (`train.txt`, `my.valid.txt`,
-    `x_test.txt`; `validation` is `valid`) has its splits; all three must be there. In
-    any other folder the `*.txt` files, in the order of their names, are joined and
-    split by the fixed rule, as a single file is.
+    Files of a folder may be named by split (`train.txt`, `my.valid.txt`, `x_test.txt`;
+    `validation` means `valid`); then there must be one for each of the three. In any other
+    folder the `*.txt` files are joined in the order of their names, and split by the fixed
+    rule, as a single file is.
 
     Raises:
-        UserError: If something is missing, empty, or not UTF-8.
+        UserError: If a file is missing, empty, or not UTF-8.
     """
     source = existing(path)
     if source.is_file():
@@ -91,8 +91,8 @@ def text(path: str) -> Splits:
 def ptb_char(path: str) -> Splits:
     """Penn Treebank characters, from Mikolov's `ptb.{train,valid,test}.txt`.
 
-    Counting: a line stripped of its blanks, plus one end-of-line character; 5,017,482 /
-    393,042 / 442,423 characters of 50 types.
+    Each line counts as its characters without outer blanks, plus one end-of-line
+    character: 5,017,482 / 393,042 / 442,423 characters of 50 types.
 
     Raises:
         UserError: If a file is missing, empty, or not UTF-8.
@@ -112,10 +112,10 @@ def ptb_char(path: str) -> Splits:
 
 
 def read_utf8(file: pathlib.Path) -> str:
-    """A file's text.
+    """The text of a file.
 
     Raises:
-        UserError: If it cannot be read, is empty, or is not UTF-8.
+        UserError: If the file cannot be read, is empty, or is not UTF-8.
     """
     try:
         content = file.read_bytes().decode("utf-8")
@@ -131,5 +131,5 @@ def read_utf8(file: pathlib.Path) -> str:
 
 
 def _split_of(file: pathlib.Path) -> str | None:
-    """`train`, `valid` or `test`, where a file's name ends with it."""
+    """The split that a file's name ends with, else None."""
     return SPLIT_NAMES.get(re.split(r"[._-]", file.stem.lower())[-1])

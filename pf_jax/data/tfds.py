@@ -1,7 +1,7 @@
-"""Data sets through TensorFlow Datasets, which is imported where it is used.
+"""Data sets through TensorFlow Datasets (TFDS), which is imported only when needed.
 
-Reading a data set that is prepared in TFDS's array_record format needs no TensorFlow;
-preparing one needs the extra `pf_jax[tfds]`, and a network or the original files.
+Reading a data set that is prepared in TFDS's array_record format needs no TensorFlow.
+Preparing one needs the extra `pf_jax[tfds]`, and a network or the original files.
 """
 
 import contextlib
@@ -22,12 +22,12 @@ _SPLITS = {"train": "train", "valid": "validation", "test": "test"}
 
 
 class _DataSet(NamedTuple):
-    """What TFDS prepares.
+    """A data set of TFDS.
 
     Attributes:
-        name: In TFDS.
-        urls: Of the original files, whose own names are the last parts.
-        instead: How to do without TFDS, for errors.
+        name: Name in TFDS.
+        urls: URLs of the original files; each ends with the name of the file.
+        instead: Way to give the data without TFDS, for errors.
     """
 
     name: str
@@ -76,12 +76,12 @@ def tiny_shakespeare(path: str, manual_dir: str = "") -> dict[str, str]:
     """Tiny Shakespeare, in the splits of TFDS.
 
     Args:
-        path: The `data_dir` of TFDS; its default if empty.
-        manual_dir: A folder with the original file under its own name, `input.txt`,
-            instead of a network.
+        path: The `data_dir` of TFDS; TFDS's default if empty.
+        manual_dir: Folder with the original file, `input.txt`; if empty, preparing needs a
+            network.
 
     Raises:
-        UserError: If it cannot be read or prepared.
+        UserError: If the data set cannot be read or prepared.
     """
     with _reading(_TINY_SHAKESPEARE, path, manual_dir) as source:
         return {
@@ -91,35 +91,36 @@ def tiny_shakespeare(path: str, manual_dir: str = "") -> dict[str, str]:
 
 
 def binarized_mnist(path: str, manual_dir: str = "") -> dict[str, np.ndarray]:
-    """Larochelle's binarized MNIST; a split's images are not in their files' order.
+    """Larochelle's binarized MNIST; the order of images is not that of the original files.
 
     Args:
-        path: The `data_dir` of TFDS; its default if empty.
-        manual_dir: A folder with `binarized_mnist_{train,valid,test}.amat`, instead of
-            a network.
+        path: The `data_dir` of TFDS; TFDS's default if empty.
+        manual_dir: Folder with `binarized_mnist_{train,valid,test}.amat`; if empty,
+            preparing needs a network.
 
     Returns:
-        For train, valid and test: `[N, 28, 28]` uint8, 0 or 1.
+        Images `[N, 28, 28]` uint8, 0 or 1, by split: train, valid and test.
 
     Raises:
-        UserError: If it cannot be read or prepared.
+        UserError: If the data set cannot be read or prepared.
     """
     with _reading(_BINARIZED_MNIST, path, manual_dir) as source:
         return {ours: _images(source[theirs]) for ours, theirs in _SPLITS.items()}
 
 
 def mnist(path: str, manual_dir: str = "") -> dict[str, np.ndarray]:
-    """MNIST, in gray levels; a split's images are not in their files' order.
+    """MNIST in gray levels; the order of images is not that of the original files.
 
     Args:
-        path: The `data_dir` of TFDS; its default if empty.
-        manual_dir: A folder with the four original `.gz` files, instead of a network.
+        path: The `data_dir` of TFDS; TFDS's default if empty.
+        manual_dir: Folder with the four original `.gz` files; if empty, preparing needs a
+            network.
 
     Returns:
-        For train and test: `[N, 28, 28]` uint8, 0 to 255.
+        Images `[N, 28, 28]` uint8, 0 to 255, by split: train and test.
 
     Raises:
-        UserError: If it cannot be read or prepared.
+        UserError: If the data set cannot be read or prepared.
     """
     with _reading(_MNIST, path, manual_dir) as source:
         return {split: _images(source[split]) for split in ("train", "test")}
@@ -127,17 +128,17 @@ def mnist(path: str, manual_dir: str = "") -> dict[str, np.ndarray]:
 
 def _images(source: Any) -> np.ndarray:
     """All images of a split, `[N, H, W]` uint8."""
-    # All at once takes half the time of one by one, still 0.2 ms an image for its PNG.
+    # One call takes half the time of one call per image; decoding PNGs takes the rest.
     examples = source.__getitems__(range(len(source)))
     return np.stack([example["image"][..., 0] for example in examples])
 
 
 @contextlib.contextmanager
 def _reading(data_set: _DataSet, path: str, manual_dir: str) -> Iterator[Any]:
-    """The splits of a data set by TFDS's names, prepared first where it has to be.
+    """The splits of a data set by TFDS's names; the data set is prepared if it is not yet.
 
     Raises:
-        UserError: If it cannot be read or prepared.
+        UserError: If the data set cannot be read or prepared.
     """
     import tensorflow_datasets as tfds
 
@@ -150,7 +151,7 @@ def _reading(data_set: _DataSet, path: str, manual_dir: str) -> Iterator[Any]:
             yield _source(builder, data_set)
     except UserError:
         raise
-    except Exception as error:  # Each stage of TFDS has its own kinds.
+    except Exception as error:  # Each stage of TFDS raises its own kinds.
         lines = str(error).strip().splitlines() or [type(error).__name__]
         cause = f"TFDS cannot prepare or read it ({lines[0].rstrip(':')})"
         if isinstance(error, ImportError):
@@ -160,7 +161,7 @@ def _reading(data_set: _DataSet, path: str, manual_dir: str) -> Iterator[Any]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without TFDS's progress bars, and its warnings about what is not there yet."""
+    """Silences TFDS: its progress bars, and its warnings about data not yet prepared."""
     import tensorflow_datasets as tfds
 
     tfds.disable_progress_bar()
@@ -191,7 +192,7 @@ def _prepare(builder: Any, data_set: _DataSet, manual_dir: str) -> None:
                     data_set, f"no {name} in {manual_dir}: put the original file there"
                 )
     else:
-        # TFDS itself would try for minutes.
+        # Checked here first, since TFDS itself would retry for minutes.
         try:
             requests.head(data_set.urls[0], timeout=_TIMEOUT).raise_for_status()
         except requests.RequestException as error:

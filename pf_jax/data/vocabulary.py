@@ -15,13 +15,13 @@ UNKNOWN = "\ufffd"
 
 @dataclasses.dataclass(frozen=True)
 class Vocabulary(TextEncoding):
-    """Characters as tokens, int32: those of the training split.
+    """The characters of the training split as tokens, int32.
 
-    Token 0 is the unknown symbol: every character unseen in training, and what a text's
-    first step reads, before there is a character.
+    Token 0 is the unknown symbol. It stands for every character that the training split
+    does not have, and it is the first input of a text.
 
     Attributes:
-        symbols: One character a token.
+        symbols: Character of each token, in the order of the tokens.
     """
 
     kind: ClassVar[str] = "characters"
@@ -36,42 +36,42 @@ class Vocabulary(TextEncoding):
 
     @classmethod
     def from_text(cls, text: str) -> "Vocabulary":
-        """The vocabulary of a training split: the unknown symbol, then sorted."""
+        """The vocabulary of a training split: the unknown symbol, then the sorted rest."""
         return cls((UNKNOWN, *sorted(set(text) - {UNKNOWN})))
 
     @functools.cached_property
     def _tokens(self) -> np.ndarray:
-        """A token for every code point up to the largest known, and one beyond."""
+        """The token of every code point up to the largest known one, and of one beyond."""
         points = [ord(symbol) for symbol in self.symbols]
         tokens = np.zeros(max(points) + 2, np.int32)
         tokens[points] = np.arange(len(points))
         return tokens
 
     def encode(self, raw: str) -> np.ndarray:
-        """Tokens `[N]`, int32; 0 for characters that are not known."""
+        """Tokens `[N]`, int32; 0 for unknown characters."""
         points = np.frombuffer(raw.encode("utf-32-le", "surrogatepass"), np.uint32)
         return self._tokens[np.minimum(points, len(self._tokens) - 1)]
 
     def decode(self, values: np.ndarray) -> str:
         """The text of tokens `[N]`."""
-        # As objects, because numpy's strings lose a trailing "\0".
+        # An object array, because numpy's strings lose a trailing "\0".
         return "".join(np.array(self.symbols, object)[np.asarray(values)])
 
     def unknown(self, raw: str) -> collections.Counter[str]:
-        """The characters of a text that are not known, with their counts."""
+        """The unknown characters of a text, with their counts."""
         count = collections.Counter(raw)
         for symbol in self.symbols[1:]:
             count.pop(symbol, None)
         return count
 
     def encode_prompt(self, prompt: str) -> np.ndarray:
-        """As `encode`."""
+        """The tokens of a text that samples will continue: those of `encode`."""
         return self.encode(prompt)
 
     def continued(self, prompt: str, values: np.ndarray) -> str:
-        """The prompt, then the tokens' characters."""
+        """The prompt, followed by the tokens' characters."""
         return prompt + self.decode(values)
 
     def summary(self) -> str:
-        """How many symbols there are."""
+        """The number of symbols."""
         return f", {self.size} symbols"

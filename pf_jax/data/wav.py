@@ -1,4 +1,4 @@
-"""Sound files: `.wav`, of any rate and width, as one channel."""
+"""Sound files: `.wav` files of any sample rate and width, read as one channel."""
 
 import math
 import pathlib
@@ -14,30 +14,31 @@ from pf_jax.errors import UserError
 from pf_jax.files import existing
 
 FILES_PER_TEST_FILE = 20
-"""Of each 20 files the last is test, the one before it valid: 5 % each."""
+"""The last of every 20 files is test, the one before it valid: 5 % each."""
 
 Signals = list[np.ndarray]
 
 
 def wav(path: str, sample_rate: int) -> dict[str, Signals]:
-    """A `.wav` file, or a folder of them and its subfolders.
+    """The signals of each split, from a `.wav` file or from all of them in a folder.
 
-    Splits are the subfolders `train`, `valid` (or `validation`) and `test` where there
-    are any; all three must be there. Otherwise, in the order of their names, of each 20
-    files the 19th is valid and the 20th test; of fewer than 20 files, each one's first
-    90 % of the time are train, the next 5 % valid, the last 5 % test.
+    Splits are the subfolders `train`, `valid` (or `validation`) and `test` if there is any
+    of them; then there must be all three. Otherwise files are taken in the order of their
+    names, including those of subfolders: the 19th of every 20 is valid, the 20th is test.
+    With fewer than 20 files, each is split in time: 90 % train, then 5 % valid, then 5 %
+    test.
 
     Args:
-        path: Integer PCM of any width, or float; any rate and number of channels, of
-            which the mean is taken.
-        sample_rate: What they are resampled to, in samples a second.
+        path: Path of a file or a folder. Files have integer PCM of any width or float
+            samples, at any rate; several channels are averaged.
+        sample_rate: Samples per second that signals are resampled to.
 
     Returns:
-        For each split, signals `[N]`, float32, full scale at 1. Where they are
-        resampled, the filter may overshoot it by a little.
+        Signals `[N]` by split, float32, with full scale at 1, which resampling may exceed
+        slightly.
 
     Raises:
-        UserError: If something is missing, empty, damaged, or not such a file.
+        UserError: If a file or a split is missing, empty, damaged, or of another format.
     """
     check_sample_rate(sample_rate)
     source = existing(path)
@@ -55,22 +56,23 @@ def wav(path: str, sample_rate: int) -> dict[str, Signals]:
 
 
 def read_wav(file: pathlib.Path, sample_rate: int) -> np.ndarray:
-    """A `.wav` file as one channel, `[N]`, float32, full scale at 1.
+    """A `.wav` file as one channel, `[N]`, float32, with full scale at 1.
 
     Args:
-        file: Which.
-        sample_rate: What it is resampled to, in samples a second.
+        file: Path of the file.
+        sample_rate: Samples per second that the signal is resampled to.
 
     Raises:
-        UserError: If it is damaged, empty, or of another format.
+        UserError: If the file is damaged, empty, or of another format.
     """
     rate, samples = _read_samples(file)
     if rate < 1:
         raise UserError(
-            f"{file}: its header gives a rate of {rate}: must be at least 1"
+            f"{file}: has a sample rate of {rate} in its header: must be at least 1: get "
+            "the file again"
         )
     if not samples.size:
-        raise UserError(f"{file}: no samples in it: remove it or give a longer one")
+        raise UserError(f"{file}: has no samples: remove it or give a longer one")
     amplitudes = _amplitudes(samples)
     if not np.isfinite(amplitudes).all():
         raise UserError(
@@ -86,12 +88,12 @@ def read_wav(file: pathlib.Path, sample_rate: int) -> np.ndarray:
 
 
 def _read_samples(file: pathlib.Path) -> tuple[int, np.ndarray]:
-    """The rate and the samples as they are stored, `[N]` or `[N, channels]`."""
+    """The sample rate, and the samples as they are stored, `[N]` or `[N, channels]`."""
     try:
         with warnings.catch_warnings():
-            # What else scipy warns of, it does for files that are cut off.
+            # Scipy's other warnings are about files that are cut off: they are errors.
             warnings.simplefilter("error", wavfile.WavFileWarning)
-            # Tags, cue points and the like are no part of the sound.
+            # Tags, cue points and the like are not part of the sound.
             warnings.filterwarnings(
                 "ignore",
                 r"Chunk \(non-data\) not understood",
@@ -100,9 +102,9 @@ def _read_samples(file: pathlib.Path) -> tuple[int, np.ndarray]:
             return wavfile.read(file)
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({error.strerror})") from error
-    except Exception as error:  # Each kind of damage ends in another one.
-        told = isinstance(error, (ValueError, wavfile.WavFileWarning))
-        cause = str(error).splitlines()[0].rstrip(".") if told else "damaged"
+    except Exception as error:  # Each kind of damage raises another exception.
+        has_reason = isinstance(error, (ValueError, wavfile.WavFileWarning))
+        cause = str(error).splitlines()[0].rstrip(".") if has_reason else "damaged"
         raise UserError(
             f"{file}: cannot be read ({cause}): must be a whole wav file of PCM or float "
             "samples; copy it again, or convert it to 16-bit PCM"
@@ -110,11 +112,11 @@ def _read_samples(file: pathlib.Path) -> tuple[int, np.ndarray]:
 
 
 def _amplitudes(samples: np.ndarray) -> np.ndarray:
-    """Stored samples as float32, full scale at 1."""
+    """Stored samples as float32, with full scale at 1."""
     if samples.dtype.kind == "f":
         return samples.astype(np.float32)
     full_scale = np.float32(2.0 ** (8 * samples.dtype.itemsize - 1))
-    # Of all widths, only samples of 8 bits are stored without a sign.
+    # Only 8-bit samples are stored as unsigned numbers.
     silence = full_scale if samples.dtype.kind == "u" else np.float32(0)
     return (samples.astype(np.float32) - silence) / full_scale
 
@@ -122,7 +124,7 @@ def _amplitudes(samples: np.ndarray) -> np.ndarray:
 def _resample(amplitudes: np.ndarray, rate: int, sample_rate: int) -> np.ndarray:
     if rate == sample_rate:
         return amplitudes
-    # Here, since it takes seconds to load, and few data sets are sounds.
+    # Imported here: it takes seconds to load, and few data sets are sounds.
     from scipy.signal import resample_poly
 
     divisor = math.gcd(rate, sample_rate)
@@ -134,11 +136,11 @@ def _read_all(files: Iterable[pathlib.Path], sample_rate: int) -> Signals:
 
 
 def _wav_files(folder: pathlib.Path) -> list[pathlib.Path]:
-    """Those in a folder and below it, in the order of their names."""
+    """The `.wav` files in a folder and below it, in the order of their names."""
     files = sorted(
         file
         for file in folder.rglob("*")
-        # macOS puts a hidden file beside each one on a foreign disk.
+        # macOS writes a hidden file beside each one on disks of other systems.
         if file.suffix.lower() == ".wav" and not file.name.startswith(".")
     )
     if not files:
@@ -147,7 +149,7 @@ def _wav_files(folder: pathlib.Path) -> list[pathlib.Path]:
 
 
 def _split_folders(folder: pathlib.Path) -> dict[str, pathlib.Path]:
-    """The subfolders named by splits: three or none."""
+    """The subfolders named by split: three or none."""
     named: dict[str, pathlib.Path] = {}
     for below in sorted(filter(pathlib.Path.is_dir, folder.iterdir())):
         if split := SPLIT_NAMES.get(below.name.lower()):
@@ -161,7 +163,7 @@ def _split_folders(folder: pathlib.Path) -> dict[str, pathlib.Path]:
         return {}
     if missing := {"train", "valid", "test"} - named.keys():
         raise UserError(
-            f"{folder}: has subfolders named by splits, but none for "
+            f"{folder}: has subfolders named by split, but none for "
             f"{' and '.join(sorted(missing))}: add them or rename the others"
         )
     return {split: named[split] for split in ("train", "valid", "test")}
@@ -176,7 +178,7 @@ def _split_by_file(signals: Sequence[np.ndarray]) -> dict[str, Signals]:
 
 
 def _split_in_time(path: str, signals: Iterable[np.ndarray]) -> dict[str, Signals]:
-    """The parts of each signal that are not empty."""
+    """Each signal in three parts; empty parts are left out."""
     splits: dict[str, Signals] = {"train": [], "valid": [], "test": []}
     for samples in signals:
         test_start = len(samples) - len(samples) * TEST_PERCENT // 100

@@ -16,11 +16,11 @@ MAX_BINS = 1 << 16
 
 
 class _Companding(NamedTuple):
-    """A scale of amplitudes, both ways between [-1, 1] and [-1, 1].
+    """A scale of amplitudes; both functions map [-1, 1] to [-1, 1].
 
     Attributes:
-        compress: `(amplitudes, mu)`.
-        expand: `(compressed, mu)`, its inverse.
+        compress: Function `(amplitudes, mu) -> compressed`.
+        expand: Function `(compressed, mu) -> amplitudes`, the inverse.
     """
 
     compress: Callable[[np.ndarray, int], np.ndarray]
@@ -51,16 +51,16 @@ class Waveform(Encoding):
         F(x) = x                                                            (linear)
         bin = round((F(x) + 1) / 2 * mu)
 
-    The first is the continuous form of ITU-T G.711's mu-law; at 256 bins the whole is
-    what WaveNet (van den Oord et al. 2016, arXiv 1609.03499, section 2.2) reads.
+    `mu_law` is the continuous form of ITU-T G.711's mu-law. With 256 bins, it is the
+    encoding of WaveNet (van den Oord et al. 2016, arXiv 1609.03499, section 2.2).
 
     Attributes:
-        sample_rate: Samples a second.
-        num_bins: From 2 to 65536.
-        companding: `mu_law`, finer near silence, or `linear`.
+        sample_rate: Samples per second.
+        num_bins: Number of bins, from 2 to 65536.
+        companding: Name of the scale: `mu_law`, finer near silence, or `linear`.
 
     Raises:
-        UserError: If one of them is out of range.
+        UserError: If a field is out of range.
     """
 
     kind: ClassVar[str] = "waveform"
@@ -71,7 +71,7 @@ class Waveform(Encoding):
     companding: str
 
     def __post_init__(self) -> None:
-        """Checks the settings."""
+        """Checks the fields."""
         check_sample_rate(self.sample_rate)
         if not 2 <= self.num_bins <= MAX_BINS:
             raise UserError(
@@ -85,7 +85,7 @@ class Waveform(Encoding):
 
     @property
     def measure(self) -> Measure:
-        """Bits per sample, of its bin: runs compare where the bins are equal."""
+        """Bits per sample; runs are comparable if their bins are equal."""
         return Measure(
             "bits_per_sample", "bits per sample", lambda nll: nll / math.log(2)
         )
@@ -96,14 +96,14 @@ class Waveform(Encoding):
         return np.array(self.encode(np.zeros(1))[0])
 
     def output(self, num_components: int) -> Output:
-        """A token per bin."""
+        """A softmax over the bins."""
         del num_components
         return Output(emissions.categorical, self.num_bins)
 
     def encode(self, raw: np.ndarray) -> np.ndarray:
-        """Bins `[N]` of amplitudes `[N]`, uint8 where they fit, else uint16.
+        """Bins `[N]` of amplitudes `[N]`: uint8 up to 256 bins, else uint16.
 
-        Amplitudes beyond [-1, 1] are read as full scale.
+        Amplitudes beyond [-1, 1] become full scale.
         """
         mu = self.num_bins - 1
         amplitudes = np.asarray(raw, np.float32)
@@ -117,18 +117,18 @@ class Waveform(Encoding):
 
     @functools.cached_property
     def _centers(self) -> np.ndarray:
-        """Of all bins, `[num_bins]`; the outermost are full scale."""
+        """The amplitude of every bin, `[num_bins]`; the outermost are full scale."""
         evenly = np.linspace(-1, 1, self.num_bins)
         expand = COMPANDINGS[self.companding].expand
         return expand(evenly, self.num_bins - 1).astype(np.float32)
 
     def summary(self) -> str:
-        """The sample rate and the scale."""
+        """The sample rate, the number of bins and the scale."""
         scale = self.companding.replace("_", "-")
-        return f", {self.sample_rate:,} a second in {self.num_bins} {scale} bins"
+        return f", {self.sample_rate:,} per second in {self.num_bins} {scale} bins"
 
     def describe(self, values: np.ndarray) -> str:
-        """How long and how loud it is, relative to full scale."""
+        """The duration, and the loudness relative to full scale."""
         amplitudes = self.decode(values)
         loudness = math.sqrt(np.mean(np.square(amplitudes)))
         return (
@@ -137,11 +137,11 @@ class Waveform(Encoding):
         )
 
     def to_json(self) -> dict[str, Any]:
-        """What JSON can hold: the arguments of the constructor, by name."""
+        """The fields by name."""
         return dataclasses.asdict(self)
 
 
 def check_sample_rate(sample_rate: int) -> None:
-    """Raises a UserError where a rate, in samples a second, is none."""
+    """Raises a UserError if a sample rate, in samples per second, is below 1."""
     if sample_rate < 1:
         raise UserError(f"data.sample_rate={sample_rate}: must be at least 1")

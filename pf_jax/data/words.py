@@ -18,8 +18,8 @@ UNKNOWN = "<unk>"
 def ptb_word(path: str) -> Splits:
     """Penn Treebank words, from Mikolov's `ptb.{train,valid,test}.txt`.
 
-    Counting: the words of a line plus one end of sentence; 929,589 / 73,760 / 82,430
-    words of 10,000 types, `<eos>` and `<unk>` among them.
+    Each line counts as its words plus one end of sentence: 929,589 / 73,760 / 82,430
+    words of 10,000 types, including `<eos>` and `<unk>`.
 
     Raises:
         UserError: If a file is missing, empty, or not UTF-8.
@@ -29,15 +29,15 @@ def ptb_word(path: str) -> Splits:
 
 @dataclasses.dataclass(frozen=True)
 class Words(TextEncoding):
-    """Words as tokens, int32: those of the training split.
+    """The words of the training split as tokens, int32.
 
     A text is lines of words with blanks between them. Token 0, `<eos>`, ends a line, and
-    is what a text's first step reads: a text starts after the end of a sentence. Token 1,
-    `<unk>`, is every word unseen in training; in Penn Treebank it is a word of the corpus
-    itself, for rare ones.
+    is the first input of a text, as if a sentence had ended before it. Token 1, `<unk>`,
+    stands for every word that the training split does not have; Penn Treebank itself
+    writes it in place of rare words.
 
     Attributes:
-        symbols: One word a token.
+        symbols: Word of each token, in the order of the tokens.
     """
 
     kind: ClassVar[str] = "words"
@@ -50,7 +50,7 @@ class Words(TextEncoding):
 
     @classmethod
     def from_text(cls, text: str) -> "Words":
-        """The words of a training split: `<eos>`, `<unk>`, then sorted."""
+        """The vocabulary of a training split: `<eos>`, `<unk>`, then sorted words."""
         return cls((END, UNKNOWN, *sorted(set(text.split()) - {END, UNKNOWN})))
 
     @functools.cached_property
@@ -58,12 +58,12 @@ class Words(TextEncoding):
         return {word: token for token, word in enumerate(self.symbols)}
 
     def encode(self, raw: str) -> np.ndarray:
-        """Tokens `[N]`, int32: of each line its words, then `<eos>`."""
+        """Tokens `[N]`, int32: the words of each line, then `<eos>`."""
         is_finished = not raw or raw.endswith("\n")
         return self.encode_prompt(raw if is_finished else f"{raw}\n")
 
     def encode_prompt(self, prompt: str) -> np.ndarray:
-        """As `encode`, but a last line without a line break does not end."""
+        """Tokens as from `encode`, but a last line without a line break has no `<eos>`."""
         words = prompt.replace("\n", f" {END} ").split()
         known, unknown = self._tokens, self._tokens[UNKNOWN]
         return np.array([known.get(word, unknown) for word in words], np.int32)
@@ -75,20 +75,20 @@ class Words(TextEncoding):
         return joined.replace(" \n", "\n").replace("\n ", "\n")
 
     def continued(self, prompt: str, values: np.ndarray) -> str:
-        """The prompt, then the tokens' words."""
+        """The prompt, followed by the tokens' words."""
         decoded = self.decode(values)
         is_apart = not prompt or prompt[-1].isspace() or decoded[:1] in ("", "\n")
         return f"{prompt}{decoded}" if is_apart else f"{prompt} {decoded}"
 
     def unknown(self, raw: str) -> collections.Counter[str]:
-        """The words of a text that are not known, with their counts."""
+        """The unknown words of a text, with their counts."""
         count = collections.Counter(raw.split())
         for word in self.symbols:
             count.pop(word, None)
         return count
 
     def summary(self) -> str:
-        """How many types of words there are."""
+        """The number of types of words."""
         return f", {self.size:,} types"
 
 
