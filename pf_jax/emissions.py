@@ -1,8 +1,9 @@
-"""What a step puts out and what it feeds back.
+"""The values that a step puts out and feeds back.
 
-An emission is a set of pure functions that fit together: how parameters (a row of the
-readout) become a sample, a log-probability, and statistics for the discriminator; and
-how a value becomes the next step's input. Samples carry no gradients.
+An emission is a set of pure functions for one kind of values. They turn logits (the
+readout's outputs) into samples, log-probabilities and statistics for the discriminator,
+and a value into the next step's input. Samples carry no gradients; see `relaxations` for
+values that do.
 """
 
 from collections.abc import Callable
@@ -121,23 +122,23 @@ def compose_affine(params: Affine, kernel: Array, bias: Array) -> Affine:
 def sample_binary(
     logits: Array, noise: Array, temperature: jax.typing.ArrayLike
 ) -> Array:
-    """Whether each value is 1, at odds `exp(logits / temperature)`; any shape, bool.
+    """Samples that are 1 with odds `exp(logits / temperature)`; any shape, bool.
 
     The difference of two Gumbel variables is logistic, so this is Gumbel-max for two
-    classes: at temperature zero the likelier value.
+    classes. At temperature zero it gives the likelier value.
 
     Args:
-        logits: Of value 1.
-        noise: Logistic, in the logits' shape.
-        temperature: Of the noise.
+        logits: Log odds of a 1.
+        noise: Standard logistic noise, in the logits' shape.
+        temperature: Factor of the noise.
     """
     return lax.stop_gradient(logits) + temperature * noise > 0
 
 
 def binary_log_prob(logits: Array, values: Array) -> Array:
-    """`log sigmoid(logits)` of 1, `log sigmoid(-logits)` of 0; any shape, in nats."""
+    """`log sigmoid(logits)` of a 1, `log sigmoid(-logits)` of a 0; any shape, in nats."""
     signed = jnp.where(values == 1, logits, -logits)
-    # A value that is neither must show, not be read as the nearer one.
+    # NaN for a value that is neither, so that the mistake shows.
     is_binary = (values == 0) | (values == 1)
     return jnp.where(is_binary, jax.nn.log_sigmoid(signed), jnp.nan)
 
@@ -176,9 +177,10 @@ bernoulli = Emission(
         _sample_pixel, embed_probabilities, as_values=lambda x: x[..., 0]
     ),
 )
-"""Binary pixels, one a step: int32 0 or 1, `[...]`; logits `[..., 1]`.
+"""Binary pixels, one per step: int32 0 or 1, `[...]`; logits `[..., 1]`.
 
-Pixels are tokens of a vocabulary of two to the input layer, an embedding of two rows."""
+The input layer reads pixels as tokens of a vocabulary of two: it is an embedding of two
+rows."""
 
 independent_bernoullis = Emission(
     init_input=init_affine,
@@ -193,27 +195,29 @@ independent_bernoullis = Emission(
         _sample_binary_vector, embed_numbers, as_values=lambda x: x
     ),
 )
-"""Vectors of numbers 0 or 1, `[..., D]`, such as the keys of a piano that sound at a step;
-logits `[..., D]`. Given the past, keys are independent of one another."""
+"""Vectors of numbers 0 or 1, `[..., D]`, such as the piano keys that sound at a step;
+logits `[..., D]`. Given the past, the `D` numbers are independent."""
 
 
 def as_classes(emission: Emission, readout: Affine, noise: Array) -> Any:
     """Sampling as the choice of a class, `argmax(h @ kernel + bias + temperature * noise)`.
 
+    For kernels that sample without calling `emission.sample`.
+
     Args:
-        emission: Whose samples.
-        readout: `[H, P]`.
-        noise: `[..., P]`.
+        emission: The emission that would sample.
+        readout: The readout's parameters, kernel `[H, P]`.
+        noise: `[..., P]`, from `emission.noise`.
 
     Returns:
-        Readout and noise of all classes, which are the rows of the input layer's table;
-        None where samples are no such choice.
+        Readout and noise with one column per class, in the order of the rows of the input
+        layer's table; None where samples are not such a choice.
     """
     reads_table = emission.embed is _embed and emission.compose is _compose_embedding
     if reads_table and emission.sample is _sample_token:
         return readout, noise
     if reads_table and emission.sample is _sample_pixel:
-        # A pixel of 1 has the readout's logit, one of 0 has the logit 0.
+        # The logit of a 1 is the readout's, that of a 0 is zero.
         return Affine(*map(_with_zero, readout)), _with_zero(noise)
     return None
 
@@ -227,14 +231,14 @@ def without_unreadable(
 ) -> Array:
     """Values with zeros in the masked steps that an input layer cannot read.
 
-    For padding such as -1 or NaN: in a sum over time the mask alone would not stop the NaN
-    that comes of it, `0 * nan` is NaN. Values that can be read stay as they are, masked or
-    not, and so do those of steps that count, so that a mistake in the data shows.
+    For padding such as -1 or NaN, which the mask alone does not stop: `0 * nan` is NaN.
+    All other values stay as they are: those of masked steps that can be read, and all
+    those of steps that count, so that a mistake in the data shows.
 
     Args:
-        input_params: The input layer's parameters; those of tokens are one table `[V, E]`.
-        values: `[T, B, ...]`, inputs or targets. Integers cannot be read outside
-            `0 .. V - 1` where there is a table, other numbers where they are not finite.
+        input_params: The input layer's parameters, a table `[V, E]` for tokens.
+        values: `[T, B, ...]`, inputs or targets. Unreadable are integers outside
+            `0 .. V - 1` where there is a table, and numbers that are not finite.
         mask: `[T, B]`, zero where a step is padding; None where all steps count.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Files and folders: a mistake costs one line, and nothing is ever half-written."""
+"""Files and folders: errors in one line, and files that are never half-written."""
 
 import pathlib
 
@@ -6,7 +6,7 @@ from pf_jax.errors import UserError
 
 
 def write_whole(path: pathlib.Path, content: str | bytes) -> None:
-    """Writes a file, whole or not at all; text as UTF-8."""
+    """Writes a file atomically: whole or not at all; text as UTF-8."""
     data = content.encode("utf-8") if isinstance(content, str) else content
     temporary = path.with_name(f"{path.name}.partial")
     temporary.write_bytes(data)
@@ -14,14 +14,14 @@ def write_whole(path: pathlib.Path, content: str | bytes) -> None:
 
 
 def make_folder(folder: pathlib.Path, advice: str) -> None:
-    """Makes a folder that can be written to, with those above it.
+    """Makes a folder and its parents, and checks that it can be written to.
 
     Args:
-        folder: Which.
-        advice: The end of the error's line: what to do where it cannot.
+        folder: Path of the folder; it may exist.
+        advice: Last part of the error message: what the user can do.
 
     Raises:
-        UserError: If it cannot be made or written to.
+        UserError: If the folder cannot be made or written to.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -38,7 +38,7 @@ def existing(path: str) -> pathlib.Path:
     """The file or folder that `data.path` names.
 
     Raises:
-        UserError: If it is empty or names nothing.
+        UserError: If the path is empty, or nothing exists there.
     """
     if not path:
         raise UserError("data.path is empty: give --config.data.path=FILE_OR_FOLDER")
@@ -52,12 +52,12 @@ def sole_file(path: str, suffix: str, example: str) -> pathlib.Path:
     """The file that `data.path` names, or the only such file in the folder it names.
 
     Args:
-        path: A file or a folder.
-        suffix: Of the files looked for in a folder, such as `.npz`.
-        example: A name to suggest where there is none.
+        path: Path of a file or a folder.
+        suffix: Suffix of the file in a folder, such as `.npz`.
+        example: File name that the error suggests where there is no such file.
 
     Raises:
-        UserError: If there is nothing, or the folder has none or several.
+        UserError: If the path does not exist, or the folder has no such file or several.
     """
     source = existing(path)
     if source.is_file():

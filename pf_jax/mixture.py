@@ -1,7 +1,8 @@
-"""Pen strokes: a mixture of bivariate Gaussians, and a Bernoulli for the pen.
+"""Pen strokes: a mixture of bivariate Gaussians, and a Bernoulli variable for the pen.
 
-The output distribution of Graves, "Generating Sequences With Recurrent Neural Networks"
-(2013, arXiv 1308.0850), section 4.1, and the bias of section 5.4 that sharpens it.
+The output distribution is that of Graves, "Generating Sequences With Recurrent Neural
+Networks" (2013, arXiv 1308.0850), section 4.1; the bias that sharpens it is that of
+section 5.4.
 """
 
 import functools
@@ -27,10 +28,10 @@ from pf_jax.initial_bias import log_odds
 from pf_jax.relaxations import Relaxation, Temperature
 from pf_jax.types import Array
 
-# Offsets are measured on a grid, and a resting pen repeats one exactly: around such a point
-# the likelihood grows without bound as a Gaussian shrinks. The bounds are factors of a
-# thousand either side of offsets that are scaled to deviations around one, far from any
-# that describe strokes, and squares of what they scale stay far from overflow.
+# Offsets are measured on a grid, and a resting pen repeats one exactly: as a Gaussian
+# shrinks around such a point, the likelihood grows without bound. Offsets are scaled to
+# deviations around one, so bounds of a factor of a thousand exclude no Gaussian that
+# describes strokes, and squares of standardized offsets stay far from overflow.
 MAX_ABS_LOG_STD = 7.0
 
 # A Gaussian of equal deviations and correlation tanh(x) is exp(x) times as long as it is
@@ -41,15 +42,16 @@ _STROKE_SIZE = 3
 
 
 class MixtureParams(NamedTuple):
-    """The readout's parameters by name; `K` components.
+    """The parameters of mixtures of `K` components, by name.
 
     Attributes:
-        weight_logits: `[..., K]`.
-        means: `[..., K, 2]`.
-        log_stds: `[..., K, 2]`, within `MAX_ABS_LOG_STD`.
-        correlation_arguments: `[..., K]`, correlations before their tanh, within
-            `MAX_ABS_CORRELATION_ARGUMENT`.
-        pen_logits: `[...]`, of a lifted pen.
+        weight_logits: Logits of the components, `[..., K]`.
+        means: Means of x and y, `[..., K, 2]`.
+        log_stds: Logarithms of the standard deviations of x and y, `[..., K, 2]`; from
+            `split_params` within `MAX_ABS_LOG_STD` of zero.
+        correlation_arguments: Correlations before their tanh, `[..., K]`; from
+            `split_params` within `MAX_ABS_CORRELATION_ARGUMENT` of zero.
+        pen_logits: Log odds of a lifted pen, `[...]`.
     """
 
     weight_logits: Array
@@ -63,9 +65,9 @@ class MixtureNoise(NamedTuple):
     """The noise of one sample.
 
     Attributes:
-        component: `[..., K]`, Gumbel.
-        offset: `[..., 2]`, standard normal.
-        pen: `[...]`, logistic.
+        component: Gumbel noise of the choice of a component, `[..., K]`.
+        offset: Standard normal noise of the offset, `[..., 2]`.
+        pen: Logistic noise of the pen, `[...]`.
     """
 
     component: Array
@@ -74,11 +76,12 @@ class MixtureNoise(NamedTuple):
 
 
 def mixture_density(num_components: int) -> Emission:
-    """Strokes `(dx, dy, pen)`, float32 `[..., 3]`; pen 1 where the stroke ends, else 0.
+    """Strokes `(dx, dy, pen)`, float32 `[..., 3]`; pen 1 where a stroke ends, else 0.
 
         P(dx, dy, pen) = sum_k pi_k N(dx, dy | mu_k, sigma_k, rho_k) * (e if pen else 1 - e)
 
-    Graves (2013), equations 15-26, where the readout's row is, in this order,
+    The distribution is that of Graves (2013), equations 15-26. Logits `[..., 6K + 1]` are,
+    in this order,
 
         K         logits of pi                  pi = softmax             equation 19
         2K        mu, x and y of each           as they are              equation 20
@@ -86,21 +89,22 @@ def mixture_density(num_components: int) -> Emission:
         K         arguments of rho              rho = tanh, bounded      equation 22
         1         logit of e                    e = sigmoid              equation 18
 
-    Equation 18 has the logit's other sign. The log-probability is of equations 23-26. The
-    discriminator sees `[..., 6K + 1]`: in the same order pi, mu, sigma, rho and e.
+    Equation 18 has the opposite sign of this logit. The log-probability is that of
+    equations 23-26. Statistics for the discriminator are, in the same order, pi, mu,
+    sigma, rho and e, `[..., 6K + 1]`.
 
-    Temperature scales the noise: of the choice of a component, of the offset around its
-    mean, and of the pen. At zero a sample is the likeliest component's mean and the
-    likelier pen.
+    The temperature scales all noise: that of the choice of a component, of the offset
+    around its mean, and of the pen. At temperature zero a sample is the mean of the
+    likeliest component with the likelier pen.
 
     Args:
-        num_components: `K`; the readout is `6K + 1` wide, `num_outputs` of a generator.
+        num_components: Number of Gaussians `K`; a generator's `num_outputs` is `6K + 1`.
 
     Returns:
-        The emission; equal ones for equal arguments, so that a jit cache knows them.
+        The emission. Equal arguments give equal emissions, so that jit does not recompile.
 
     Raises:
-        ValueError: Without a component.
+        ValueError: If there is no component.
     """
     return _make_emission(_checked(num_components), 0.0)
 
@@ -108,14 +112,12 @@ def mixture_density(num_components: int) -> Emission:
 def _checked(num_components: int) -> int:
     num_components = operator.index(num_components)
     if num_components < 1:
-        raise ValueError(
-            f"num_components is {num_components}: a mixture needs 1 or more"
-        )
+        raise ValueError(f"num_components is {num_components}: must be at least 1")
     return num_components
 
 
 def split_params(params: Array, num_components: int) -> MixtureParams:
-    """The readout's row `[..., 6K + 1]` by name, within its bounds."""
+    """Logits `[..., 6K + 1]` as parameters by name, within their bounds."""
     chex.assert_axis_dimension(params, -1, 6 * num_components + 1)
     k = num_components
     weights, means, log_stds, arguments, pen = jnp.split(
@@ -139,13 +141,13 @@ def biased(mixture: MixtureParams, bias: jax.typing.ArrayLike) -> MixtureParams:
         sigma = exp(log sigma - bias)                   equation 61
         pi = softmax((1 + bias) * logits)               equation 62
 
-    Means, correlations and the pen stay as they are. The bounds of `split_params` are
-    those before the bias: deviations at the lower bound shrink too.
+    Means, correlations and the pen stay as they are. The bounds of `split_params` apply
+    before the bias, so deviations at the lower bound shrink too.
 
     Args:
-        mixture: The parameters by name, from `split_params`.
-        bias: A number from 0, which changes nothing. As it grows, samples approach the
-            mean of the likeliest component.
+        mixture: Parameters by name, from `split_params`.
+        bias: Number from 0, which changes nothing. As it grows, samples approach the mean
+            of the likeliest component.
     """
     return mixture._replace(
         weight_logits=mixture.weight_logits * (1 + bias),
@@ -159,11 +161,11 @@ def biased_mixture(num_components: int, bias: float) -> Emission:
     Log-probabilities and statistics are those of the mixture without the bias.
 
     Args:
-        num_components: `K`.
-        bias: A number from 0, which gives `mixture_density` itself.
+        num_components: Number of Gaussians `K`.
+        bias: Number from 0, which gives `mixture_density` itself.
 
     Returns:
-        The emission; equal ones for equal arguments, so that a jit cache knows them.
+        The emission. Equal arguments give equal emissions, so that jit does not recompile.
     """
     return _make_emission(_checked(num_components), float(bias))
 
@@ -236,7 +238,7 @@ def _log_prob(num_components: int, params: Array, strokes: Array) -> Array:
 
 
 def _gaussian_log_density(mixture: MixtureParams, offsets: Array) -> Array:
-    """Of each component (equations 24 and 25), `[..., K]`.
+    """The log density of each component (equations 24 and 25), `[..., K]`.
 
     With `u`, `v` the sum and the difference of the two standardized offsets and
     `rho = tanh(a)`, `1 + rho = 2 / (1 + exp(-2a))` and `1 - rho = 2 / (1 + exp(2a))`, so
@@ -244,7 +246,7 @@ def _gaussian_log_density(mixture: MixtureParams, offsets: Array) -> Array:
         Z / (1 - rho^2) = ((1 + exp(-2a)) u^2 + (1 + exp(2a)) v^2) / 4
         log sqrt(1 - rho^2) = -log cosh(a)
 
-    which no cancellation spoils where `rho` is close to one, and nothing makes negative.
+    These forms lose no digits where `rho` is close to one, and are never negative.
     """
     standardized = (offsets - mixture.means) * jnp.exp(-mixture.log_stds)
     x, y = standardized[..., 0], standardized[..., 1]
@@ -274,9 +276,10 @@ def _statistics(num_components: int, params: Array) -> Array:
 def _init_bias(
     num_components: int, strokes: np.ndarray, num_outputs: int
 ) -> np.ndarray:
-    """The row of equal components, each one Gaussian of all offsets; the pen's log odds.
+    """Logits of equal components, each with the moments of all offsets; the pen's log odds.
 
-    Components that start alike come apart by the readout's kernel, if that is not zero.
+    Equal components become different only through the readout's kernel, which must
+    therefore not be zero.
     """
     chex.assert_shape(strokes, (None, _STROKE_SIZE))
     chex.assert_equal(num_outputs, 6 * num_components + 1)

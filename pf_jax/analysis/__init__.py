@@ -1,1 +1,1 @@
-"""What looks at a trained model: samples, the gap between its modes, pictures."""
+"""Analysis of a trained model: samples, the gap between its modes, pictures."""

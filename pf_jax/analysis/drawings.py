@@ -16,33 +16,33 @@ from pf_jax.files import write_whole
 INK = "0.1"
 BEYOND = COLORS[1]
 LINE_WIDTH = 1.3
-"""Of the PNG's pen, in points."""
+"""Width of the pen in PNG files, in points."""
 
 PEN = 0.006
-"""Width of the SVG's pen, as a fraction of the geometric mean of the picture's sides."""
+"""Width of the pen in SVG files, relative to the geometric mean of a picture's sides."""
 
 LONG = 2.5
-"""Drawings that are wider than this many times their height are lines of writing."""
+"""Ratio of width to height above which drawings count as lines of writing."""
 
 GRID_COLUMNS = 4
 
 WIDTH = 8.0
-"""Of a figure, in inches."""
+"""Width of a figure, in inches."""
 
 MAX_HEIGHT = 400.0
-"""Inches: a PNG's sides have less than 65,536 pixels."""
+"""Largest height of a figure, in inches: a PNG's sides have less than 65,536 pixels."""
 
 
 def drawing_paths(strokes: np.ndarray) -> list[np.ndarray]:
-    """The polylines of a drawing, one a stroke.
+    """The polylines of a drawing, one per stroke.
 
     Args:
-        strokes: `[N, 3]`, (dx, dy, pen): offsets in any units, from (0, 0) to the first
-            point and on; pen 1 at the last point of a stroke.
+        strokes: Points `(dx, dy, pen)`, `[N, 3]`: offsets from the previous point, the
+            first one from (0, 0), in any units; pen 1 at the last point of a stroke.
 
     Returns:
-        Absolute coordinates `[M, 2]`, float64, `M` from 1; the lengths add up to `N`. As
-        many as the pen is lifted, and one more where the last stroke is not finished.
+        Absolute coordinates `[M, 2]`, float64, of each stroke, with `M` of at least 1; the
+        lengths add up to `N`. A last stroke whose pen is not lifted is included.
 
     Raises:
         ValueError: If an offset is not finite.
@@ -51,11 +51,11 @@ def drawing_paths(strokes: np.ndarray) -> list[np.ndarray]:
 
 
 def write_svg(strokes: np.ndarray, path: pathlib.Path) -> None:
-    """Writes a drawing as one SVG file with a `<polyline>` a stroke, y downward.
+    """Writes a drawing as an SVG file with one `<polyline>` per stroke, y downward.
 
     Args:
-        strokes: As `drawing_paths` takes them.
-        path: An SVG file.
+        strokes: Points `(dx, dy, pen)`, `[N, 3]`: see `drawing_paths`.
+        path: Path of the SVG file.
     """
     paths = drawing_paths(strokes)
     low, size = _frame(paths)
@@ -72,7 +72,7 @@ def write_svg(strokes: np.ndarray, path: pathlib.Path) -> None:
         },
     )
     for points in paths:
-        # A line of one point is not drawn; one that ends where it starts is a dot.
+        # A line of one point draws nothing; one that ends where it starts draws a dot.
         drawn = points if len(points) > 1 else np.repeat(points, 2, axis=0)
         coordinates = " ".join(f"{x:.7g},{y:.7g}" for x, y in drawn)
         ElementTree.SubElement(svg, "polyline", {"points": coordinates})
@@ -86,14 +86,15 @@ def plot_drawings(
     titles: Sequence[str] | None = None,
     training_length: int | None = None,
 ) -> None:
-    """Drawings, each as large as its place allows: lines of writing in rows, else a grid.
+    """Plots drawings as large as possible: lines of writing in rows, others in a grid.
 
     Args:
-        drawings: As `drawing_paths` takes them; one or more.
-        path: A PNG file.
-        titles: One a drawing.
-        training_length: Steps of a sequence in training: what the pen does after that
-            many points has a second color.
+        drawings: Points `(dx, dy, pen)` of each drawing, `[N, 3]`: see `drawing_paths`; at
+            least one drawing.
+        path: Path of the PNG file.
+        titles: Title of each drawing.
+        training_length: Steps of a sequence in training; points after that many have a
+            second color.
     """
     numbered = [list(_numbered_paths(strokes)) for strokes in drawings]
     frames = [_frame([points for _, points in paths]) for paths in numbered]
@@ -124,7 +125,7 @@ def plot_drawings(
 
 
 def _numbered_paths(strokes: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
-    """The polylines, each behind the number of its first point."""
+    """The polylines, each with the number of its first point."""
     chex.assert_shape(strokes, (None, 3))
     if not np.all(np.isfinite(strokes)):
         point = int(np.argmin(np.all(np.isfinite(strokes), axis=1)))
@@ -139,9 +140,9 @@ def _numbered_paths(strokes: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
 
 
 def _frame(paths: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """The least coordinates `[2]` and the sides `[2]` of a picture, with its margin.
+    """The least coordinates `[2]` and the sides `[2]` of a picture, including its margin.
 
-    No side is a small part of the other, or a straight line would have none.
+    The shorter side has a lower bound, since a straight line would have a side of zero.
     """
     points = np.concatenate([*paths, np.zeros((0 if paths else 1, 2))])
     low, high = points.min(axis=0), points.max(axis=0)
@@ -155,7 +156,7 @@ def _frame(paths: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
 def _layout(
     frames: Sequence[tuple[np.ndarray, np.ndarray]], room: float
 ) -> tuple[np.ndarray, int]:
-    """The heights of the rows in inches, with that room above, and the columns."""
+    """The heights of rows in inches, including `room` above each; the number of columns."""
     aspects = np.array([size[0] / size[1] for _, size in frames])
     if np.median(aspects) > LONG:
         return np.clip(WIDTH / aspects, 0.3, 2.0) + room, 1
@@ -179,7 +180,7 @@ def _draw(
             ),
             autolim=False,
         )
-        # A line of one point has nothing to draw.
+        # A line of one point draws nothing, so it is drawn as a dot.
         dots = np.array([points[0] for points in shown if len(points) == 1])
         axes.plot(*dots.reshape(-1, 2).T, "o", color=color, ms=LINE_WIDTH, mew=0)
 
@@ -187,9 +188,9 @@ def _draw(
 def _cut(
     paths: Sequence[tuple[int, np.ndarray]], length: int | None
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """The polylines up to a number of points, and those after it.
+    """The polylines of the first `length` points, and those of the rest.
 
-    A line that goes across it is in both, cut at the last point of the first.
+    A line across the boundary is in both; the second part starts at the first one's end.
     """
     within, beyond = [], []
     for start, points in paths:

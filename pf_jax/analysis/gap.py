@@ -1,4 +1,4 @@
-"""How far free-running hidden states are from teacher-forced ones, over time."""
+"""The distance of free-running hidden states from teacher-forced ones, over time."""
 
 import functools
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ from pf_jax.types import Array, Unroll
 from pf_jax.unroll import row_keys, unroll_free_running, unroll_teacher_forced
 
 SEGMENT_LENGTH = 64
-"""Steps on the device at a time: bounds the memory."""
+"""Steps computed at a time, which bounds the device's memory."""
 
 NUM_SWAPS = 200
 FLOOR_QUANTILE = 0.95
@@ -24,13 +24,15 @@ MIN_SEQUENCES = 16
 
 
 class HiddenGap(NamedTuple):
-    """The distance between the modes, step by step.
+    """The distance between the modes at each step.
 
     Attributes:
-        gap: `[T]`, 0 where both modes' states have the same distribution, 1 where they
-            could not be further apart. Unbiased up to its scale, so it may be negative.
-        floor: `[T]`, what 95 % of gaps stay below where there is none.
-        num_sequences: How many sequences of each mode were compared.
+        gap: Relative distance at each step, `[T]`: 0 if the states of both modes have the
+            same distribution, 1 at most. The estimate is unbiased up to its scale, so it
+            may be negative.
+        floor: Noise floor at each step, `[T]`: 95 % of gaps are below it if the modes are
+            alike.
+        num_sequences: Number of sequences of each mode that are compared.
     """
 
     gap: np.ndarray
@@ -50,21 +52,21 @@ def hidden_gap(
     """The distance between the two modes' distributions of hidden states, over time.
 
     Both modes start from a carry of zeros and the same first input, as in training. At
-    each step `energy_gap` compares the states of all sequences, all layers side by
-    side.
+    each step `energy_gap` compares the states of all sequences, with all layers
+    concatenated.
 
     Args:
         state: The training state.
-        split: Where the sequences come from.
-        key: A typed key.
-        length: `T`; it may lie far beyond the training length. Fewer where the split
-            has not enough sequences of it.
-        spacing: Least distance between the starts of two sequences. They may overlap:
-            at any one step they read places this far apart.
-        max_sequences: How many to use, at equal distances.
+        split: Split that the sequences are taken from.
+        key: Typed key.
+        length: Number of steps `T`, which may be far beyond the training length; it is
+            reduced if the split does not have enough sequences of it.
+        spacing: Least distance between the starts of two sequences. Sequences may overlap,
+            but at any one step they read positions at least this far apart.
+        max_sequences: Largest number of sequences, taken at equal distances.
 
     Returns:
-        The gap; None where the split is too short for `MIN_SEQUENCES` sequences.
+        The gap; None if the split is too short for `MIN_SEQUENCES` sequences.
     """
     length, starts = spaced_starts(
         split, length=length, spacing=spacing, least=MIN_SEQUENCES, most=max_sequences
@@ -80,7 +82,7 @@ def hidden_gap(
     carry = initial_carry(state.generator, num_sequences, generator=generator)
     carries, last = (carry, carry), jnp.asarray(inputs[0])
     parts = []
-    # The last segment reads padding, since a shorter one would have to be compiled.
+    # The last segment is padded, since jit would compile a shorter one anew.
     padding = ((0, -length % SEGMENT_LENGTH), *((0, 0),) * (inputs.ndim - 1))
     inputs = np.pad(inputs, padding)
     for start in range(0, length, SEGMENT_LENGTH):
@@ -104,7 +106,7 @@ def _segment(
     first_input: Array,
     start: Array | int,
 ) -> tuple[tuple[Any, Any], Array, tuple[Array, Array]]:
-    """Both modes go on from their own carries: `unroll_paired`, a segment at a time."""
+    """Continues both modes from their own carries: one segment of `unroll_paired`."""
     teacher_forced = unroll_teacher_forced(
         params, inputs, carries[0], generator=generator
     )
@@ -131,7 +133,7 @@ def _all_layers(unroll: Unroll) -> Array:
 
 
 def _swapped_labels(key: Array, num_rows: int) -> Array:
-    """`[NUM_SWAPS, N]`, -1 where the two states of a row change places."""
+    """Random signs `[NUM_SWAPS, N]`; -1 swaps the two states of a row."""
     return jax.random.rademacher(key, (NUM_SWAPS, num_rows), jnp.float32)
 
 
@@ -141,19 +143,19 @@ def energy_gap(x: Array, y: Array, labels: Array) -> tuple[Array, Array]:
         gap = (2 E|x - y| - E|x - x'| - E|y - y'|)
             / (2 E|x - y| + E|x - x'| + E|y - y'|)
 
-    Its numerator is zero only where the two distributions are the same, and needs
-    neither a kernel's width nor, unlike a Frechet distance, more points than
-    dimensions. Its denominator takes away the scale of the states, which differs
-    between models. Means are over pairs of different rows: the numerator is unbiased,
-    though row `i` of `x` and row `i` of `y` come from the same start.
+    The numerator's expectation is zero only if the two distributions are the same. It needs
+    no kernel width and, unlike a Frechet distance, not more points than dimensions. The
+    denominator removes the scale of the states, which differs between models. Means are
+    over pairs of different rows, so that the numerator is unbiased although row `i` of `x`
+    and row `i` of `y` have the same start.
 
-    For the floor, the states of a row change places at random, which changes nothing
-    where the modes are alike: a paired permutation test at 5 %.
+    The floor is that of a paired permutation test at 5 %: random rows swap their states,
+    which changes nothing if the modes are alike.
 
     Args:
-        x: `[N, H]`.
-        y: `[N, H]`, row by row the partners of `x`.
-        labels: `[S, N]` of 1 and -1; -1 swaps a row's states.
+        x: States of one mode, `[N, H]`.
+        y: States of the other mode, `[N, H]`, in the same order of rows.
+        labels: Signs of `S` permutations, `[S, N]` of 1 and -1; -1 swaps a row's states.
 
     Returns:
         The gap and the floor, scalars.
@@ -164,7 +166,8 @@ def energy_gap(x: Array, y: Array, labels: Array) -> tuple[Array, Array]:
     points = jnp.concatenate([x, y])
     different = jnp.tile(1 - jnp.eye(num_rows), (2, 2))
     distances = _distances(points) * different
-    # With weights 1 for x and -1 for y, the quadratic form is within minus between.
+    # With signs 1 for x and -1 for y, the quadratic form is the distances within minus
+    # those between.
     signs = jnp.concatenate([jnp.ones((1, num_rows)), labels])
     signs = jnp.concatenate([signs, -signs], axis=1)
     products = jnp.matmul(signs, distances, precision=lax.Precision.HIGHEST)
@@ -175,10 +178,10 @@ def energy_gap(x: Array, y: Array, labels: Array) -> tuple[Array, Array]:
 
 
 def _distances(points: Array) -> Array:
-    """Between all pairs: `[N, H]` -> `[N, N]`."""
-    # What is left of points that differ by rounding alone would look like a distance.
+    """The distances between all pairs of points: `[N, H]` -> `[N, N]`."""
+    # Differences of rounding alone count as zero.
     rounding = 1e-10 * jnp.mean(jnp.sum(points**2, axis=1))
-    # Centered first: the squares then cancel less.
+    # Centered first, so that less cancels in the difference of squares.
     points = points - jnp.mean(points, axis=0)
     products = jnp.matmul(points, points.T, precision=lax.Precision.HIGHEST)
     squares = jnp.diagonal(products)

@@ -1,6 +1,6 @@
 """Pictures of binary images. Importing this module loads matplotlib.
 
-A pixel of an image is a square of whole pixels of the picture, so that all look alike.
+A pixel of an image is a square of whole pixels of the picture, so that all have one size.
 """
 
 import math
@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from pf_jax.analysis.plots import COLORS, DPI, save_figure
 
-# In pixels of the picture.
+# Sizes in pixels of the picture.
 _MAX_WIDTH = 880
 _MIN_WIDTH = 440
 _MIN_TILE = 84
@@ -37,12 +37,12 @@ _END_OF_GIVEN = _rgb(COLORS[1])
 def plot_image_grid(
     images: np.ndarray, path: pathlib.Path, title: str = "Samples"
 ) -> None:
-    """Images in rows and columns, about as many of each.
+    """Plots images in a grid with about as many rows as columns.
 
     Args:
-        images: `[N, H, W]`, 0 or 1, at least one; read row by row in the picture.
-        path: A PNG file.
-        title: Above them.
+        images: Images `[N, H, W]`, 0 or 1, at least one, in the order of rows of the grid.
+        path: Path of the PNG file.
+        title: Title above the grid.
     """
     count, height, width = images.shape
     columns = math.ceil(math.sqrt(count))
@@ -60,15 +60,16 @@ def plot_image_grid(
 def plot_completions(
     originals: np.ndarray, completions: np.ndarray, num_given: int, path: pathlib.Path
 ) -> None:
-    """A row for each image: as it was, what was given of it, and how that was completed.
+    """Plots a row for each image: the original, the given part, and its completions.
 
-    What a model put out is blue, and a line shows where it took over.
+    Pixels that the model put out are blue, and a line marks where the given part ends.
 
     Args:
-        originals: `[N, H, W]`, 0 or 1.
-        completions: `[N, K, H, W]`, likewise; each starts with what was given.
-        num_given: Pixels given, in row order from the top left; of 0 to `H * W`.
-        path: A PNG file.
+        originals: Images `[N, H, W]`, 0 or 1.
+        completions: Completions of each image, `[N, K, H, W]`, 0 or 1; each starts with
+            the given pixels.
+        num_given: Number of given pixels, row by row from the top left; 0 to `H * W`.
+        path: Path of the PNG file.
     """
     _, num_completions, height, width = completions.shape
     is_given = np.arange(height * width).reshape(height, width) < num_given
@@ -92,13 +93,13 @@ def plot_completions(
 
 
 def _scale(columns: int, width: int) -> int:
-    """Pixels of the picture for one of an image, across and down."""
+    """Width and height, in pixels of the picture, of an image's pixel."""
     room = (_MAX_WIDTH - 2 * _MARGIN) // columns - _GAP
     return max(1, min(max(room, _MIN_TILE), _MAX_TILE) // width)
 
 
 def _colored(image: np.ndarray, paper: np.ndarray, ink: np.ndarray) -> np.ndarray:
-    """`[H, W]` of 0 and 1 -> `[H, W, 3]`."""
+    """An image `[H, W]` of 0 and 1 in two colors, `[H, W, 3]`."""
     return np.where(image[..., None] == 1, ink, paper)
 
 
@@ -120,7 +121,7 @@ def _with_line(tile: np.ndarray, is_given: np.ndarray, scale: int) -> np.ndarray
 
 
 def _spaced(tiles: np.ndarray) -> np.ndarray:
-    """Tiles `[R, C, h, w, 3]` in one picture, on white, with gaps between them."""
+    """Tiles `[R, C, h, w, 3]` as one picture, with white gaps between them."""
     padded = np.pad(
         tiles, ((0, 0), (0, 0), (0, _GAP), (0, _GAP), (0, 0)), constant_values=255
     )
@@ -130,11 +131,11 @@ def _spaced(tiles: np.ndarray) -> np.ndarray:
 
 
 def _draw(picture: np.ndarray) -> tuple[Figure, Axes]:
-    """A figure that shows a picture pixel by pixel, with room for a line above it."""
+    """A figure that shows a picture pixel by pixel, with room for a line of text above."""
     height, width, _ = picture.shape
     full_height = height + _HEADER + _MARGIN
     full_width = max(width + 2 * _MARGIN, _MIN_WIDTH)
-    # Matplotlib cuts off what is behind the point: 441 / 110 * 110 is a bit below 441.
+    # Matplotlib truncates sizes to whole pixels, and 441 / 110 * 110 is just below 441.
     size = ((full_width + 1e-6) / DPI, (full_height + 1e-6) / DPI)
     figure = Figure(figsize=size)
     axes = figure.add_axes(

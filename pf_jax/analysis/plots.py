@@ -13,10 +13,10 @@ from pf_jax.files import write_whole
 from pf_jax.gate import AccuracyGate
 
 Line = Mapping[str, float | str]
-"""A line of `metrics.jsonl`, as `run_log.read_metrics` gives it."""
+"""One line of `metrics.jsonl`, as read by `run_log.read_metrics`."""
 
 COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
-"""Of Okabe and Ito: they differ for color-blind readers too."""
+"""Colors of Okabe and Ito, which color-blind readers can tell apart too."""
 
 DPI = 110
 
@@ -24,27 +24,27 @@ DPI = 110
 def plot_learning_curves(
     runs: Mapping[str, Sequence[Line]], measure: Measure, path: pathlib.Path
 ) -> None:
-    """The likelihood over the updates: training faint, validation marked.
+    """Plots the likelihood over updates: training faint, validation with markers.
 
     Args:
-        runs: The lines of each run, by its label.
-        measure: How the likelihood is told.
-        path: A PNG file.
+        runs: Lines of `metrics.jsonl` of each run, by the run's label.
+        measure: Measure in which the likelihood is reported.
+        path: Path of the PNG file.
     """
     figure = make_figure(height=4.2)
     axes = figure.subplots()
     shown: list[np.ndarray] = []
     for index, (label, lines) in enumerate(runs.items()):
         color = COLORS[index % len(COLORS)]
-        steps, told = _series(lines, "train", measure.name)
-        axes.plot(steps, told, color=color, alpha=0.4, lw=1, label=f"{label}, train")
-        shown.append(told)
-        steps, told = _series(lines, "valid", measure.name)
-        best = f", best {np.min(told):.3f}" if len(told) else ""
-        axes.plot(
-            steps, told, "o-", color=color, lw=1.5, ms=4, label=f"{label}, valid{best}"
-        )
-        shown.append(told)
+        steps, values = _series(lines, "train", measure.name)
+        axes.plot(steps, values, color=color, alpha=0.4, lw=1, label=f"{label}, train")
+        shown.append(values)
+        steps, values = _series(lines, "valid", measure.name)
+        name = f"{label}, valid"
+        if len(values):
+            name = f"{name}, best {np.min(values):.3f}"
+        axes.plot(steps, values, "o-", color=color, lw=1.5, ms=4, label=name)
+        shown.append(values)
     _skip_first_fall(axes, np.concatenate([np.zeros(0), *shown]))
     axes.set_xlabel("updates")
     axes.set_ylabel(measure.label)
@@ -55,12 +55,12 @@ def plot_learning_curves(
 
 
 def plot_gate(lines: Sequence[Line], gate: AccuracyGate, path: pathlib.Path) -> None:
-    """The discriminator's accuracy with the gate's band, and when each gate was open.
+    """Plots the discriminator's accuracy, the gate's bounds, and when each gate was open.
 
     Args:
-        lines: Of a run of professor forcing.
-        gate: Its bounds.
-        path: A PNG file.
+        lines: Lines of `metrics.jsonl` of a run with a discriminator.
+        gate: Gate of that run, whose bounds are shown.
+        path: Path of the PNG file.
     """
     figure = make_figure(height=4.8)
     axes, strips = figure.subplots(2, sharex=True, height_ratios=[5, 1])
@@ -70,7 +70,7 @@ def plot_gate(lines: Sequence[Line], gate: AccuracyGate, path: pathlib.Path) -> 
         color=COLORS[2],
         alpha=0.15,
         lw=0,
-        label=f"generator listens ({gate.generator_lower:g} to "
+        label=f"generator gate open ({gate.generator_lower:g} to "
         f"{gate.generator_upper:g})",
     )
     axes.axhline(0.5, color="0.6", lw=1, ls=":", label="chance")
@@ -92,13 +92,13 @@ def plot_gate(lines: Sequence[Line], gate: AccuracyGate, path: pathlib.Path) -> 
 def plot_gap(
     gap: np.ndarray, floor: np.ndarray, training_length: int, path: pathlib.Path
 ) -> None:
-    """The distance between the modes' hidden states over time, above its noise floor.
+    """Plots the distance between the modes' hidden states over time, and its noise floor.
 
     Args:
-        gap: `[T]`, as `gap.hidden_gap` gives it.
-        floor: `[T]`, likewise.
-        training_length: Steps of a sequence in training, which are marked.
-        path: A PNG file.
+        gap: Distance at each step, `[T]`, from `gap.hidden_gap`.
+        floor: Noise floor at each step, `[T]`, from `gap.hidden_gap`.
+        training_length: Steps of a sequence in training, marked by a line.
+        path: Path of the PNG file.
     """
     figure = make_figure(height=4.2)
     axes = figure.subplots()
@@ -143,13 +143,13 @@ def plot_gap(
 
 
 def _plot_strips(axes: Axes, lines: Sequence[Line]) -> None:
-    """For each player, how much of each logging interval its gate was open."""
+    """Plots, for each player, the fraction of each logging interval with an open gate."""
     names = ("discriminator", "generator")
     for row, name in enumerate(names):
         ends, fractions = _series(lines, "train", f"{name}_gate_open")
         if not len(ends):
             continue
-        # An interval starts where the one before ended, with or without a gate.
+        # An interval starts where the previous one ended, even if that logged no gate.
         logged, _ = _series(lines, "train", "nll")
         before = np.concatenate([[0.0], logged])
         starts = before[np.searchsorted(logged, ends)]
@@ -169,7 +169,7 @@ def _plot_strips(axes: Axes, lines: Sequence[Line]) -> None:
 
 
 def _shade(fraction: float) -> tuple[float, float, float]:
-    """White for 0, a dark green for 1."""
+    """A color from white for 0 to dark green for 1."""
     dark = np.array([0.0, 0.42, 0.32])
     red, green, blue = 1 - fraction * (1 - dark)
     return float(red), float(green), float(blue)
@@ -178,7 +178,7 @@ def _shade(fraction: float) -> tuple[float, float, float]:
 def _series(
     lines: Sequence[Line], split: str, name: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The steps and the values of one number, where it is there."""
+    """The steps and the values of one number, from the lines that have it."""
     chosen = [line for line in lines if line["split"] == split and name in line]
     steps = np.array([float(line["step"]) for line in chosen])
     return steps, np.array([float(line[name]) for line in chosen])
@@ -189,7 +189,7 @@ def _running_mean(values: np.ndarray, window: int) -> np.ndarray:
 
 
 def _skip_first_fall(axes: Axes, values: np.ndarray) -> None:
-    """Leaves the steep fall of the first updates above the picture."""
+    """Limits the y axis so that the steep fall of the first updates is cut off."""
     if len(values):
         low, high = np.min(values), np.quantile(values, 0.97)
         margin = 0.05 * max(high - low, 0.05)
@@ -197,19 +197,19 @@ def _skip_first_fall(axes: Axes, values: np.ndarray) -> None:
 
 
 def make_figure(height: float) -> Figure:
-    """A figure of its own, without pyplot's global state; it draws with Agg."""
+    """A new figure without pyplot's global state, for the Agg backend."""
     return Figure(figsize=(8, height), layout="constrained")
 
 
 def finish_axes(axes: Axes) -> None:
-    """The look of every picture."""
+    """Applies the style that all plots share."""
     axes.grid(color="0.92", lw=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
 
 
 def save_figure(figure: Figure, path: pathlib.Path) -> None:
-    """Writes a PNG file, whole or not at all."""
+    """Writes a figure as a PNG file, whole or not at all."""
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=DPI)
     write_whole(path, picture.getvalue())

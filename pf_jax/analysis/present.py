@@ -1,4 +1,4 @@
-"""What the samples of each kind of data are shown as: texts, pictures, drawings, sounds.
+"""Samples in the form of their kind of data: texts, pictures, drawings, sounds.
 
 Importing this module loads matplotlib.
 """
@@ -28,21 +28,23 @@ from pf_jax.state import TrainState
 from pf_jax.types import Array
 
 FREE_RUN_LENGTHS = 10
-"""What has no length of its own is sampled for this many training windows."""
+"""Default length of samples in training windows, for data without a length of its own."""
 
 NUM_COMPLETED, NUM_COMPLETIONS = 8, 6
-"""Images of the split that are given by half, and how often each is completed."""
+"""Number of images whose upper half is completed, and completions of each."""
 
 
 class Sampling(NamedTuple):
-    """Which samples to draw; see `draw_samples`.
+    """Settings of sampling; see `draw_samples`.
 
     Attributes:
-        num_samples: How many; None for what shows the kind of data well.
-        sample_length: Steps in each, beside the prompt's; None likewise.
-        temperature: 0 takes the most likely value.
-        prompt: What each starts with; of texts.
-        bias: Of pen strokes: 0 draws from the model, more draws cleaner ones.
+        num_samples: Number of samples; None for the default of the kind of data.
+        sample_length: Steps of a sample without its prompt; None for the default of the
+            kind of data.
+        temperature: Factor of the noise; 0 gives the most likely values.
+        prompt: Text that each sample continues; for texts only.
+        bias: Bias of the mixture, for pen strokes only: 0 samples from the model, larger
+            ones give cleaner strokes.
     """
 
     num_samples: int | None = None
@@ -53,16 +55,16 @@ class Sampling(NamedTuple):
 
 
 class Request(NamedTuple):
-    """What is to be drawn from, and where it goes.
+    """One call's samples: their model, their settings and their folder.
 
     Attributes:
         state: The training state.
-        encoding: What the values mean.
+        encoding: Encoding of the run.
         split: Data to show beside samples.
-        key: A typed key.
-        sampling: All of it settled.
+        key: Typed key.
+        sampling: Settings without None, from `settle_sampling`.
         training_length: Steps of a training window.
-        folder: For the files.
+        folder: Folder that files are written to.
     """
 
     state: TrainState
@@ -75,12 +77,14 @@ class Request(NamedTuple):
 
 
 class Presenter(NamedTuple):
-    """How the samples of one kind of data are shown.
+    """The way to show samples of one kind of data.
 
     Attributes:
-        num_samples: By default.
-        sample_length: By default; None for `FREE_RUN_LENGTHS` training windows.
-        write: Draws, writes files, and returns what is printed of the first sample.
+        num_samples: Default number of samples.
+        sample_length: Default steps of a sample; None for `FREE_RUN_LENGTHS` training
+            windows.
+        write: Function that samples, writes files, and returns a description of the first
+            sample for the log.
     """
 
     num_samples: int
@@ -89,7 +93,7 @@ class Presenter(NamedTuple):
 
 
 def check_sampling(sampling: Sampling) -> None:
-    """Raises a UserError where a number is out of its range."""
+    """Raises a UserError if a number is out of range."""
     for name in ("num_samples", "sample_length"):
         value = getattr(sampling, name)
         if value is not None and value < 1:
@@ -103,10 +107,10 @@ def check_sampling(sampling: Sampling) -> None:
 def settle_sampling(
     sampling: Sampling, encoding: Encoding, training_length: int
 ) -> Sampling:
-    """The sampling with what was left open.
+    """The settings with the defaults of this kind of data in place of None.
 
     Raises:
-        UserError: If something asked for does not go with this kind of data.
+        UserError: If a setting is incompatible with this kind of data.
     """
     presenter = PRESENTERS[type(encoding)]
     if sampling.prompt and not isinstance(encoding, TextEncoding):
@@ -122,8 +126,8 @@ def settle_sampling(
     fixed, length = encoding.sequence_length, sampling.sample_length
     if fixed and length not in (None, fixed):
         raise UserError(
-            f"--sample_length={length}: every sequence has {fixed} {encoding.unit} "
-            "here: leave it out"
+            f"--sample_length={length}: every sequence of this run's data has {fixed} "
+            f"{encoding.unit}: leave it out"
         )
     return sampling._replace(
         num_samples=sampling.num_samples or presenter.num_samples,
@@ -135,18 +139,18 @@ def settle_sampling(
 
 
 def write_samples(request: Request) -> str:
-    """Draws samples and writes them, in the form of their kind of data.
+    """Samples, and writes files in the form of the kind of data.
 
     Returns:
-        What can be printed of the first one.
+        A description of the first sample, for the log.
     """
     for earlier in request.folder.glob("sample_*"):
-        earlier.unlink()  # There may be fewer now.
+        earlier.unlink()  # The new samples may be fewer.
     return PRESENTERS[type(request.encoding)].write(request)
 
 
 def _draw(request: Request, generator: Generator | None = None) -> np.ndarray:
-    """From the first input, `[N, T, ...]`."""
+    """Samples from the first input on, `[N, T, ...]`."""
     sampling = request.sampling
     assert sampling.num_samples is not None and sampling.sample_length is not None
     return draw_samples(
@@ -176,7 +180,7 @@ def _write_texts(request: Request) -> str:
         temperature=sampling.temperature,
         prompt=sampling.prompt,
     )
-    # A prompt that is not UTF-8 comes with characters that cannot be written.
+    # A prompt that is not valid UTF-8 has characters that a file cannot hold.
     texts = [text.encode("utf-8", "backslashreplace").decode("utf-8") for text in texts]
     pages = (
         f"=== sample {number} of {len(texts)} ===\n{text}\n"
@@ -198,11 +202,11 @@ def _write_images(request: Request) -> str:
 def _write_completions(request: Request) -> None:
     """Upper halves of images from the split, completed by the model."""
     encoding, split = request.encoding, request.split
-    # At equal distances: files may be sorted by digit.
+    # At equal distances, since files may be sorted by digit.
     count = min(len(split.lengths), NUM_COMPLETED)
     chosen = np.linspace(0, len(split.lengths) - 1, count).astype(int)
     starts = split.offsets[chosen, None]
-    # [N, H * W + 1], each behind its first input.
+    # [N, H * W + 1]: each image is preceded by its first input.
     originals = split.values[starts + np.arange(1 + encoding.sequence_length)]
     num_given = encoding.width * (encoding.height // 2)
     read = np.repeat(originals[:, : 1 + num_given], NUM_COMPLETIONS, axis=0).T
@@ -286,4 +290,4 @@ PRESENTERS: dict[type[Encoding], Presenter] = {
     Waveform: Presenter(3, None, _write_sounds),
     PianoRoll: Presenter(3, None, _write_rolls),
 }
-"""By the encoding's type."""
+"""The presenter of each type of encoding."""

@@ -15,12 +15,12 @@ from pf_jax.files import write_whole
 TICKS_PER_FRAME = 480
 
 VELOCITY = 80
-"""How hard keys are struck, of 127; rolls do not tell."""
+"""MIDI velocity of all notes, of 127, since rolls do not have any."""
 
 OCTAVE = 12
 
 MIN_HEIGHT = 2 * OCTAVE
-"""Keys that a picture shows, at least."""
+"""Smallest number of keys that a picture shows."""
 
 
 def write_midi(
@@ -32,16 +32,16 @@ def write_midi(
 ) -> None:
     """Writes a MIDI file, whole or not at all.
 
-    A key that sounds in consecutive frames is one note: rolls do not tell whether it was
-    held or struck again.
+    A key that sounds in consecutive frames becomes one note, since a roll does not
+    distinguish keys that are held from keys that are struck again.
 
     Args:
-        roll: `[N, num_keys]` 0 or 1.
-        path: A `.mid` file.
-        lowest_pitch: Of the first key, as a MIDI note number.
-        seconds_per_frame: Up to 16.7.
+        roll: Piano roll `[N, num_keys]`, 0 or 1.
+        path: Path of the `.mid` file.
+        lowest_pitch: MIDI note number of the first key.
+        seconds_per_frame: Duration of a frame, at most 16.7 seconds.
     """
-    # A frame is a beat: whole ticks, whatever the tempo.
+    # A frame is a beat, so that it has whole ticks at any tempo.
     tempo = round(seconds_per_frame * 1e6)
     track = mido.MidiTrack([mido.MetaMessage("set_tempo", tempo=tempo)])
     silence = np.zeros_like(roll[:1], np.int8)
@@ -59,7 +59,7 @@ def write_midi(
                     )
                 )
                 last = frame
-    # The end counts the silence before it.
+    # The end comes after the last silent frames.
     track.append(
         mido.MetaMessage("end_of_track", time=(len(roll) - last) * TICKS_PER_FRAME)
     )
@@ -77,15 +77,15 @@ def plot_rolls(
     training_length: int | None = None,
     titles: Sequence[str] | None = None,
 ) -> None:
-    """Pitches over frames, one roll above the other, all on the same scales.
+    """Plots pitches over frames, one roll above the other, all on the same scales.
 
     Args:
-        rolls: `[N, num_keys]` each, at least one of at least one frame.
-        path: A PNG file.
-        lowest_pitch: Of the first key, as a MIDI note number.
-        training_length: Frames of a sequence in training, whose end is marked in longer
+        rolls: Piano rolls, `[N, num_keys]` each: at least one, of at least one frame.
+        path: Path of the PNG file.
+        lowest_pitch: MIDI note number of the first key.
+        training_length: Frames of a sequence in training, marked by a line in longer
             rolls.
-        titles: One for each roll.
+        titles: Title of each roll.
     """
     low, high = _shown_keys(rolls)
     longest = max(map(len, rolls))
@@ -105,7 +105,7 @@ def plot_rolls(
 
 
 def _shown_keys(rolls: Sequence[np.ndarray]) -> tuple[int, int]:
-    """From and up to which key pictures reach: those that sound, and a little more."""
+    """The range of keys shown, its end excluded: all that sound, and some beside them."""
     num_keys = rolls[0].shape[1]
     sounding = np.flatnonzero(np.any([roll.any(axis=0) for roll in rolls], axis=0))
     ends = (sounding[0], sounding[-1]) if len(sounding) else (num_keys // 2,) * 2
@@ -117,7 +117,7 @@ def _plot_roll(axes: Axes, roll: np.ndarray, lowest_pitch: int) -> None:
     highest_pitch = lowest_pitch + roll.shape[1]
     axes.imshow(
         np.ma.masked_equal(roll.T != 0, 0),
-        # Half a pitch either way, so that a note lies around its number.
+        # Shifted by half a pitch, so that a note is centered on its number.
         extent=(0, len(roll), lowest_pitch - 0.5, highest_pitch - 0.5),
         origin="lower",
         aspect="auto",
@@ -127,6 +127,6 @@ def _plot_roll(axes: Axes, roll: np.ndarray, lowest_pitch: int) -> None:
     )
     finish_axes(axes)
     octaves = range(-(-lowest_pitch // OCTAVE) * OCTAVE, highest_pitch, OCTAVE)
-    # The C in the middle of a piano, MIDI note number 60, is C4.
+    # Middle C, MIDI note number 60, is C4.
     axes.set_yticks(octaves, [f"C{pitch // OCTAVE - 1}" for pitch in octaves])
     axes.set_ylabel("pitch")

@@ -1,4 +1,4 @@
-"""Free-running samples, far beyond the length of training."""
+"""Free-running samples of any length, also far beyond that of training."""
 
 import functools
 from typing import Any
@@ -15,7 +15,7 @@ from pf_jax.types import Array
 from pf_jax.unroll import row_keys, unroll_free_running, unroll_teacher_forced
 
 CHUNK_LENGTH = 256
-"""Steps on the device at a time: bounds the memory; the text does not depend on it."""
+"""Steps computed at a time, which bounds the device's memory, not the samples."""
 
 
 def draw_samples(
@@ -30,23 +30,24 @@ def draw_samples(
 ) -> np.ndarray:
     """Sequences that the model puts out, each from a carry of zeros.
 
-    Step `t` of sample `i`, what it reads before included, draws from
-    `fold_in(fold_in(key, i), t)`. So a longer sample starts with the shorter one of the
-    same key, more samples start with the fewer ones, and the first part of a sample, read
-    before, gives the rest of it.
+    Step `t` of sample `i` takes its noise from `fold_in(fold_in(key, i), t)`, where `t`
+    counts the values read before the first sample too. So samples are prefix-stable in
+    length and in number, and a sample that reads the first part of another one continues
+    with the rest of it.
 
     Args:
         state: The training state.
-        key: A typed key.
-        read: `[R, N, ...]`, the first input and what follows it, which the samples read
-            teacher-forced before their first draw; `[R, 1, ...]` where all read the same.
-        num_steps: `T`, steps to draw; at least 1.
-        num_samples: `N`.
-        temperature: 0 takes the most likely value.
-        generator: How it computes; by default as in training.
+        key: Typed key.
+        read: First input and the values after it that are read, teacher-forced, before
+            anything is sampled: `[R, N, ...]`, or `[R, 1, ...]` if they are the same for
+            all samples.
+        num_steps: Number of steps to sample `T`, at least 1.
+        num_samples: Number of samples `N`.
+        temperature: Factor of the noise; 0 gives the most likely values.
+        generator: Generator to sample with; by default that of training.
 
     Returns:
-        `[N, T, ...]`.
+        Samples `[N, T, ...]`.
     """
     generator, params = generator or state.settings.generator, state.generator
     read = as_inputs(read)
@@ -57,7 +58,7 @@ def draw_samples(
             lambda x: jnp.repeat(x, num_samples, axis=0), (carry, last)
         )
     keys = row_keys(key, num_samples)
-    # The last chunk is cut off, since a shorter one would have to be compiled.
+    # All chunks have one length, since jit would compile a shorter last one anew.
     length = min(CHUNK_LENGTH, num_steps)
     first = len(read) - 1
     chunks = []
@@ -80,16 +81,16 @@ def sample_text(
     temperature: float = 1.0,
     prompt: str = "",
 ) -> list[str]:
-    """Texts that the model writes, each the prompt and what follows; see `draw_samples`.
+    """Texts that the model puts out, each with the prompt at its start; see `draw_samples`.
 
     Args:
         state: The training state.
-        encoding: What the tokens mean.
-        key: A typed key.
-        num_steps: Tokens to draw, beside the prompt's.
-        num_samples: How many texts.
-        temperature: 0 takes the most likely token.
-        prompt: Symbols that are not known are read as the unknown one.
+        encoding: Encoding of the run.
+        key: Typed key.
+        num_steps: Number of tokens to sample after the prompt.
+        num_samples: Number of texts.
+        temperature: Factor of the noise; 0 gives the most likely tokens.
+        prompt: Text to continue; unknown symbols are read as the unknown token.
     """
     tokens = draw_samples(
         state,
@@ -105,7 +106,7 @@ def sample_text(
 
 
 def _read(generator: Generator, params: GeneratorParams, values: np.ndarray) -> Any:
-    """The carry of every row after these values, `[R, N, ...]`."""
+    """The carry of every row after reading these values, `[R, N, ...]`."""
     carry = initial_carry(params, values.shape[1], generator=generator)
     for start in range(0, len(values), CHUNK_LENGTH):
         inputs = jnp.asarray(values[start : start + CHUNK_LENGTH])
@@ -131,7 +132,7 @@ def _draw(
     start: Array | int,
     temperature: Array | float,
 ) -> tuple[Any, Array]:
-    """The carry after these steps and their samples `[T, B]`, nothing else."""
+    """The carry after these steps, and their samples `[T, B, ...]`."""
     unroll = unroll_free_running(
         params,
         keys,

@@ -14,27 +14,27 @@ from pf_jax.analysis.plots import COLORS, finish_axes, make_figure, save_figure
 from pf_jax.files import write_whole
 
 DYNAMIC_RANGE = 70.0
-"""Of a spectrogram's colors, in dB below the loudest point of the picture."""
+"""Range of a spectrogram's colors, in dB below the loudest point of the picture."""
 
 MIN_WINDOW = 64
-"""Samples of a spectrogram's window, where the signal has as many."""
+"""Least number of samples of a spectrogram's window, if the signal has as many."""
 
 MAX_COLUMNS = 4000
-"""Of a spectrogram, about: more than a picture has pixels."""
+"""Approximate largest number of a spectrogram's columns; a picture has fewer pixels."""
 
 WINDOW_SECONDS = 0.032
-"""Long enough to part the harmonics of a voice, short enough for its syllables."""
+"""Duration of a window: it resolves both the harmonics and the syllables of a voice."""
 
 
 def write_wav(signal: np.ndarray, sample_rate: int, path: pathlib.Path) -> None:
     """Writes a 16-bit PCM file, whole or not at all.
 
     Args:
-        signal: `[N]`, full scale at 1; what is beyond is written as full scale.
-        sample_rate: Samples a second.
-        path: A `.wav` file.
+        signal: Amplitudes `[N]`, with full scale at 1; larger ones are clipped.
+        sample_rate: Samples per second.
+        path: Path of the `.wav` file.
     """
-    # As readers scale: by 2 ** 15, of which the positive end is one step short.
+    # Readers divide by 2 ** 15, so positive full scale is one step short of it.
     steps = np.rint(np.asarray(signal, np.float64) * 2**15)
     samples = np.clip(steps, -(2**15), 2**15 - 1).astype(np.int16)
     content = io.BytesIO()
@@ -50,22 +50,23 @@ def plot_sound(
     training_length: int | None = None,
     titles: Sequence[str] | None = None,
 ) -> None:
-    """Of each signal its waveform and, below, its spectrogram; all on the same scales.
+    """Plots each signal's waveform and, below it, its spectrogram, all on the same scales.
 
     Args:
-        signals: `[N]` each, at least one of at least one sample; full scale at 1.
-        sample_rate: Samples a second.
-        path: A PNG file.
-        training_length: Samples of a sequence in training, whose end is marked in longer
+        signals: Amplitudes `[N]` each, with full scale at 1: at least one signal, of at
+            least one sample.
+        sample_rate: Samples per second.
+        path: Path of the PNG file.
+        training_length: Samples of a sequence in training, marked by a line in longer
             signals.
-        titles: One for each signal.
+        titles: Title of each signal.
     """
     count = len(signals)
     figure = make_figure(height=0.4 + 2.9 * count)
     rows = figure.subplots(2 * count, height_ratios=[2, 3] * count)
     peak = max(float(np.abs(signal).max()) for signal in signals)
     spectra = [_power(signal, sample_rate) for signal in signals]
-    # Any will do where all is silent.
+    # If all signals are silent, any positive number serves.
     loudest = max(float(power.max()) for power, _ in spectra) or 1.0
     images = []
     label = "time (s)"
@@ -97,15 +98,15 @@ def plot_sound(
 def _power(
     signal: np.ndarray, sample_rate: int
 ) -> tuple[np.ndarray, tuple[float, float, float, float]]:
-    """`[F, T]`, and from when to when and from what to what frequency it reaches."""
+    """The power `[F, T]`, and its extent in time and in frequency."""
     length = max(MIN_WINDOW, round(WINDOW_SECONDS * sample_rate))
-    # A shorter signal than that is one window.
+    # A signal shorter than a window becomes one window.
     length = min(length, len(signal))
     transform = dsp.ShortTimeFFT(
         dsp.windows.hann(length, sym=False),
         hop=max(1, length // 8, len(signal) // MAX_COLUMNS),
         fs=sample_rate,
-        # So that windows of different lengths compare.
+        # So that windows of different lengths are comparable.
         scale_to="magnitude",
         mfft=2 * length,
     )
