@@ -118,7 +118,7 @@ def binary_relaxations(
         straight_through:  sample, with the gradient of
                            sigmoid((logits + temperature * noise) / relaxation_temperature)
 
-    As `categorical_relaxations`, with two classes.
+    These are the `categorical_relaxations` of two classes, as one number.
 
     Args:
         sample: The emission's own.
