@@ -8,7 +8,7 @@ import pathlib
 
 from absl import flags
 
-from pf_jax import command_line
+from pf_jax.experiment import command_line
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
 SPLIT = flags.DEFINE_enum("split", "valid", ["valid", "test"], "What to score.")
@@ -36,8 +36,8 @@ BIAS = flags.DEFINE_float(
 def main() -> None:
     """Evaluates the run."""
     # Here, so that a mistake in the flags shows at once, before JAX is loaded.
-    from pf_jax import evaluation
     from pf_jax.analysis.present import Sampling
+    from pf_jax.experiment import evaluation
 
     evaluation.evaluate(
         pathlib.Path(WORKDIR.value),

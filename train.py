@@ -8,7 +8,7 @@ import pathlib
 
 from absl import flags
 
-from pf_jax import command_line, settings
+from pf_jax.experiment import checks, command_line
 
 DEFAULT_CONFIG = str(pathlib.Path(__file__).parent / "configs" / "default.py")
 WORKDIR = flags.DEFINE_string(
@@ -21,9 +21,9 @@ WORKDIR = flags.DEFINE_string(
 def main() -> None:
     """Checks the config and trains."""
     config = flags.FLAGS.config
-    settings.check_config(config)
+    checks.check_config(config)
     # Here, so that a mistake in the flags shows at once, before JAX is loaded.
-    from pf_jax import loop
+    from pf_jax.experiment import loop
 
     loop.train_and_evaluate(
         config, WORKDIR.value or f"runs/{command_line.config_name()}"

@@ -1,7 +1,7 @@
 """Professor Forcing (Goyal, Lamb et al., NeurIPS 2016) in JAX.
 
 The unrolls, the behavior, the discriminator, the losses, the gate and the updates: pure
-functions of arrays and pytrees, for use in your own code. `pf_jax.loop.train_and_evaluate`
+functions of arrays and pytrees, for use in your own code. `pf_jax.train_and_evaluate`
 is the training loop behind `train.py`.
 """
 

@@ -6,8 +6,8 @@ import pytest
 from absl import app, flags
 from absl.testing import flagsaver
 
-from pf_jax import command_line
 from pf_jax.errors import UserError
+from pf_jax.experiment import command_line
 
 ROOT = pathlib.Path(__file__).parent.parent
 DEFAULT = str(ROOT / "configs" / "default.py")

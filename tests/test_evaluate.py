@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 from configs import default
-from pf_jax import evaluation
 from pf_jax.analysis.present import Sampling
 from pf_jax.analysis.samples import sample_text
-from pf_jax.checkpoint import Checkpoints
 from pf_jax.errors import UserError
-from pf_jax.loop import train_and_evaluate
-from pf_jax.run_log import read_metrics
+from pf_jax.experiment import evaluation
+from pf_jax.experiment.checkpoint import Checkpoints
+from pf_jax.experiment.loop import train_and_evaluate
+from pf_jax.experiment.run_log import read_metrics
 from pf_jax.unroll import unroll_teacher_forced
 
 ROOT = pathlib.Path(__file__).parent.parent

@@ -12,11 +12,11 @@ import pytest
 import scipy.io
 import scipy.io.wavfile
 
-from pf_jax import evaluation, settings
 from pf_jax.analysis.present import Sampling
 from pf_jax.data import load_encoding
-from pf_jax.loop import train_and_evaluate
-from pf_jax.run_log import read_metrics
+from pf_jax.experiment import checks, evaluation
+from pf_jax.experiment.loop import train_and_evaluate
+from pf_jax.experiment.run_log import read_metrics
 
 pytestmark = pytest.mark.usefixtures("compiled_programs_are_kept")
 
@@ -143,7 +143,7 @@ def config_of(name: str, overrides: dict):
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_every_config_is_legal(name):
-    settings.check_config(importlib.import_module(f"configs.{name}").get_config())
+    checks.check_config(importlib.import_module(f"configs.{name}").get_config())
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

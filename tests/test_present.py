@@ -5,7 +5,6 @@ from errors import error_of
 from trees import random_like
 
 from configs import default
-from pf_jax import experiment
 from pf_jax.analysis import present
 from pf_jax.analysis.present import Request, Sampling, settle_sampling
 from pf_jax.convolutional import convolutional
@@ -16,6 +15,7 @@ from pf_jax.data.strokes import Strokes
 from pf_jax.data.waveform import Waveform
 from pf_jax.data.words import Words
 from pf_jax.discriminator import recurrent
+from pf_jax.experiment import build
 
 LETTERS = Vocabulary.from_text("abc")
 STROKES = Strokes((0.5, -0.5), 2.0, 10.0)
@@ -54,7 +54,7 @@ def request_of(encoding, folder, sampling=None, **fields):
     split = join_sequences(parts, first)
     dataset = Dataset({"train": split}, encoding, {"train": 0})
     config = config_of(**fields)
-    shapes = jax.eval_shape(lambda: experiment.create_state(config, dataset))
+    shapes = jax.eval_shape(lambda: build.create_state(config, dataset))
     sampling = settle_sampling(sampling or Sampling(), encoding, 10)
     state = random_like(shapes, scale=0.3)
     return Request(state, encoding, split, jax.random.key(3), sampling, 10, folder)
@@ -158,9 +158,9 @@ def test_free_run_at_ten_times_the_training_window_is_finite(tmp_path, monkeypat
 
 def test_make_settings_takes_the_discriminator_asked_for():
     kind = {"discriminator.kind": "convolutional", "train.sequence_length": 24}
-    settings = experiment.make_settings(config_of(**kind), Pixels(4, 6))
+    settings = build.make_settings(config_of(**kind), Pixels(4, 6))
     assert settings.discriminator == convolutional(4, 6)
-    settings = experiment.make_settings(config_of(), LETTERS)
+    settings = build.make_settings(config_of(), LETTERS)
     assert settings.discriminator == recurrent
 
 
@@ -170,11 +170,11 @@ def test_make_settings_takes_the_discriminator_asked_for():
 )
 def test_make_settings_error_for_a_grid_that_does_not_fit(encoding, expected):
     kind = {"discriminator.kind": "convolutional", "train.sequence_length": 24}
-    message = error_of(experiment.make_settings, config_of(**kind), encoding)
+    message = error_of(build.make_settings, config_of(**kind), encoding)
     assert expected in message and "discriminator.kind=recurrent" in message
 
 
 @pytest.mark.parametrize(("steps", "windows"), [(0, 1), (100, 1), (300, 3)])
 def test_make_settings_counts_the_windows_of_a_free_run(steps, windows):
     config = config_of(**{"adversarial.free_running_steps": steps})
-    assert experiment.make_settings(config, LETTERS).num_windows == windows
+    assert build.make_settings(config, LETTERS).num_windows == windows

@@ -20,7 +20,7 @@ def test_readme_snippets_run():
 
 
 def test_readme_map_names_the_modules_in_order_of_import():
-    order = re.search(r"types -> .* -> loop", README.read_text(), re.DOTALL)
+    order = re.search(r"types -> .* -> experiment", README.read_text(), re.DOTALL)
     assert order
     modules = [name.strip() for name in order.group().split("->")]
     package = README.parent / "pf_jax"

@@ -10,7 +10,6 @@ import jax
 import numpy as np
 from ml_collections import config_dict
 
-from pf_jax import experiment, validation
 from pf_jax.analysis import plots
 from pf_jax.analysis.gap import HiddenGap, hidden_gap
 from pf_jax.analysis.present import (
@@ -20,13 +19,14 @@ from pf_jax.analysis.present import (
     settle_sampling,
     write_samples,
 )
-from pf_jax.checkpoint import Checkpoints
 from pf_jax.data import Dataset, encoding_from_json, load_dataset
 from pf_jax.data.encoding import Encoding, TextEncoding
 from pf_jax.errors import UserError
+from pf_jax.experiment import build, validation
+from pf_jax.experiment.checkpoint import Checkpoints
+from pf_jax.experiment.checks import check_config
+from pf_jax.experiment.run_log import read_metrics, with_measure
 from pf_jax.files import make_folder, write_whole
-from pf_jax.run_log import read_metrics, with_measure
-from pf_jax.settings import check_config
 from pf_jax.state import TrainState
 
 GAP_LENGTHS = 4
@@ -114,7 +114,7 @@ def load_run(workdir: pathlib.Path, checkpoint: str = "best") -> Run:
     """
     if not workdir.is_dir():
         raise UserError(f"{workdir}: no such folder: give the --workdir of train.py")
-    config = experiment.read_config(workdir)
+    config = build.read_config(workdir)
     check_config(config)
     folder = workdir / "checkpoints"
     # Looked for by hand: orbax makes the folder that it is asked to read.
@@ -129,7 +129,7 @@ def load_run(workdir: pathlib.Path, checkpoint: str = "best") -> Run:
         assert step is not None
         encoding = encoding_from_json(checkpoints.restore_encoding(step))
         dataset = load_dataset(config.data, encoding)
-        state = checkpoints.restore(experiment.state_shapes(config, dataset), step)
+        state = checkpoints.restore(build.state_shapes(config, dataset), step)
     finally:
         checkpoints.close()
     return Run(config, dataset, state, _lines(workdir))

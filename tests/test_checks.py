@@ -1,9 +1,10 @@
 import pytest
 
 from configs import default
-from pf_jax import behavior, experiment, settings
+from pf_jax import behavior
 from pf_jax.data import waveform
 from pf_jax.errors import UserError
+from pf_jax.experiment import build, checks
 
 
 def _config(**overrides):
@@ -98,7 +99,7 @@ def _config(**overrides):
 )
 def test_check_config_names_the_field_and_the_fix(overrides, message):
     with pytest.raises(UserError) as raised:
-        settings.check_config(_config(**overrides))
+        checks.check_config(_config(**overrides))
     assert str(raised.value) == message
 
 
@@ -125,15 +126,15 @@ def test_check_config_names_the_field_and_the_fix(overrides, message):
     ],
 )
 def test_check_config_refuses_sizes_below_one(field):
-    settings.check_config(_config(**{field: 1}))
+    checks.check_config(_config(**{field: 1}))
     with pytest.raises(UserError) as raised:
-        settings.check_config(_config(**{field: 0}))
+        checks.check_config(_config(**{field: 0}))
     assert str(raised.value) == f"{field}=0: must be at least 1"
 
 
 def test_check_config_takes_the_edges_of_every_range():
-    settings.check_config(default.get_config())
-    settings.check_config(
+    checks.check_config(default.get_config())
+    checks.check_config(
         _config(
             seed=2**32 - 1,
             objective="teacher_forcing",
@@ -157,7 +158,7 @@ def test_check_config_names_a_missing_field():
     config = default.get_config()
     del config.train.log_every
     with pytest.raises(UserError) as raised:
-        settings.check_config(config)
+        checks.check_config(config)
     assert str(raised.value) == (
         "train.log_every is missing from the config: "
         "start from get_config() of configs/default.py"
@@ -172,15 +173,15 @@ def test_check_config_looks_at_every_numeric_field():
                 continue
             field = f"{group}.{name}"
             with pytest.raises(UserError, match=f"^{field}=-1"):
-                settings.check_config(_config(**{field: type(value)(-1)}))
+                checks.check_config(_config(**{field: type(value)(-1)}))
 
 
 def test_check_config_wants_free_runs_of_whole_windows():
-    settings.check_config(
+    checks.check_config(
         _config(train__sequence_length=50, adversarial__free_running_steps=150)
     )
     with pytest.raises(UserError) as raised:
-        settings.check_config(
+        checks.check_config(
             _config(train__sequence_length=50, adversarial__free_running_steps=120)
         )
     assert str(raised.value) == (
@@ -195,7 +196,7 @@ def test_check_config_wants_free_runs_of_whole_windows():
 )
 def test_check_devices_offers_the_nearest_multiples(batch_size, num_devices, legal):
     with pytest.raises(UserError) as raised:
-        settings.check_devices(batch_size, num_devices)
+        checks.check_devices(batch_size, num_devices)
     assert str(raised.value) == (
         f"train.batch_size={batch_size}: must be a multiple of the {num_devices} "
         f"devices, such as {legal}"
@@ -203,14 +204,14 @@ def test_check_devices_offers_the_nearest_multiples(batch_size, num_devices, leg
 
 
 def test_check_devices_takes_multiples():
-    settings.check_devices(32, 8)
-    settings.check_devices(3, 1)
+    checks.check_devices(32, 8)
+    checks.check_devices(3, 1)
 
 
 def test_names_are_those_that_there_are():
-    assert set(settings.DISCRIMINATORS) == set(experiment.DISCRIMINATORS)
-    assert set(settings.COMPANDINGS) == set(waveform.COMPANDINGS)
+    assert set(checks.DISCRIMINATORS) == set(build.DISCRIMINATORS)
+    assert set(checks.COMPANDINGS) == set(waveform.COMPANDINGS)
 
 
 def test_behavior_fields_are_those_that_behavior_builds():
-    assert set(settings.BEHAVIOR_FIELDS) == set(behavior.FIELDS)
+    assert set(checks.BEHAVIOR_FIELDS) == set(behavior.FIELDS)

@@ -14,9 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import config_dict
 
-from pf_jax import experiment, validation
 from pf_jax.analysis.samples import draw_samples
-from pf_jax.checkpoint import Checkpoints
 from pf_jax.data import (
     Dataset,
     Windows,
@@ -28,11 +26,13 @@ from pf_jax.data import (
     save_encoding,
 )
 from pf_jax.errors import UserError
+from pf_jax.experiment import build, validation
+from pf_jax.experiment.checkpoint import Checkpoints
+from pf_jax.experiment.checks import check_config, check_devices
+from pf_jax.experiment.run_log import RunLog
 from pf_jax.files import make_folder
 from pf_jax.metrics import add, compute
 from pf_jax.parallel import Update, make_update, replicate
-from pf_jax.run_log import RunLog
-from pf_jax.settings import check_config, check_devices
 from pf_jax.state import TrainState
 
 INTERRUPTED = 130
@@ -61,22 +61,22 @@ def train_and_evaluate(
     workdir = pathlib.Path(workdir)
     saved = _saved_config(workdir)
     if saved is not None:
-        experiment.check_same_model(saved, config, workdir)
+        build.check_same_model(saved, config, workdir)
     dataset = _load_data(config, workdir if saved is not None else None)
     # Before anything is written: the config may not go with this data.
-    experiment.make_settings(config, dataset.encoding)
+    build.make_settings(config, dataset.encoding)
     windows = _make_windows(config, dataset)
     make_folder(workdir, "give another --workdir")
     checkpoints = Checkpoints(workdir / "checkpoints", config.train.keep_checkpoints)
     try:
         latest = checkpoints.latest_step()
         if latest is None:
-            state = experiment.create_state(config, dataset)
+            state = build.create_state(config, dataset)
         else:
-            shapes = experiment.state_shapes(config, dataset)
+            shapes = build.state_shapes(config, dataset)
             state = checkpoints.restore(shapes, latest)
             print(f"{workdir}: continues from step {latest}")
-        experiment.write_config(config, workdir)
+        build.write_config(config, workdir)
         save_encoding(dataset.encoding, workdir / "encoding.json")
         return _train(config, workdir, dataset, windows, state, checkpoints)
     finally:
@@ -93,7 +93,7 @@ def _train(
 ) -> TrainState:
     """From the state's step to the last."""
     train = config.train
-    key = experiment.samples_key(config)
+    key = build.samples_key(config)
     state = replicate(state)
     values = jnp.asarray(dataset.splits["train"].values)
     updates: dict[Any, Update] = {}
@@ -101,7 +101,7 @@ def _train(
     log = RunLog(workdir, step, train.num_steps, dataset.encoding.measure)
     with contextlib.closing(log), _stop_requests() as stop_requested:
         while step < train.num_steps:
-            function = experiment.step_function(config, step)
+            function = build.step_function(config, step)
             compiles = function not in updates
             if compiles:
                 # The two objectives' metrics differ: they are not averaged together.
@@ -248,7 +248,7 @@ def _saved_config(workdir: pathlib.Path) -> config_dict.ConfigDict | None:
         p.name.isdigit() for p in checkpoints.iterdir()
     ):
         return None
-    return experiment.read_config(workdir)
+    return build.read_config(workdir)
 
 
 @contextlib.contextmanager
