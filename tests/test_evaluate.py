@@ -18,6 +18,8 @@ from pf_jax.experiment import evaluation
 from pf_jax.experiment.checkpoint import Checkpoints
 from pf_jax.experiment.loop import train_and_evaluate
 from pf_jax.experiment.run_log import read_metrics
+from pf_jax.experiment.runs import load_run
+from pf_jax.experiment.streams import Stream
 from pf_jax.unroll import unroll_teacher_forced
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -76,11 +78,13 @@ def test_evaluate_writes_everything_it_should(evaluated):
 
 def test_evaluate_likelihood_equals_one_unroll_over_the_split(evaluated):
     workdir, metrics = evaluated
-    run = evaluation.load_run(workdir)
-    content = pathlib.Path(run.config.data.path).read_text()
+    run = load_run(workdir)
+    content = pathlib.Path(run.experiment.config.data.path).read_text()
     num_test = len(content) * 5 // 100
     valid = content[:-num_test][-num_test:]
-    stream = np.append(0, run.dataset.encoding.encode(valid)).astype(np.int32)
+    stream = np.append(0, run.experiment.dataset.encoding.encode(valid)).astype(
+        np.int32
+    )
     logits = jax.jit(unroll_teacher_forced)(
         run.state.generator, jnp.asarray(stream[:-1, None])
     ).logits[:, 0]
@@ -103,7 +107,7 @@ def test_evaluate_repeats_the_validation_of_training(evaluated):
 
 def test_evaluate_sums_up_the_gap(evaluated):
     workdir, metrics = evaluated
-    run = evaluation.load_run(workdir)
+    run = load_run(workdir)
     gap = evaluation._hidden_gap(run, "valid")
     summary = metrics["hidden_gap"]
     assert summary["num_steps"] == len(gap.gap) == 40
@@ -116,11 +120,11 @@ def test_evaluate_sums_up_the_gap(evaluated):
 
 def test_evaluate_writes_the_samples(evaluated):
     workdir, _ = evaluated
-    run = evaluation.load_run(workdir)
+    run = load_run(workdir)
     texts = sample_text(
         run.state,
-        run.dataset.encoding,
-        jax.random.fold_in(jax.random.key(run.config.seed), 3),
+        run.experiment.dataset.encoding,
+        run.experiment.key(Stream.SAMPLES),
         num_steps=FEW.sample_length,
         num_samples=FEW.num_samples,
     )
@@ -133,7 +137,7 @@ def test_evaluate_writes_the_samples(evaluated):
 
 def test_load_run_takes_the_checkpoint_asked_for(trained, monkeypatch):
     monkeypatch.setattr(Checkpoints, "best_step", lambda self: 2)
-    best, latest = (evaluation.load_run(trained, name) for name in ("best", "latest"))
+    best, latest = (load_run(trained, name) for name in ("best", "latest"))
     assert (int(best.state.step), int(latest.state.step)) == (2, 4)
     assert not np.allclose(
         *(run.state.generator.readout.bias for run in (best, latest))

@@ -24,6 +24,8 @@ from pf_jax.experiment import build, validation
 from pf_jax.experiment.checkpoint import Checkpoints
 from pf_jax.experiment.loop import train_and_evaluate
 from pf_jax.experiment.run_log import RunLog, read_metrics
+from pf_jax.experiment.saved_config import read_config
+from pf_jax.experiment.streams import Stream
 from pf_jax.parallel import make_update
 from pf_jax.state import Settings, TrainState
 from pf_jax.unroll import unroll_teacher_forced
@@ -148,10 +150,10 @@ def _assert_same_states(actual: TrainState, expected: TrainState) -> None:
 
 def test_train_and_evaluate_equals_a_plain_loop(base, config_with):
     config = config_with()
-    dataset = load_dataset(config.data)
-    train = dataset.splits["train"]
-    state = build.create_state(config, dataset)
-    key = build.samples_key(config)
+    experiment = build.load_experiment(config)
+    train = experiment.dataset.splits["train"]
+    state = build.create_state(experiment)
+    key = experiment.key(Stream.TRAINING)
     gather = functools.partial(gather_windows, length=8, are_whole=True)
     update = make_update(joint_step, gather)
     windows = make_windows(train, length=8, chunks="consecutive")
@@ -198,7 +200,7 @@ def test_workdir_holds_what_the_run_says_about_itself(base, config_with):
     }
     written = json.loads((workdir / "config.json").read_text())
     assert written == json.loads(json.dumps(config_with().to_dict()))
-    assert build.read_config(workdir).to_dict() == config_with().to_dict()
+    assert read_config(workdir).to_dict() == config_with().to_dict()
     assert (workdir / next(iter(events))).stat().st_size > 500
     assert _checkpoint_steps(workdir) == {8, 12}
 
@@ -299,7 +301,7 @@ def test_objectives_share_the_likelihood_until_start_step(config_with, tmp_path)
     assert plain.generator_optimizer[0].count == late.generator_optimizer[0].count == 8
     assert plain.discriminator_optimizer[0].count == 0
     assert late.discriminator_optimizer[0].count == 2
-    start = build.create_state(config_with(), load_dataset(config_with().data))
+    start = build.create_state(build.load_experiment(config_with()))
     assert_same_bits(plain.discriminator, start.discriminator)
     assert plain_lines[-1]["nll"] < plain_lines[1]["nll"]
 
@@ -509,4 +511,4 @@ def test_read_config_adds_what_runs_from_before_do_not_have(tmp_path, config_wit
     values = config_with().to_dict()
     del values["generator"]["kernels"]
     (tmp_path / "config.json").write_text(json.dumps(values))
-    assert build.read_config(tmp_path).to_dict() == config_with().to_dict()
+    assert read_config(tmp_path).to_dict() == config_with().to_dict()

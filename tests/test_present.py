@@ -53,8 +53,8 @@ def request_of(encoding, folder, sampling=None, **fields):
     parts = [zeros + first.dtype.type(number % 2) for number in range(3)]
     split = join_sequences(parts, first)
     dataset = Dataset({"train": split}, encoding, {"train": 0})
-    config = config_of(**fields)
-    shapes = jax.eval_shape(lambda: build.create_state(config, dataset))
+    config = config_of(**{"train.sequence_length": length, **fields})
+    shapes = build.state_shapes(build.make_experiment(config, dataset))
     sampling = settle_sampling(sampling or Sampling(), encoding, 10)
     state = random_like(shapes, scale=0.3)
     return Request(state, encoding, split, jax.random.key(3), sampling, 10, folder)

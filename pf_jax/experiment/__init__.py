@@ -8,17 +8,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pf_jax.experiment.evaluation import evaluate, load_run
+    from pf_jax.experiment.build import Experiment
+    from pf_jax.experiment.evaluation import evaluate
     from pf_jax.experiment.loop import train_and_evaluate
+    from pf_jax.experiment.runs import load_run
 
 _MODULES = {
+    "Experiment": "build",
     "evaluate": "evaluation",
-    "load_run": "evaluation",
+    "load_run": "runs",
     "train_and_evaluate": "loop",
 }
 """The module of this package that defines each name."""
 
-__all__ = ["evaluate", "load_run", "train_and_evaluate"]
+__all__ = ["Experiment", "evaluate", "load_run", "train_and_evaluate"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,8 +1,7 @@
-"""From a config to the things that the loop and `evaluate.py` work with."""
+"""From a config to what the loop and the evaluation work with."""
 
+import dataclasses
 import functools
-import json
-import pathlib
 from typing import Any
 
 import jax
@@ -10,11 +9,12 @@ import optax
 from ml_collections import config_dict
 
 from pf_jax.convolutional import convolutional
-from pf_jax.data import Dataset, Encoding
+from pf_jax.data import Dataset, Encoding, Windows, load_dataset, make_windows
 from pf_jax.data.pixels import Pixels
 from pf_jax.discriminator import Discriminator, recurrent
 from pf_jax.errors import UserError
-from pf_jax.files import write_whole
+from pf_jax.experiment.checks import check_config
+from pf_jax.experiment.streams import Stream
 from pf_jax.gate import AccuracyGate
 from pf_jax.generator import Generator
 from pf_jax.state import (
@@ -28,24 +28,66 @@ from pf_jax.steps import joint_step, separate_step, teacher_forcing_step
 
 PROFESSOR_FORCING_STEPS = {"joint": joint_step, "separate": separate_step}
 
-MODEL_SECTIONS = ("generator", "behavior", "discriminator", "data", "dtype")
-"""What a checkpoint cannot be continued without: its shapes and its encoding."""
 
-FREE_FIELDS = (
-    "generator.recompute",
-    "generator.unroll",
-    "generator.kernels",
-    "data.path",
-    "data.tfds_manual_dir",
-)
-"""Fields of these sections that may change: the model is the same."""
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """A config with all that follows from it and from its data.
+
+    Attributes:
+        config: Fields of `configs/default.py`.
+        dataset: Splits as values, and the encoding that gives them their meaning.
+        settings: What an update reads of the config.
+        windows: Windows of the training split that batches are made of.
+    """
+
+    config: config_dict.ConfigDict
+    dataset: Dataset
+    settings: Settings
+    windows: Windows
+
+    @property
+    def encoding(self) -> Encoding:
+        """What the values of a step mean."""
+        return self.dataset.encoding
+
+    def key(self, stream: Stream) -> jax.Array:
+        """The typed key of one of the run's random streams."""
+        return jax.random.fold_in(jax.random.key(self.config.seed), int(stream))
 
 
-_ADDED_FIELDS = {("generator", "kernels"): True}
-"""Fields that runs from before do not have, and what those runs did."""
+def load_experiment(
+    config: config_dict.ConfigDict, encoding: Encoding | None = None
+) -> Experiment:
+    """Checks a config, reads its data, and builds what follows from both.
+
+    Args:
+        config: Fields of `configs/default.py`.
+        encoding: Encoding of an earlier run, to be used again; by default it is made
+            from the training split.
+
+    Raises:
+        UserError: If a value is not legal, the data is missing or not usable, or the
+            config is not compatible with this data.
+    """
+    check_config(config)
+    return make_experiment(config, load_dataset(config.data, encoding))
 
 
-@functools.cache  # The same object again, or all that was compiled for it is lost.
+def make_experiment(config: config_dict.ConfigDict, dataset: Dataset) -> Experiment:
+    """An experiment on data that is at hand; see `load_experiment`."""
+    train = config.train
+    return Experiment(
+        config=config,
+        dataset=dataset,
+        settings=make_settings(config, dataset.encoding),
+        windows=make_windows(
+            dataset.splits["train"], length=train.sequence_length, chunks=train.chunks
+        ),
+    )
+
+
+# Cached: jit compares optimizers by identity, and a new one would recompile every step.
+@functools.cache
 def _optimizer(
     learning_rate: float, max_gradient_norm: float
 ) -> optax.GradientTransformation:
@@ -76,13 +118,18 @@ def _convolutional(config: config_dict.ConfigDict, encoding: Encoding) -> Discri
 
 
 DISCRIMINATORS = {"recurrent": _recurrent, "convolutional": _convolutional}
+"""Functions that make a discriminator, by `discriminator.kind`."""
 
 
 def make_settings(config: config_dict.ConfigDict, encoding: Encoding) -> Settings:
-    """The part of a config that the steps read.
+    """What an update reads of the config.
+
+    Args:
+        config: Fields of `configs/default.py`.
+        encoding: What the values of a step mean.
 
     Raises:
-        UserError: If it does not go with this data.
+        UserError: If the config is not compatible with this data.
     """
     length = config.train.sequence_length
     return Settings(
@@ -105,12 +152,13 @@ def make_settings(config: config_dict.ConfigDict, encoding: Encoding) -> Setting
     )
 
 
-def create_state(config: config_dict.ConfigDict, dataset: Dataset) -> TrainState:
+def create_state(experiment: Experiment) -> TrainState:
     """The state before the first update."""
-    generator, discriminator = config.generator, config.discriminator
-    output = dataset.encoding.output(generator.num_components)
+    generator = experiment.config.generator
+    discriminator = experiment.config.discriminator
+    output = experiment.encoding.output(generator.num_components)
     return create_train_state(
-        jax.random.fold_in(jax.random.key(config.seed), 0),
+        experiment.key(Stream.PARAMETERS),
         generator=GeneratorSizes(
             num_outputs=output.num_outputs,
             hidden_size=generator.hidden_size,
@@ -121,22 +169,17 @@ def create_state(config: config_dict.ConfigDict, dataset: Dataset) -> TrainState
         discriminator=DiscriminatorSizes(
             discriminator.hidden_size, discriminator.mlp_size
         ),
-        settings=make_settings(config, dataset.encoding),
+        settings=experiment.settings,
     )
 
 
-def state_shapes(config: config_dict.ConfigDict, dataset: Dataset) -> TrainState:
-    """What `create_state` would make, for `Checkpoints.restore`: shapes on one device."""
-    shapes = jax.eval_shape(lambda: create_state(config, dataset))
+def state_shapes(experiment: Experiment) -> TrainState:
+    """The shapes of `create_state`'s result on one device, for `Checkpoints.restore`."""
+    shapes = jax.eval_shape(lambda: create_state(experiment))
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), shapes
     )
-
-
-def samples_key(config: config_dict.ConfigDict) -> jax.Array:
-    """The key that the samples of training are drawn from."""
-    return jax.random.fold_in(jax.random.key(config.seed), 1)
 
 
 def step_function(config: config_dict.ConfigDict, step: int) -> Any:
@@ -145,51 +188,3 @@ def step_function(config: config_dict.ConfigDict, step: int) -> Any:
         return teacher_forcing_step
     # By its key: as an attribute it is ConfigDict's own method.
     return PROFESSOR_FORCING_STEPS[config.train["update"]]
-
-
-def write_config(config: config_dict.ConfigDict, workdir: pathlib.Path) -> None:
-    """Writes `config.json`, whole or not at all."""
-    text = json.dumps(config.to_dict(), indent=2) + "\n"
-    write_whole(workdir / "config.json", text)
-
-
-def read_config(workdir: pathlib.Path) -> config_dict.ConfigDict:
-    """The config of a run.
-
-    Raises:
-        UserError: If the folder holds none, or it is damaged.
-    """
-    path = workdir / "config.json"
-    try:
-        values = json.loads(path.read_text())
-        values["behavior"]["fields"] = tuple(values["behavior"]["fields"])
-        for (section, field), before in _ADDED_FIELDS.items():
-            values[section].setdefault(field, before)
-        return config_dict.ConfigDict(values)
-    except OSError as error:
-        raise UserError(
-            f"{workdir}: no run here (no config.json): give the --workdir of train.py"
-        ) from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: damaged: copy it from a like run") from error
-
-
-def check_same_model(
-    saved: config_dict.ConfigDict, config: config_dict.ConfigDict, workdir: pathlib.Path
-) -> None:
-    """Raises a UserError where a checkpoint's model is not the one asked for."""
-    for section in MODEL_SECTIONS:
-        old, new = (_flat(section, c.get(section)) for c in (saved, config))
-        for field in sorted((old.keys() | new.keys()) - set(FREE_FIELDS)):
-            if old.get(field) != new.get(field):
-                raise UserError(
-                    f"{workdir}: holds a checkpoint of another model "
-                    f"({field} is {old.get(field)!r} there, {new.get(field)!r} here): "
-                    f"use another --workdir, or --config.{field}={old.get(field)}"
-                )
-
-
-def _flat(name: str, value: Any) -> dict[str, Any]:
-    if isinstance(value, config_dict.ConfigDict):
-        return {f"{name}.{key}": entry for key, entry in value.items()}
-    return {name: value}

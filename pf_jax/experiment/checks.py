@@ -8,7 +8,9 @@ from ml_collections import config_dict
 
 from pf_jax.errors import UserError
 
-OBJECTIVES = ("professor_forcing", "teacher_forcing")
+HAS_DISCRIMINATOR = {"professor_forcing": True, "teacher_forcing": False}
+"""Whether an objective trains a discriminator."""
+
 DTYPES = ("float32", "bfloat16")
 BEHAVIOR_FIELDS = ("preactivation", "outputs", "hidden")
 CHUNKS = ("consecutive", "random")
@@ -63,7 +65,6 @@ def _finite_and_not_negative(field: str) -> _Rule:
 
 _RULES = (
     _Rule("seed", lambda value: 0 <= value <= MAX_SEED, f"from 0 to {MAX_SEED}"),
-    _one_of("objective", OBJECTIVES),
     _one_of("dtype", DTYPES),
     _at_least("data.sample_rate", 1),
     _Rule("data.num_bins", lambda value: 2 <= value <= 65536, "from 2 to 65536"),
@@ -133,6 +134,24 @@ def _as_typed(value: Any) -> str:
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
+def has_discriminator(config: config_dict.ConfigDict) -> bool:
+    """Whether the objective trains a discriminator."""
+    return HAS_DISCRIMINATOR[config.objective]
+
+
+def check_objective(config: config_dict.ConfigDict) -> None:
+    """Checks the objective's name, and the fields that only its objective reads.
+
+    Raises:
+        UserError: If there is no such objective.
+    """
+    if _value_of(config, "objective") not in HAS_DISCRIMINATOR:
+        raise UserError(
+            f"objective={config.objective}: must be one of "
+            f"{', '.join(HAS_DISCRIMINATOR)}"
+        )
+
+
 def check_config(config: config_dict.ConfigDict) -> None:
     """Checks every value whose legal range does not depend on the data.
 
@@ -147,6 +166,8 @@ def check_config(config: config_dict.ConfigDict) -> None:
         value = _value_of(config, field)
         if not holds(value):
             raise UserError(f"{field}={_as_typed(value)}: must be {message}")
+
+    check_objective(config)
 
     gate = config.gate
     if gate.generator_lower >= gate.generator_upper:

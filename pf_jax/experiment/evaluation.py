@@ -1,14 +1,11 @@
-"""What there is to say of a trained model: figures, samples and pictures."""
+"""The evaluation of a trained model: metrics, samples and pictures in files."""
 
 import json
 import pathlib
 import sys
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
 import numpy as np
-from ml_collections import config_dict
 
 from pf_jax.analysis import plots
 from pf_jax.analysis.gap import HiddenGap, hidden_gap
@@ -19,34 +16,16 @@ from pf_jax.analysis.present import (
     settle_sampling,
     write_samples,
 )
-from pf_jax.data import Dataset, encoding_from_json, load_dataset
 from pf_jax.data.encoding import Encoding, TextEncoding
-from pf_jax.errors import UserError
-from pf_jax.experiment import build, validation
-from pf_jax.experiment.checkpoint import Checkpoints
-from pf_jax.experiment.checks import check_config
-from pf_jax.experiment.run_log import read_metrics, with_measure
+from pf_jax.experiment.checks import has_discriminator
+from pf_jax.experiment.run_log import with_measure
+from pf_jax.experiment.runs import Run, load_run
+from pf_jax.experiment.streams import Stream
+from pf_jax.experiment.validation import validate
 from pf_jax.files import make_folder, write_whole
-from pf_jax.state import TrainState
 
 GAP_LENGTHS = 4
-"""The gap between the modes is followed over this many training lengths."""
-
-
-class Run(NamedTuple):
-    """A trained model, and what it was trained with.
-
-    Attributes:
-        config: As in `configs/default.py`.
-        dataset: With the run's own encoding.
-        state: From the checkpoint.
-        lines: Of `metrics.jsonl`.
-    """
-
-    config: config_dict.ConfigDict
-    dataset: Dataset
-    state: TrainState
-    lines: Sequence[plots.Line]
+"""Number of training lengths over which the hidden-state gap is measured."""
 
 
 def evaluate(
@@ -56,23 +35,24 @@ def evaluate(
     split: str = "valid",
     checkpoint: str = "best",
 ) -> dict[str, Any]:
-    """Evaluates a run and writes what it finds to the workdir's folder `evaluation`.
+    """Evaluates a run and writes metrics, samples and pictures to `evaluation/` in it.
 
     Args:
-        workdir: Of `train_and_evaluate`.
-        sampling: Which samples to draw.
-        split: "valid" or "test".
-        checkpoint: "best" by validation, or the "latest".
+        workdir: Folder of `train_and_evaluate`.
+        sampling: Number, length and kind of the samples to draw.
+        split: Name of the split to score: "valid" or "test".
+        checkpoint: Which checkpoint to load: the "best" by validation, or the "latest".
 
     Returns:
-        What `metrics.json` holds.
+        The content of `metrics.json`.
 
     Raises:
-        UserError: Where the input is wrong; nothing is written then.
+        UserError: If the input is wrong; nothing is written then.
     """
     check_sampling(sampling)
     run = load_run(workdir, checkpoint)
-    encoding, length = run.dataset.encoding, run.config.train.sequence_length
+    experiment = run.experiment
+    encoding, length = experiment.encoding, experiment.config.train.sequence_length
     sampling = settle_sampling(sampling, encoding, length)
     _warn_of_unknown(encoding, sampling.prompt)
     folder = workdir / "evaluation"
@@ -82,14 +62,14 @@ def evaluate(
     metrics = _metrics(run, split)
     gap = _hidden_gap(run, split)
     metrics |= _gap_summary(gap, length)
-    # Apart: of a waveform, the number of samples scored has the same name.
-    metrics["sampling"] = {**sampling._asdict(), "seed": run.config.seed}
+    # Nested: `num_samples` of a waveform is the number of samples that were scored.
+    metrics["sampling"] = {**sampling._asdict(), "seed": experiment.config.seed}
     sample = write_samples(
         Request(
             run.state,
             encoding,
-            run.dataset.splits[split],
-            _key(run, 3),
+            experiment.dataset.splits[split],
+            experiment.key(Stream.SAMPLES),
             sampling,
             length,
             folder,
@@ -100,49 +80,6 @@ def evaluate(
     _plot(run, gap, workdir, folder)
     _report(metrics, encoding, sample, folder)
     return metrics
-
-
-def load_run(workdir: pathlib.Path, checkpoint: str = "best") -> Run:
-    """The model that a run left, its data and its log.
-
-    Args:
-        workdir: Of `train_and_evaluate`.
-        checkpoint: "best" by validation, or the "latest".
-
-    Raises:
-        UserError: Where the folder holds no checkpoint or something is damaged.
-    """
-    if not workdir.is_dir():
-        raise UserError(f"{workdir}: no such folder: give the --workdir of train.py")
-    config = build.read_config(workdir)
-    check_config(config)
-    folder = workdir / "checkpoints"
-    # Looked for by hand: orbax makes the folder that it is asked to read.
-    if not folder.is_dir() or not any(p.name.isdigit() for p in folder.iterdir()):
-        raise UserError(
-            f"{workdir}: no checkpoint here yet: run train.py --workdir {workdir} first"
-        )
-    checkpoints = Checkpoints(folder, config.train.keep_checkpoints)
-    try:
-        steps = {"best": checkpoints.best_step, "latest": checkpoints.latest_step}
-        step = steps[checkpoint]()
-        assert step is not None
-        encoding = encoding_from_json(checkpoints.restore_encoding(step))
-        dataset = load_dataset(config.data, encoding)
-        state = checkpoints.restore(build.state_shapes(config, dataset), step)
-    finally:
-        checkpoints.close()
-    return Run(config, dataset, state, _lines(workdir))
-
-
-def _lines(workdir: pathlib.Path) -> Sequence[plots.Line]:
-    try:
-        return read_metrics(workdir)
-    except OSError as error:
-        raise UserError(
-            f"{workdir}: cannot read metrics.jsonl ({error.strerror}): copy the folder "
-            "that train.py wrote as a whole"
-        ) from error
 
 
 def _warn_of_unknown(encoding: Encoding, prompt: str) -> None:
@@ -158,38 +95,24 @@ def _warn_of_unknown(encoding: Encoding, prompt: str) -> None:
         )
 
 
-def _key(run: Run, number: int) -> jax.Array:
-    # 0 and 1 are training's; 2 and 3 are what the loop validates and samples with.
-    return jax.random.fold_in(jax.random.key(run.config.seed), number)
-
-
 def _metrics(run: Run, split: str) -> dict[str, Any]:
-    sequences = run.dataset.splits[split]
-    values = validation.likelihood(
-        run.state,
-        sequences,
-        num_streams=run.config.evaluation.num_streams,
-        context=run.config.evaluation.context,
-    )
-    if run.config.objective == "professor_forcing":
-        values |= validation.held_out_discriminator(
-            run.state, sequences, _key(run, 2), length=run.config.train.sequence_length
-        )
+    dataset = run.experiment.dataset
+    values = validate(run.experiment, run.state, split)
     return {
         "split": split,
         "step": int(run.state.step),
-        f"num_{run.dataset.encoding.unit}": sequences.num_steps,
-        "num_unknown": run.dataset.unknown[split],
-        **with_measure(values, run.dataset.encoding.measure),
+        f"num_{dataset.encoding.unit}": dataset.splits[split].num_steps,
+        "num_unknown": dataset.unknown[split],
+        **with_measure(values, dataset.encoding.measure),
     }
 
 
 def _hidden_gap(run: Run, split: str) -> HiddenGap | None:
-    length = run.config.train.sequence_length
+    length = run.experiment.config.train.sequence_length
     return hidden_gap(
         run.state,
-        run.dataset.splits[split],
-        _key(run, 4),
+        run.experiment.dataset.splits[split],
+        run.experiment.key(Stream.GAP),
         length=GAP_LENGTHS * length,
         spacing=length,
     )
@@ -214,18 +137,18 @@ def _gap_summary(gap: HiddenGap | None, training_length: int) -> dict[str, Any]:
 def _plot(
     run: Run, gap: HiddenGap | None, workdir: pathlib.Path, folder: pathlib.Path
 ) -> None:
-    label = workdir.resolve().name
+    config, measure = run.experiment.config, run.experiment.encoding.measure
     plots.plot_learning_curves(
-        {label: run.lines}, run.dataset.encoding.measure, folder / "learning_curves.png"
+        {workdir.resolve().name: run.lines}, measure, folder / "learning_curves.png"
     )
     has_gate = any("generator_gate_open" in line for line in run.lines)
-    if run.config.objective == "professor_forcing" and has_gate:
+    if has_discriminator(config) and has_gate:
         plots.plot_gate(run.lines, run.state.settings.gate, folder / "gate.png")
     if gap is not None:
         plots.plot_gap(
             gap.gap,
             gap.floor,
-            run.config.train.sequence_length,
+            config.train.sequence_length,
             folder / "hidden_gap.png",
         )
 

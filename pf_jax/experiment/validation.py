@@ -1,4 +1,4 @@
-"""How good a model is on data it has not seen."""
+"""Likelihood and discriminator accuracy on data that was not trained on."""
 
 import functools
 
@@ -13,13 +13,16 @@ from pf_jax.data import (
     gather_windows,
 )
 from pf_jax.errors import UserError
+from pf_jax.experiment.build import Experiment
+from pf_jax.experiment.checks import has_discriminator
+from pf_jax.experiment.streams import Stream
 from pf_jax.generator import initial_carry
 from pf_jax.metrics import Metrics, add, compute
 from pf_jax.state import TrainState
 from pf_jax.types import Batch, Carry
 
 SEGMENT_LENGTH = 256
-"""Steps of a segment: bounds the memory, not the context."""
+"""Steps on the device at a time: bounds the memory; the carry is passed on."""
 
 
 @functools.partial(jax.jit, donate_argnums=2)
@@ -33,17 +36,20 @@ def _eval_segment(
 def likelihood(
     state: TrainState, split: Sequences, *, num_streams: int, context: int
 ) -> dict[str, float]:
-    """The mean NLL over a whole split, every value counted once, none without context.
+    """The mean NLL over a whole split, every value scored once and with its context.
 
     Args:
-        state: The training state.
-        split: What to score.
-        num_streams: Pieces of the split that are read side by side. With 1 a text is
-            read as one sequence.
-        context: Steps that each piece reads before those it scores.
+        state: Training state to evaluate.
+        split: Sequences to score.
+        num_streams: Number of pieces of the split that are read in parallel. With 1 a
+            text is read as one sequence.
+        context: Number of steps that each piece reads before those it scores.
 
     Returns:
         `nll`, in nats a step.
+
+    Raises:
+        UserError: If the split is empty.
     """
     metrics = None
     for group in evaluation_groups(
@@ -88,20 +94,20 @@ def held_out_discriminator(
     max_sequences: int = 256,
     batch_size: int = 64,
 ) -> dict[str, float]:
-    """How well the discriminator tells the modes apart on sequences it has not seen.
+    """The discriminator's accuracy and losses on sequences that were not trained on.
 
     Args:
-        state: The training state.
-        split: Where they come from.
-        key: A typed key, for the free running.
-        length: Steps of a sequence, as in training.
-        max_sequences: How many of the split's consecutive windows to use, at equal
-            distances.
-        batch_size: How many at a time.
+        state: Training state to evaluate.
+        split: Sequences to cut windows from.
+        key: Typed key for the free runs.
+        length: Number of steps of a window, as in training.
+        max_sequences: Largest number of the split's consecutive windows to use, spaced
+            evenly.
+        batch_size: Number of windows on the device at a time.
 
     Returns:
         `discriminator_accuracy`, `discriminator_loss` and `free_running_loss`; empty
-        where the split is shorter than a sequence.
+        where the split is shorter than a window.
     """
     windows = consecutive_windows(split, length)
     if not len(windows):
@@ -117,3 +123,32 @@ def held_out_discriminator(
         metrics = more if metrics is None else add(metrics, more)
     assert metrics is not None
     return compute(metrics)
+
+
+def validate(experiment: Experiment, state: TrainState, split: str) -> dict[str, float]:
+    """The metrics of a state on a split, as in `metrics.jsonl` and `evaluation/`.
+
+    Args:
+        experiment: Config and data.
+        state: Training state to evaluate.
+        split: Name of the split: "train", "valid" or "test".
+
+    Returns:
+        `nll`, and where the objective trains a discriminator, those of
+        `held_out_discriminator`.
+    """
+    config, sequences = experiment.config, experiment.dataset.splits[split]
+    values = likelihood(
+        state,
+        sequences,
+        num_streams=config.evaluation.num_streams,
+        context=config.evaluation.context,
+    )
+    if not has_discriminator(config):
+        return values
+    return values | held_out_discriminator(
+        state,
+        sequences,
+        experiment.key(Stream.VALIDATION),
+        length=config.train.sequence_length,
+    )

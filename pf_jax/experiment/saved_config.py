@@ -1,0 +1,94 @@
+"""The config of a run as its workdir keeps it, and whether another one is compatible."""
+
+import json
+import pathlib
+from typing import Any
+
+from ml_collections import config_dict
+
+from pf_jax.errors import UserError
+from pf_jax.files import write_whole
+
+MODEL_SECTIONS = ("generator", "behavior", "discriminator", "data", "dtype")
+"""Sections that settle a model's shapes and its encoding."""
+
+FREE_FIELDS = (
+    "generator.recompute",
+    "generator.unroll",
+    "generator.kernels",
+    "data.path",
+    "data.tfds_manual_dir",
+)
+"""Fields of these sections that may change between runs of one workdir."""
+
+TUPLE_FIELDS = ("behavior.fields",)
+"""Fields that are tuples: JSON has lists only."""
+
+ADDED_FIELDS: dict[str, Any] = {"generator.kernels": True}
+"""Fields that older runs lack, with the values that those runs behaved by."""
+
+
+def write_config(config: config_dict.ConfigDict, workdir: pathlib.Path) -> None:
+    """Writes `config.json`, whole or not at all."""
+    text = json.dumps(config.to_dict(), indent=2) + "\n"
+    write_whole(workdir / "config.json", text)
+
+
+def read_config(workdir: pathlib.Path) -> config_dict.ConfigDict:
+    """The config of a run, with the fields that it was written without.
+
+    Args:
+        workdir: Folder of the run.
+
+    Raises:
+        UserError: If the folder holds no config, or the file is damaged.
+    """
+    path = workdir / "config.json"
+    try:
+        return _completed(json.loads(path.read_text()))
+    except OSError as error:
+        raise UserError(
+            f"{workdir}: no run here (no config.json): give the --workdir of train.py"
+        ) from error
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path}: damaged: copy it from a like run") from error
+
+
+def _completed(values: dict[str, Any]) -> config_dict.ConfigDict:
+    for field in TUPLE_FIELDS:
+        section, name = field.split(".")
+        values[section][name] = tuple(values[section][name])
+    for field, value in ADDED_FIELDS.items():
+        section, name = field.split(".")
+        values.setdefault(section, {}).setdefault(name, value)
+    return config_dict.ConfigDict(values)
+
+
+def check_same_model(
+    saved: config_dict.ConfigDict, config: config_dict.ConfigDict, workdir: pathlib.Path
+) -> None:
+    """Checks that a checkpoint's model is the one that a config describes.
+
+    Args:
+        saved: Config that the checkpoint was written with.
+        config: Config to continue with.
+        workdir: Folder of the run, for the message.
+
+    Raises:
+        UserError: If a field that settles the model's shapes or its encoding differs.
+    """
+    for section in MODEL_SECTIONS:
+        old, new = (_flat(section, c.get(section)) for c in (saved, config))
+        for field in sorted((old.keys() | new.keys()) - set(FREE_FIELDS)):
+            if old.get(field) != new.get(field):
+                raise UserError(
+                    f"{workdir}: holds a checkpoint of another model "
+                    f"({field} is {old.get(field)!r} there, {new.get(field)!r} here): "
+                    f"use another --workdir, or --config.{field}={old.get(field)}"
+                )
+
+
+def _flat(name: str, value: Any) -> dict[str, Any]:
+    if isinstance(value, config_dict.ConfigDict):
+        return {f"{name}.{key}": entry for key, entry in value.items()}
+    return {name: value}

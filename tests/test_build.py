@@ -1,0 +1,62 @@
+import pathlib
+
+import jax
+import pytest
+from errors import error_of
+
+from configs import default
+from pf_jax.data import load_dataset
+from pf_jax.experiment import build
+from pf_jax.experiment.streams import Stream
+
+
+@pytest.fixture
+def config(tmp_path: pathlib.Path):
+    path = tmp_path / "text.txt"
+    path.write_text("abc " * 100)
+    config = default.get_config()
+    config.seed = 7
+    config.data.name, config.data.path = "text", str(path)
+    config.generator.hidden_size, config.generator.embedding_size = 4, 3
+    config.discriminator.hidden_size, config.discriminator.mlp_size = 3, 3
+    config.train.sequence_length = 10
+    return config
+
+
+def test_key_of_every_stream_is_the_one_of_its_number(config):
+    # Other numbers would change every run's results.
+    numbers = {
+        Stream.PARAMETERS: 0,
+        Stream.TRAINING: 1,
+        Stream.VALIDATION: 2,
+        Stream.SAMPLES: 3,
+        Stream.GAP: 4,
+    }
+    assert set(numbers) == set(Stream)
+    experiment = build.load_experiment(config)
+    for stream, number in numbers.items():
+        expected = jax.random.fold_in(jax.random.key(7), number)
+        assert experiment.key(stream) == expected
+
+
+def test_load_experiment_takes_an_encoding_of_an_earlier_run(config):
+    other = pathlib.Path(config.data.path).with_name("other.txt")
+    other.write_text("xyz " * 100)
+    encoding = load_dataset(config.data).encoding
+    config.data.path = str(other)
+    assert build.load_experiment(config, encoding).encoding is encoding
+    assert build.load_experiment(config).encoding != encoding
+
+
+def test_load_experiment_error_for_what_is_not_legal_whatever_the_data(config):
+    config.generator.hidden_size, config.data.path = 0, "nowhere.txt"
+    message = error_of(build.load_experiment, config)
+    assert message == "generator.hidden_size=0: must be at least 1"
+
+
+def test_state_shapes_are_those_of_create_state(config):
+    experiment = build.load_experiment(config)
+    shapes, state = build.state_shapes(experiment), build.create_state(experiment)
+    assert jax.tree.structure(shapes) == jax.tree.structure(state)
+    for shape, leaf in zip(*map(jax.tree.leaves, (shapes, state)), strict=True):
+        assert (shape.shape, shape.dtype) == (leaf.shape, leaf.dtype)
