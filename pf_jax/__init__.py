@@ -2,8 +2,14 @@
 
 The unrolls, the behavior, the discriminator, the losses, the gate and the updates: pure
 functions of arrays and pytrees, for use in your own code. `pf_jax.train_and_evaluate`
-is the training loop behind `train.py`.
+is the training loop behind `train.py`; it, `load_run`, `draw_samples`,
+`plot_learning_curves` and the packages `experiment`, `data` and `analysis` are imported on
+first use, since they need more libraries than JAX's.
 """
+
+import importlib
+import importlib.metadata
+from typing import Any
 
 from pf_jax.affine import Affine
 from pf_jax.behavior import Behavior, behavior_size, unroll_behavior
@@ -165,3 +171,33 @@ __all__ = [
     "unroll_teacher_forced",
     "unroll_windows",
 ]
+
+_PACKAGES = ("analysis", "data", "experiment")
+_MODULES = {
+    "draw_samples": "pf_jax.analysis.samples",
+    "load_run": "pf_jax.experiment",
+    "plot_learning_curves": "pf_jax.analysis.plots",
+    "train_and_evaluate": "pf_jax.experiment",
+}
+"""The module that defines each name that is imported on first use."""
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PACKAGES:
+        return importlib.import_module(f"pf_jax.{name}")
+    if name in _MODULES:
+        return getattr(importlib.import_module(_MODULES[name]), name)
+    if name == "__version__":
+        return _version()
+    raise AttributeError(f"module 'pf_jax' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_PACKAGES, *_MODULES, "__version__"])
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("pf_jax")
+    except importlib.metadata.PackageNotFoundError:  # Read from a checkout.
+        return "unknown"

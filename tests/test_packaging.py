@@ -1,5 +1,6 @@
-import os
+import importlib.metadata
 import pathlib
+import re
 import subprocess
 import sys
 import tomllib
@@ -10,9 +11,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import pf_jax
+
 ROOT = pathlib.Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-HEAVY_MODULES = ("tensorflow", "tensorflow_datasets", "matplotlib")
+# absl is not among them: optax loads it, through chex.
+HEAVY_MODULES = (
+    "matplotlib",
+    "ml_collections",
+    "orbax",
+    "tensorboardX",
+    "tensorflow",
+    "tensorflow_datasets",
+    "tqdm",
+)
 TIMED_IMPORT = f"""
 import sys, time
 import jax
@@ -20,6 +32,18 @@ start = time.perf_counter()
 import pf_jax
 print(time.perf_counter() - start)
 print(*(name for name in {HEAVY_MODULES} if name in sys.modules))
+"""
+LAZY_NAMES = """
+import pf_jax
+names = ("analysis", "data", "experiment", "draw_samples", "load_run")
+names += ("plot_learning_curves", "train_and_evaluate", "__version__")
+for name in names:
+    assert name in dir(pf_jax), name
+    print(getattr(getattr(pf_jax, name), "__name__", name))
+for name in ("Experiment", "evaluate", "load_run", "train_and_evaluate"):
+    assert name in dir(pf_jax.experiment), name
+    assert getattr(pf_jax.experiment, name).__name__ == name
+assert pf_jax.load_run is pf_jax.experiment.load_run
 """
 
 
@@ -39,13 +63,46 @@ def test_import_is_quick_and_light():
     assert min(seconds) < 2.0
 
 
+def test_lazy_names_work_in_a_fresh_interpreter():
+    result = subprocess.run(
+        [sys.executable, "-c", LAZY_NAMES], cwd=ROOT, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split() == [
+        "pf_jax.analysis",
+        "pf_jax.data",
+        "pf_jax.experiment",
+        "draw_samples",
+        "load_run",
+        "plot_learning_curves",
+        "train_and_evaluate",
+        "__version__",
+    ]
+
+
+@pytest.mark.parametrize("module", [pf_jax, pf_jax.experiment])
+def test_getattr_names_an_unknown_attribute(module):
+    message = f"module '{module.__name__}' has no attribute 'no_such_name'"
+    with pytest.raises(AttributeError, match=re.escape(message)):
+        module.no_such_name  # noqa: B018
+
+
+def test_version_is_the_installed_one_or_unknown(monkeypatch):
+    def not_installed(name: str) -> str:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    assert pf_jax.__version__ == importlib.metadata.version("pf_jax")
+    monkeypatch.setattr(importlib.metadata, "version", not_installed)
+    assert pf_jax.__version__ == "unknown"
+
+
 @pytest.fixture
 def optimized() -> Iterator[None]:
     """The code that users run, whatever conftest.py says."""
+    before = jax.config.read("jax_disable_most_optimizations")
     jax.config.update("jax_disable_most_optimizations", False)
     yield
-    default = os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] == "1"
-    jax.config.update("jax_disable_most_optimizations", default)
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.mark.parametrize("seed", range(3))
