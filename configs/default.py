@@ -7,68 +7,122 @@ def get_config() -> config_dict.ConfigDict:
     """The settings of one experiment, each with its default."""
     config = config_dict.ConfigDict()
 
-    config.seed = 0  # of parameters, batches and samples
+    config.seed = 0  # seed of parameters, batches and samples
     config.objective = "professor_forcing"  # or "teacher_forcing"
-    config.dtype = "float32"  # of matrix products: "float32" or "bfloat16"
+    config.dtype = "float32"  # type of matrix products: "float32" or "bfloat16"
 
     config.data = data = config_dict.ConfigDict()
-    data.name = "python_reference"  # or another one of the README's table
-    data.path = ""  # a file or folder, for the data sets that are read from one
-    data.tfds_manual_dir = ""  # original files for TensorFlow Datasets, not a network
-    data.sample_rate = 1000  # of waveforms, in samples a second
-    data.num_bins = 256  # values that a sample of a waveform can take
-    data.companding = "mu_law"  # or "linear": how the bins of a waveform lie
-    data.frames_per_second = 2.0  # at which piano rolls are played
-    data.max_offset = 10.0  # longer pen offsets are clipped; in standard deviations
+    data.name = "python_reference"  # a data set of the README's table
+    data.path = ""  # file or folder, for the data sets that are read from one
+    data.tfds_manual_dir = ""  # original files for TensorFlow Datasets; "": a network
+    data.sample_rate = 1000  # samples a second of a waveform
+    data.num_bins = 256  # number of values that a sample of a waveform can take
+    data.companding = "mu_law"  # spacing of a waveform's bins: "mu_law" or "linear"
+    data.frames_per_second = 2.0  # speed at which piano rolls are played
+    data.max_offset = 10.0  # longest pen offset, in standard deviations: clips the rest
 
     config.generator = generator = config_dict.ConfigDict()
-    generator.num_layers = 1  # GRUs, one upon the other
-    generator.hidden_size = 256  # units of each
-    generator.embedding_size = 64  # of an input token
-    generator.num_components = 20  # of the mixture that a pen offset is drawn from
-    generator.unroll = 0  # steps that a loop's body holds; 0: 4 on a GPU, else 1
-    generator.kernels = True  # run loops as one kernel each, on GPUs that can
-    generator.recompute = False  # save memory: rebuild the gates in the backward pass
+    generator.cell = "gru"  # recurrent cell of every layer: "gru" or "lstm"
+    generator.num_layers = 1  # number of recurrent layers
+    generator.hidden_size = 256  # units of each layer
+    generator.embedding_size = 64  # size of an input's embedding
+    generator.num_components = 20  # components of the mixture that models pen offsets
+    generator.dropout = 0.0  # share of a layer's inputs that are dropped in training
+    # Initial bias of the readout: "data", the training split's frequencies; or "zeros".
+    generator.readout_bias = "data"
+    # Value that a free run feeds back: "sample", constant to differentiation; or one that
+    # carries gradients: "soft" (expected embedding), "straight_through" (Gumbel, for
+    # tokens), "reparameterized" (for numbers).
+    generator.feedback = "sample"
+    generator.feedback_temperature = 1.0  # softmax temperature of "soft" feedback etc.
+    generator.feedback_steps = 0  # steps a feedback gradient goes back; 0: all the way
+    generator.unroll = 0  # steps in the body of a loop over time; 0: 4 on a GPU, else 1
+    generator.kernels = True  # run each loop over time as one kernel, on GPUs that can
+    generator.recompute = False  # save memory: recompute gates in the backward pass
 
     config.behavior = behavior = config_dict.ConfigDict()
-    # What the discriminator sees: any of "preactivation", "outputs", "hidden".
+    # Inputs of the discriminator: any of "preactivation", "outputs", "hidden".
     behavior.fields = ("preactivation", "outputs")
 
     config.discriminator = discriminator = config_dict.ConfigDict()
     discriminator.kind = "recurrent"  # or "convolutional", for images
     discriminator.hidden_size = 128  # units of each direction's GRU, or first channels
-    discriminator.mlp_size = 128  # units of the three layers behind, or their channels
+    discriminator.mlp_size = 128  # units of the MLP's three layers, or their channels
+    # Optimizer of the discriminator, where it differs from that of section `train`; None:
+    # the same.
+    discriminator.learning_rate = config_dict.placeholder(float)
+    discriminator.schedule = config_dict.placeholder(str)
+    discriminator.warmup_steps = config_dict.placeholder(int)
+    discriminator.weight_decay = config_dict.placeholder(float)
+    discriminator.max_gradient_norm = config_dict.placeholder(float)
 
     config.adversarial = adversarial = config_dict.ConfigDict()
-    adversarial.weight = 1.0  # of the adversarial terms beside the likelihood
-    adversarial.teacher_forced_term = False  # add C_t, which moves the other mode too
-    adversarial.start_step = 0  # plain teacher forcing before this step
-    # A longer free run, which the discriminator sees in windows of train.sequence_length:
-    # a multiple of that; 0: as long.
+    adversarial.weight = 1.0  # weight of the adversarial loss; the likelihood's is 1
+    adversarial.warmup_steps = 0  # updates after start_step in which the weight rises
+    adversarial.teacher_forced_term = (
+        False  # add C_t: teacher-forced looks free-running
+    )
+    adversarial.start_step = 0  # number of updates with teacher forcing alone, before
+    # Number of steps of a free run, a multiple of train.sequence_length: the discriminator
+    # sees it in windows of that length; 0: one window.
     adversarial.free_running_steps = 0
 
     config.gate = gate = config_dict.ConfigDict()
-    gate.generator_lower = 0.75  # generator hears the discriminator above this accuracy
-    gate.generator_upper = 0.99  # and below this one; 1.0: however good it is
-    gate.discriminator_upper = 0.99  # discriminator learns up to this accuracy
-    gate.average_decay = 0.0  # of a moving average of the accuracy; 0: the batch's own
+    # Accuracies of the discriminator between which the generator gets the adversarial
+    # gradient; with an upper bound of 1.0, however high the accuracy is.
+    gate.generator_lower = 0.75
+    gate.generator_upper = 0.99
+    gate.discriminator_upper = 0.99  # accuracy above which the discriminator pauses
+    gate.average_decay = 0.0  # decay of the accuracy's moving average; 0: no average
+
+    # Read by the objective "scheduled_sampling": the probability that a step reads data,
+    # at update i, falls from 1 to 0.
+    config.scheduled_sampling = scheduled = config_dict.ConfigDict()
+    # "linear": max(floor, start - slope * i); "exponential": decay ** i;
+    # "inverse_sigmoid": speed / (speed + exp(i / speed)).
+    scheduled.schedule = "linear"
+    scheduled.start = 1.0  # probability at the first update, of "linear"
+    scheduled.slope = 1e-4  # decrease of the probability per update, of "linear"
+    scheduled.floor = 0.0  # lowest probability, of "linear"
+    scheduled.decay = 0.9999  # factor on the probability per update, of "exponential"
+    scheduled.speed = (
+        1000.0  # number of updates that sets the pace of "inverse_sigmoid"
+    )
+
+    # Read by the objective "state_matching".
+    config.state_matching = matching = config_dict.ConfigDict()
+    matching.distance = "energy"  # distance between both modes' states: or "mse"
+    matching.weight = 1.0  # weight of the distance; the likelihood's is 1
+    matching.teacher_forced_gradient = (
+        False  # let it move the teacher-forced states too
+    )
+
+    # Read by the objective "input_noise".
+    config.input_noise = noise = config_dict.ConfigDict()
+    noise.probability = 0.1  # probability that an input token is replaced by another
+    noise.deviation = 0.1  # standard deviation of the noise added to input numbers
 
     config.train = train = config_dict.ConfigDict()
-    train.num_steps = 500
+    train.num_steps = 500  # number of updates
     train.batch_size = 32  # sequences in an update, over all devices
     train.sequence_length = 100  # steps of a sequence
-    train.chunks = "consecutive"  # or "random": where the sequences start
-    train.learning_rate = 1e-3  # of Adam, for both players
-    train.max_gradient_norm = 0.0  # clip each player's gradient to it; 0: never
+    train.chunks = "consecutive"  # starts of sequences: "consecutive" or "random"
+    train.learning_rate = 1e-3  # learning rate of Adam, for both players
+    train.schedule = "constant"  # or "cosine", "linear": to 0 over num_steps
+    train.warmup_steps = 0  # updates in which the learning rate rises linearly
+    train.weight_decay = 0.0  # weight decay of AdamW, on matrices; biases keep theirs
+    # Largest norm of a player's gradient, which is summed over the steps of a sequence:
+    # longer ones are scaled down to it; 0: never.
+    train.max_gradient_norm = 0.0
     train.update = "joint"  # or "separate": one pass for both players, or two
-    train.updates_per_dispatch = 10  # updates that run between two looks at the host
-    train.log_every = 50
-    train.eval_every = 250
-    train.checkpoint_every = 250
-    train.keep_checkpoints = 3  # the newest ones, beside the best by validation
+    train.updates_per_dispatch = 10  # updates that run on the device without the host
+    train.log_every = 50  # updates averaged in one line of metrics
+    train.eval_every = 250  # updates between two validations
+    train.checkpoint_every = 250  # updates between two checkpoints
+    train.keep_checkpoints = 3  # number of newest checkpoints kept, beside the best
 
     config.evaluation = evaluation = config_dict.ConfigDict()
-    evaluation.num_streams = 32  # pieces of the split that are read side by side
-    evaluation.context = 512  # steps each piece reads before those it scores
-    evaluation.sample_length = 200  # steps of the sample printed at validation
+    evaluation.num_streams = 32  # pieces of the split that are read in parallel
+    evaluation.context = 512  # steps that a piece reads before those it scores
+    evaluation.sample_length = 200  # steps of the sample shown at validation
     return config

@@ -1,10 +1,12 @@
 import pytest
+from errors import error_of
+from ml_collections import config_dict
 
 from configs import default
 from pf_jax import behavior
 from pf_jax.data import waveform
 from pf_jax.errors import UserError
-from pf_jax.experiment import build, checks
+from pf_jax.experiment import build, checks, optimizers
 
 
 def _config(**overrides):
@@ -56,6 +58,52 @@ def _config(**overrides):
         (
             {"adversarial__start_step": -1},
             "adversarial.start_step=-1: must be at least 0",
+        ),
+        (
+            {"adversarial__warmup_steps": -1},
+            "adversarial.warmup_steps=-1: must be at least 0",
+        ),
+        (
+            {"generator__cell": "elman"},
+            "generator.cell=elman: must be one of gru, lstm",
+        ),
+        (
+            {"generator__dropout": 1.0},
+            "generator.dropout=1.0: must be at least 0 and below 1",
+        ),
+        (
+            {"generator__feedback": "hard"},
+            "generator.feedback=hard: must be one of sample, soft, straight_through, "
+            "reparameterized",
+        ),
+        (
+            {"generator__feedback_temperature": 0.0},
+            "generator.feedback_temperature=0.0: must be a finite number above 0",
+        ),
+        (
+            {"generator__readout_bias": "zero"},
+            "generator.readout_bias=zero: must be one of data, zeros",
+        ),
+        (
+            {"train__schedule": "step"},
+            "train.schedule=step: must be one of constant, cosine, linear",
+        ),
+        ({"train__warmup_steps": -1}, "train.warmup_steps=-1: must be at least 0"),
+        (
+            {"train__weight_decay": float("inf")},
+            "train.weight_decay=inf: must be a finite number, at least 0",
+        ),
+        (
+            {"discriminator__learning_rate": 0.0},
+            "discriminator.learning_rate=0.0: must be a finite number above 0",
+        ),
+        (
+            {"discriminator__schedule": "step"},
+            "discriminator.schedule=step: must be one of constant, cosine, linear",
+        ),
+        (
+            {"discriminator__warmup_steps": -1},
+            "discriminator.warmup_steps=-1: must be at least 0",
         ),
         ({"generator__unroll": -1}, "generator.unroll=-1: must be at least 0"),
         ({"evaluation__context": -1}, "evaluation.context=-1: must be at least 0"),
@@ -150,7 +198,37 @@ def test_check_config_takes_the_edges_of_every_range():
             train__update="separate",
             train__max_gradient_norm=0.0,
             evaluation__context=0,
+            generator__cell="lstm",
+            generator__feedback="soft",
+            generator__feedback_steps=0,
+            generator__dropout=0.0,
+            generator__readout_bias="zeros",
         )
+    )
+
+
+OVERRIDES = {
+    "discriminator__learning_rate": 1e-4,
+    "discriminator__schedule": "cosine",
+    "discriminator__warmup_steps": 0,
+    "discriminator__weight_decay": 0.0,
+    "discriminator__max_gradient_norm": 0.0,
+}
+
+
+def test_check_config_takes_overrides_of_the_discriminators_optimizer():
+    checks.check_config(_config(**OVERRIDES))
+
+
+@pytest.mark.parametrize("name", OVERRIDES)
+def test_check_config_refuses_overrides_without_a_discriminator(name):
+    value = OVERRIDES[name]
+    message = error_of(
+        checks.check_config, _config(objective="teacher_forcing", **{name: value})
+    )
+    assert message == (
+        f"{name.replace('__', '.')}={value}: objective=teacher_forcing has no "
+        "discriminator: leave it out, or set objective=professor_forcing"
     )
 
 
@@ -165,15 +243,24 @@ def test_check_config_names_a_missing_field():
     )
 
 
-def test_check_config_looks_at_every_numeric_field():
-    groups = default.get_config().to_dict()
-    for group, fields in groups.items():
-        for name, value in fields.items() if isinstance(fields, dict) else ():
-            if isinstance(value, bool | str | tuple):
-                continue
-            field = f"{group}.{name}"
-            with pytest.raises(UserError, match=f"^{field}=-1"):
-                checks.check_config(_config(**{field: type(value)(-1)}))
+# Each is checked by the objective of its name.
+OBJECTIVE_SECTIONS = {"scheduled_sampling", "state_matching", "input_noise"}
+
+
+def test_check_config_checks_every_field_that_has_a_range():
+    sections = default.get_config()
+    for section in set(sections) - OBJECTIVE_SECTIONS:
+        if not isinstance(sections[section], config_dict.ConfigDict):
+            continue
+        for name in sections[section]:
+            kind = sections[section].get_type(name)
+            field = f"{section}.{name}"
+            if kind in (int, float):
+                with pytest.raises(UserError, match=f"^{field}=-1"):
+                    checks.check_config(_config(**{field: kind(-1)}))
+            elif kind is str and section != "data":
+                with pytest.raises(UserError, match=f"^{field}=unheard-of"):
+                    checks.check_config(_config(**{field: "unheard-of"}))
 
 
 def test_check_config_wants_free_runs_of_whole_windows():
@@ -211,6 +298,7 @@ def test_check_devices_takes_multiples():
 def test_names_are_those_that_there_are():
     assert set(checks.DISCRIMINATORS) == set(build.DISCRIMINATORS)
     assert set(checks.COMPANDINGS) == set(waveform.COMPANDINGS)
+    assert set(checks.SCHEDULES) == set(optimizers.SCHEDULES)
 
 
 def test_behavior_fields_are_those_that_behavior_builds():

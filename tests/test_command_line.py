@@ -65,6 +65,20 @@ def test_run_applies_overrides():
     assert config.data.path == "12"
 
 
+def test_run_takes_values_of_fields_that_are_none_by_default():
+    config, _ = _parsed(
+        "--config.discriminator.learning_rate=1",
+        "--config.discriminator.schedule=cosine",
+        "--config.discriminator.warmup_steps=5",
+    )
+    assert config.discriminator.learning_rate == 1.0
+    assert isinstance(config.discriminator.learning_rate, float)
+    assert config.discriminator.schedule == "cosine"
+    assert config.discriminator.warmup_steps == 5
+    assert config.discriminator.max_gradient_norm is None
+    assert config.discriminator.weight_decay is None
+
+
 def test_run_takes_overrides_on_either_side_of_the_config(tmp_path):
     small = tmp_path / "small.py"
     small.write_text(
@@ -135,6 +149,10 @@ def test_run_takes_tuples_in_every_form(arguments, fields):
         (
             ["--config.train.num_steps=1.5"],
             "--config.train.num_steps=1.5: must be an integer",
+        ),
+        (
+            ["--config.discriminator.warmup_steps=few"],
+            "--config.discriminator.warmup_steps=few: must be an integer",
         ),
         (
             ["--config.train.learning_rate=fast"],

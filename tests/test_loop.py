@@ -13,6 +13,7 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from pf_jax.steps import joint_step
 from trees import assert_close, assert_same_bits
@@ -40,6 +41,12 @@ ADVERSARIAL_METRICS = {
     "discriminator_loss",
     "free_running_loss",
     "generator_gate_open",
+}
+NOT_IN_OLDER_CONFIGS = {
+    "generator": ("cell", "dropout", "feedback", "readout_bias"),
+    "discriminator": ("learning_rate", "schedule"),
+    "adversarial": ("warmup_steps",),
+    "train": ("schedule", "warmup_steps", "weight_decay"),
 }
 SMALL = {
     "data.name": "text",
@@ -507,8 +514,44 @@ def test_train_py_learns_the_built_in_text(tmp_path):
     assert _checkpoint_steps(tmp_path / "run") == {40, 80, 120}
 
 
-def test_read_config_adds_what_runs_from_before_do_not_have(tmp_path, config_with):
-    values = config_with().to_dict()
-    del values["generator"]["kernels"]
-    (tmp_path / "config.json").write_text(json.dumps(values))
-    assert read_config(tmp_path).to_dict() == config_with().to_dict()
+def test_run_of_an_older_config_is_continued(base, config_with, tmp_path):
+    workdir = _copy(base[1], tmp_path / "run")
+    values = json.loads((workdir / "config.json").read_text())
+    for section, fields in NOT_IN_OLDER_CONFIGS.items():
+        for field in fields:
+            del values[section][field]
+    for section in ("scheduled_sampling", "state_matching", "input_noise"):
+        del values[section]
+    (workdir / "config.json").write_text(json.dumps(values))
+    (workdir / "checkpoints" / "12").rename(tmp_path / "12")
+    _assert_same_states(train_and_evaluate(config_with(), workdir), base[0])
+
+
+def test_optimizer_options_may_change_when_a_run_is_continued(
+    base, config_with, tmp_path
+):
+    workdir = _copy(base[1], tmp_path / "run")
+    changes = {
+        "train.num_steps": 14,
+        "train.max_gradient_norm": 1.0,
+        "train.schedule": "cosine",
+        "train.warmup_steps": 2,
+        "train.weight_decay": 0.1,
+    }
+    state = train_and_evaluate(config_with(changes), workdir)
+    assert int(state.step) == 14
+    assert optax.tree.get(state.generator_optimizer, "count") == 14
+
+
+def test_checkpoints_restore_optimizers_of_older_runs_that_clipped(tmp_path):
+    params = _tiny_state(5).generator
+    older = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(0.1)).init(params)
+    state = _tiny_state(5).replace(generator_optimizer=older)
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    checkpoints.save(state, [])
+    checkpoints.close()
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    newer = state.replace(generator_optimizer=optax.adam(0.1).init(params))
+    restored = checkpoints.restore(newer, 5)
+    checkpoints.close()
+    assert_same_bits(restored, newer)

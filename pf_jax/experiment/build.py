@@ -1,11 +1,9 @@
 """From a config to what the loop and the evaluation work with."""
 
 import dataclasses
-import functools
 from typing import Any
 
 import jax
-import optax
 from ml_collections import config_dict
 
 from pf_jax.convolutional import convolutional
@@ -14,6 +12,7 @@ from pf_jax.data.pixels import Pixels
 from pf_jax.discriminator import Discriminator, recurrent
 from pf_jax.errors import UserError
 from pf_jax.experiment.checks import check_config
+from pf_jax.experiment.optimizers import generator_options, make_optimizer
 from pf_jax.experiment.streams import Stream
 from pf_jax.gate import AccuracyGate
 from pf_jax.generator import Generator
@@ -86,17 +85,6 @@ def make_experiment(config: config_dict.ConfigDict, dataset: Dataset) -> Experim
     )
 
 
-# Cached: jit compares optimizers by identity, and a new one would recompile every step.
-@functools.cache
-def _optimizer(
-    learning_rate: float, max_gradient_norm: float
-) -> optax.GradientTransformation:
-    adam = optax.adam(learning_rate)
-    if not max_gradient_norm:
-        return adam
-    return optax.chain(optax.clip_by_global_norm(max_gradient_norm), adam)
-
-
 def _recurrent(config: config_dict.ConfigDict, encoding: Encoding) -> Discriminator:
     del config, encoding
     return recurrent
@@ -146,9 +134,7 @@ def make_settings(config: config_dict.ConfigDict, encoding: Encoding) -> Setting
         weight=config.adversarial.weight,
         teacher_forced_term=config.adversarial.teacher_forced_term,
         num_windows=max(config.adversarial.free_running_steps // length, 1),
-        optimizer=_optimizer(
-            config.train.learning_rate, config.train.max_gradient_norm
-        ),
+        optimizer=make_optimizer(generator_options(config)),
     )
 
 

@@ -1,9 +1,9 @@
-"""Checkpoints: the newest few, and the best by validation."""
+"""Checkpoints: the newest ones, and the best by validation."""
 
 import contextlib
 import math
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import Any
 
 import jax
@@ -18,8 +18,8 @@ class Checkpoints:
     """A folder of checkpoints, written in the background.
 
     Args:
-        directory: The folder; made when the first checkpoint is saved.
-        keep: How many of the newest ones stay, beside the best.
+        directory: Folder of the checkpoints; made with the first of them.
+        keep: Number of newest checkpoints to keep, beside the best.
     """
 
     def __init__(self, directory: pathlib.Path, keep: int = 3):
@@ -43,13 +43,13 @@ class Checkpoints:
     def save(
         self, state: TrainState, encoding: Any, valid_nll: float = math.inf
     ) -> None:
-        """Starts to write a checkpoint; returns once the arrays are copied.
+        """Starts to write a checkpoint; returns as soon as the arrays are copied.
 
         Args:
-            state: The training state.
-            encoding: What JSON can hold.
-            valid_nll: The validation figure that says which checkpoint is the best;
-                infinite where nothing was validated.
+            state: Training state to save.
+            encoding: Encoding of the data, as a JSON value.
+            valid_nll: Validation loss that the best checkpoint is chosen by; infinite
+                for a state that was not validated.
         """
         self._manager.save(
             int(state.step),
@@ -62,11 +62,11 @@ class Checkpoints:
         )
 
     def latest_step(self) -> int | None:
-        """The newest checkpoint's step."""
+        """The step of the newest checkpoint, if there is one."""
         return self._manager.latest_step()
 
     def best_step(self) -> int | None:
-        """The step of the best checkpoint by validation, else of the newest."""
+        """The step of the best checkpoint by validation; without one, of the newest."""
         self._manager.wait_until_finished()
         best = self._manager.best_step()
         if best is None or math.isinf(self._manager.metrics(best)["nll"]):
@@ -77,34 +77,38 @@ class Checkpoints:
         """The state of a checkpoint.
 
         Args:
-            state: One of the same shapes, or `jax.ShapeDtypeStruct`s with shardings: the
-                restored arrays are placed alike.
-            step: Which checkpoint.
+            state: State of the same shapes, or of `jax.ShapeDtypeStruct`s with shardings:
+                the restored arrays are placed on the same devices.
+            step: Step of the checkpoint to restore.
 
         Raises:
             UserError: If the checkpoint's arrays have other shapes, or it is damaged.
         """
         wanted = _arrays(state)
         with self._readable(step):
-            # Looked at first: orbax's own refusal of other shapes leaves threads behind.
+            # Compared first: orbax's own refusal of other shapes leaves threads behind.
             saved = ocp.StandardCheckpointHandler().metadata(
                 self._manager.directory / str(step) / "state"
             )
             shapes = {path: entry.shape for path, entry in saved.tree.items()}
-            if shapes != {path: leaf.shape for path, leaf in wanted.items()}:
-                raise ValueError("other shapes")
+            names = [_saved_name(path, shapes) for path in wanted]
             template = {
-                path: ocp.utils.to_shape_dtype_struct(leaf)
-                for path, leaf in wanted.items()
+                name: ocp.utils.to_shape_dtype_struct(leaf)
+                for name, leaf in zip(names, wanted.values(), strict=True)
             }
+            if shapes != {name: leaf.shape for name, leaf in template.items()}:
+                raise ValueError("other shapes")
             args = ocp.args.Composite(state=ocp.args.StandardRestore(template))
             restored = self._manager.restore(step, args=args)["state"]
-        # A dict's leaves come sorted by name; `wanted` knows the state's own order.
-        leaves = [restored[path] for path in wanted]
+        # A dict's leaves come sorted by name; `names` has the state's own order.
+        leaves = [restored[name] for name in names]
         return jax.tree.unflatten(jax.tree.structure(state), leaves)
 
     def restore_encoding(self, step: int) -> Any:
-        """The encoding that was saved with a checkpoint.
+        """The encoding that was saved with a checkpoint, as a JSON value.
+
+        Args:
+            step: Step of the checkpoint to restore.
 
         Raises:
             UserError: If the checkpoint is damaged.
@@ -117,7 +121,7 @@ class Checkpoints:
     def _readable(self, step: int) -> Iterator[None]:
         try:
             yield
-        except Exception as error:  # Each version of orbax has its own for this.
+        except Exception as error:  # Which one depends on the version of orbax.
             raise UserError(
                 f"{self._manager.directory}: the checkpoint of step {step} does not fit "
                 "this model or is damaged: use another --workdir, or the settings it "
@@ -131,9 +135,16 @@ class Checkpoints:
 
 
 def _arrays(state: TrainState) -> dict[str, Any]:
-    """The leaves by their paths: a format that does not depend on the classes' names."""
+    """The leaves by their paths: this format does not depend on the names of classes."""
     paths, _ = jax.tree.flatten_with_path(state)
     return {
         jax.tree_util.keystr(path, simple=True, separator="."): leaf
         for path, leaf in paths
     }
+
+
+def _saved_name(path: str, saved: Container[str]) -> str:
+    """The name that a leaf has in a checkpoint, which may be an older one."""
+    # A run that clipped gradients once had a chain of two optimizers.
+    older = path.replace("_optimizer.0.", "_optimizer.1.0.")
+    return path if path in saved else older

@@ -1,4 +1,4 @@
-"""Which settings make sense, checked before anything is built or written."""
+"""The rules of a config, checked before anything is built or written."""
 
 import math
 from collections.abc import Callable
@@ -11,6 +11,10 @@ from pf_jax.errors import UserError
 HAS_DISCRIMINATOR = {"professor_forcing": True, "teacher_forcing": False}
 """Whether an objective trains a discriminator."""
 
+CELLS = ("gru", "lstm")
+FEEDBACKS = ("sample", "soft", "straight_through", "reparameterized")
+READOUT_BIASES = ("data", "zeros")
+SCHEDULES = ("constant", "cosine", "linear")
 DTYPES = ("float32", "bfloat16")
 BEHAVIOR_FIELDS = ("preactivation", "outputs", "hidden")
 CHUNKS = ("consecutive", "random")
@@ -22,12 +26,12 @@ MAX_SEED = 2**32 - 1
 
 
 class _Rule(NamedTuple):
-    """What the value of one field must satisfy.
+    """A condition on the value of one field.
 
     Attributes:
-        field: the field, as typed after `--config.`.
-        holds: whether a value is legal.
-        message: what a legal value is, to follow "must be".
+        field: Name of the field, as typed after `--config.`.
+        holds: Function that says whether a value is legal.
+        message: Description of the legal values, to follow "must be".
     """
 
     field: str
@@ -47,6 +51,10 @@ def _fraction(field: str) -> _Rule:
     return _Rule(field, lambda value: 0 <= value <= 1, "from 0 to 1")
 
 
+def _below_one(field: str) -> _Rule:
+    return _Rule(field, lambda value: 0 <= value < 1, "at least 0 and below 1")
+
+
 def _positive(field: str) -> _Rule:
     return _Rule(
         field,
@@ -63,6 +71,25 @@ def _finite_and_not_negative(field: str) -> _Rule:
     )
 
 
+def _player_rules(section: str) -> tuple[_Rule, ...]:
+    """The rules of the fields of a player's optimizer."""
+    return (
+        _positive(f"{section}.learning_rate"),
+        _one_of(f"{section}.schedule", SCHEDULES),
+        _at_least(f"{section}.warmup_steps", 0),
+        _finite_and_not_negative(f"{section}.weight_decay"),
+        _finite_and_not_negative(f"{section}.max_gradient_norm"),
+    )
+
+
+def _optional(rule: _Rule) -> _Rule:
+    """The same rule, for a field that may also be None."""
+    return rule._replace(holds=lambda value: value is None or rule.holds(value))
+
+
+DISCRIMINATOR_OVERRIDES = tuple(map(_optional, _player_rules("discriminator")))
+"""Rules of the fields that override the optimizer of section `train`."""
+
 _RULES = (
     _Rule("seed", lambda value: 0 <= value <= MAX_SEED, f"from 0 to {MAX_SEED}"),
     _one_of("dtype", DTYPES),
@@ -71,10 +98,16 @@ _RULES = (
     _one_of("data.companding", COMPANDINGS),
     _Rule("data.frames_per_second", lambda x: 0.1 <= x <= 1000, "from 0.1 to 1000"),
     _positive("data.max_offset"),
+    _one_of("generator.cell", CELLS),
     _at_least("generator.num_layers", 1),
     _at_least("generator.hidden_size", 1),
     _at_least("generator.embedding_size", 1),
     _at_least("generator.num_components", 1),
+    _below_one("generator.dropout"),
+    _one_of("generator.readout_bias", READOUT_BIASES),
+    _one_of("generator.feedback", FEEDBACKS),
+    _positive("generator.feedback_temperature"),
+    _at_least("generator.feedback_steps", 0),
     _at_least("generator.unroll", 0),
     _Rule(
         "behavior.fields",
@@ -88,23 +121,20 @@ _RULES = (
     _one_of("discriminator.kind", DISCRIMINATORS),
     _at_least("discriminator.hidden_size", 1),
     _at_least("discriminator.mlp_size", 1),
+    *DISCRIMINATOR_OVERRIDES,
     _finite_and_not_negative("adversarial.weight"),
+    _at_least("adversarial.warmup_steps", 0),
     _at_least("adversarial.start_step", 0),
     _at_least("adversarial.free_running_steps", 0),
     _fraction("gate.generator_lower"),
     _fraction("gate.generator_upper"),
     _fraction("gate.discriminator_upper"),
-    _Rule(
-        "gate.average_decay",
-        lambda value: 0 <= value < 1,
-        "at least 0 and below 1",
-    ),
+    _below_one("gate.average_decay"),
     _at_least("train.num_steps", 1),
     _at_least("train.batch_size", 1),
     _at_least("train.sequence_length", 1),
     _one_of("train.chunks", CHUNKS),
-    _positive("train.learning_rate"),
-    _finite_and_not_negative("train.max_gradient_norm"),
+    *_player_rules("train"),
     _one_of("train.update", UPDATES),
     _at_least("train.updates_per_dispatch", 1),
     _at_least("train.log_every", 1),
@@ -130,7 +160,7 @@ def _value_of(config: config_dict.ConfigDict, field: str) -> Any:
 
 
 def _as_typed(value: Any) -> str:
-    """A value the way the command line takes it."""
+    """A value in the form that the command line takes."""
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
@@ -140,7 +170,10 @@ def has_discriminator(config: config_dict.ConfigDict) -> bool:
 
 
 def check_objective(config: config_dict.ConfigDict) -> None:
-    """Checks the objective's name, and the fields that only its objective reads.
+    """Checks the objective's name, and the fields that this objective alone reads.
+
+    Args:
+        config: Settings of an experiment.
 
     Raises:
         UserError: If there is no such objective.
@@ -152,15 +185,25 @@ def check_objective(config: config_dict.ConfigDict) -> None:
         )
 
 
+def _check_no_overrides(config: config_dict.ConfigDict) -> None:
+    for field, _, _ in DISCRIMINATOR_OVERRIDES:
+        value = _value_of(config, field)
+        if value is not None:
+            raise UserError(
+                f"{field}={value}: objective={config.objective} has no discriminator: "
+                "leave it out, or set objective=professor_forcing"
+            )
+
+
 def check_config(config: config_dict.ConfigDict) -> None:
     """Checks every value whose legal range does not depend on the data.
 
     Args:
-        config: the settings of an experiment, all fields of `configs/default.py`.
+        config: Settings of an experiment, with all fields of `configs/default.py`.
 
     Raises:
-        UserError: a field is missing, or a value is not legal. The message is the field
-            and its value as typed on the command line, then what is legal.
+        UserError: If a field is missing or a value is not legal. The message is the
+            field and its value as typed on the command line, then the legal values.
     """
     for field, holds, message in _RULES:
         value = _value_of(config, field)
@@ -168,6 +211,8 @@ def check_config(config: config_dict.ConfigDict) -> None:
             raise UserError(f"{field}={_as_typed(value)}: must be {message}")
 
     check_objective(config)
+    if not has_discriminator(config):
+        _check_no_overrides(config)
 
     gate = config.gate
     if gate.generator_lower >= gate.generator_upper:
@@ -185,14 +230,14 @@ def check_config(config: config_dict.ConfigDict) -> None:
 
 
 def check_devices(batch_size: int, num_devices: int) -> None:
-    """Checks that the devices can share a batch equally.
+    """Checks that a batch can be divided equally among the devices.
 
     Args:
-        batch_size: sequences in an update, over all devices.
-        num_devices: devices of all processes.
+        batch_size: Number of sequences in an update, over all devices.
+        num_devices: Number of devices of all processes.
 
     Raises:
-        UserError: `batch_size` is not a multiple of `num_devices`.
+        UserError: If `batch_size` is not a multiple of `num_devices`.
     """
     if batch_size % num_devices:
         below = batch_size - batch_size % num_devices

@@ -1,4 +1,4 @@
-"""What the command-line programs share: flags in, one line out when they are wrong.
+"""The flags of the command-line programs, and one line for each mistake in them.
 
 A tuple field takes any of these forms:
 
@@ -23,7 +23,7 @@ from ml_collections.config_flags import tuple_parser
 
 from pf_jax.errors import UserError
 
-# Flags defined here belong to the program, whose --help then lists them.
+# Flags that this module defines count as the program's own: --help lists them.
 flags.disclaim_key_flags()
 
 USER_ERROR_STATUS = 2
@@ -57,16 +57,16 @@ def run(
 ) -> None:
     """Parses the flags and runs a program.
 
-    A mistake of the user's becomes one line, `error: ...`, on standard error.
+    A mistake of the user is printed as one line, `error: ...`, on standard error.
 
     Args:
-        main: the program; it reads `absl.flags.FLAGS`.
-        argv: the program's name and its arguments, `sys.argv` by default.
-        default_config: the file that `--config` names when it is not given. Without
-            one there is no such flag.
+        main: Function to run; it reads `absl.flags.FLAGS`.
+        argv: Name of the program and its arguments; `sys.argv` by default.
+        default_config: Config file to use where `--config` is not given. With None the
+            program has no flag `--config`.
 
     Raises:
-        SystemExit: with status 2, after a flag error or a `UserError`.
+        SystemExit: With status 2, after a flag error or a `UserError`.
     """
     argv = list(sys.argv if argv is None else argv)
     try:
@@ -78,7 +78,7 @@ def run(
 
 
 def config_name() -> str:
-    """The name of the experiment: that of the file that `--config` names."""
+    """The name of the experiment: the config file's, without its suffix."""
     flag: Any = flags.FLAGS["config"]
     return pathlib.Path(flag.config_filename.split(":", 1)[0]).stem
 
@@ -87,11 +87,11 @@ def load_config(path: str) -> config_dict.ConfigDict:
     """The settings that a config file describes, locked against new fields.
 
     Args:
-        path: a Python file with a function `get_config()`; what follows a colon is
-            passed to that function.
+        path: Path of a Python file with a function `get_config()`. Text after a colon is
+            the argument of that function.
 
     Raises:
-        UserError: there is no such file, or it does not yield a `ConfigDict`.
+        UserError: If there is no such file, or it does not return a `ConfigDict`.
     """
     file, *argument = path.split(":", 1)
     if not pathlib.Path(file).is_file():
@@ -124,13 +124,13 @@ def _parse(argv: list[str], default_config: str | None) -> None:
     argv = flags.FLAGS.read_flags_from_files(argv, force_gnu=False)
     fields: list[str] = []
     if default_config is not None:
-        # Checked before ml_collections reads them, whose errors range from a bare
-        # KeyError when the flag is defined to none at all until the config is used.
+        # Checked before ml_collections reads them: its own errors are a bare KeyError,
+        # or come only when the config is used.
         path, argv = _take_config(argv, default_config)
         fields = _leaves(load_config(path))
         for override in _overrides(argv):
             _check_field(override, fields)
-        # First, since ml_collections wants the file before what changes its fields.
+        # First: ml_collections needs the file before the overrides of its fields.
         argv.insert(1, f"--config={path}")
         config_flags.register_flag_parser_for_type(tuple, _NamesParser())
         config_flags.DEFINE_config_file(
@@ -156,7 +156,7 @@ def _parse(argv: list[str], default_config: str | None) -> None:
 
 
 def _take_config(argv: Sequence[str], default: str) -> tuple[str, list[str]]:
-    """What `--config` names, the last time it is given, and the other arguments."""
+    """The value of the last `--config`, and the other arguments."""
     path, rest = default, []
     arguments = iter(argv)
     for argument in arguments:
@@ -185,7 +185,7 @@ def _leaves(config: config_dict.ConfigDict, prefix: str = "") -> list[str]:
 
 
 def _check_field(field: str, known: Sequence[str]) -> None:
-    """Checks that a field exists and is a single value."""
+    """Checks that a field exists and is not a group of fields."""
     if field in known:
         return
     inside = [name for name in known if name.startswith(f"{field}.")]
@@ -205,11 +205,13 @@ def _check_field(field: str, known: Sequence[str]) -> None:
 
 
 def _did_you_mean(name: str, known: Iterable[str]) -> str:
-    """The known name whose last part is nearest, as the end of a sentence."""
+    """The known name whose last part is the most similar, as a question."""
     by_last_part: dict[str, list[str]] = {}
     for candidate in known:
         by_last_part.setdefault(candidate.rpartition(".")[2], []).append(candidate)
-    close = difflib.get_close_matches(name.rpartition(".")[2], by_last_part, n=1)
+    close = difflib.get_close_matches(
+        name.rpartition(".")[2], by_last_part, n=1, cutoff=0.7
+    )
     if not close:
         return ""
     nearest = max(
@@ -220,7 +222,7 @@ def _did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 def _reworded(error: flags.Error) -> str:
-    """What absl says of a missing or illegal value, with the fix."""
+    """The message of absl for a missing or illegal value, with the fix."""
     match = _ILLEGAL_VALUE.fullmatch(str(error))
     if match is None:
         missing = str(error).startswith("Missing value for flag")

@@ -7,15 +7,22 @@ from typing import Any
 from ml_collections import config_dict
 
 from pf_jax.errors import UserError
+from pf_jax.experiment.optimizers import PLAYER_FIELDS
 from pf_jax.files import write_whole
 
 MODEL_SECTIONS = ("generator", "behavior", "discriminator", "data", "dtype")
 """Sections that settle a model's shapes and its encoding."""
 
 FREE_FIELDS = (
+    "generator.dropout",
+    "generator.feedback",
+    "generator.feedback_steps",
+    "generator.feedback_temperature",
+    "generator.kernels",
+    "generator.readout_bias",
     "generator.recompute",
     "generator.unroll",
-    "generator.kernels",
+    *(f"discriminator.{name}" for name in PLAYER_FIELDS),
     "data.path",
     "data.tfds_manual_dir",
 )
@@ -24,7 +31,40 @@ FREE_FIELDS = (
 TUPLE_FIELDS = ("behavior.fields",)
 """Fields that are tuples: JSON has lists only."""
 
-ADDED_FIELDS: dict[str, Any] = {"generator.kernels": True}
+OPTIONAL_FIELDS: dict[str, type] = {
+    "discriminator.learning_rate": float,
+    "discriminator.schedule": str,
+    "discriminator.warmup_steps": int,
+    "discriminator.weight_decay": float,
+    "discriminator.max_gradient_norm": float,
+}
+"""Fields that may be None, with their types otherwise: JSON's null has none."""
+
+ADDED_FIELDS: dict[str, Any] = {
+    "generator.cell": "gru",
+    "generator.dropout": 0.0,
+    "generator.feedback": "sample",
+    "generator.feedback_steps": 0,
+    "generator.feedback_temperature": 1.0,
+    "generator.kernels": True,
+    "generator.readout_bias": "zeros",
+    **dict.fromkeys(OPTIONAL_FIELDS),
+    "adversarial.warmup_steps": 0,
+    "train.schedule": "constant",
+    "train.warmup_steps": 0,
+    "train.weight_decay": 0.0,
+    "scheduled_sampling.schedule": "linear",
+    "scheduled_sampling.start": 1.0,
+    "scheduled_sampling.slope": 1e-4,
+    "scheduled_sampling.floor": 0.0,
+    "scheduled_sampling.decay": 0.9999,
+    "scheduled_sampling.speed": 1000.0,
+    "state_matching.distance": "energy",
+    "state_matching.weight": 1.0,
+    "state_matching.teacher_forced_gradient": False,
+    "input_noise.probability": 0.1,
+    "input_noise.deviation": 0.1,
+}
 """Fields that older runs lack, with the values that those runs behaved by."""
 
 
@@ -61,7 +101,14 @@ def _completed(values: dict[str, Any]) -> config_dict.ConfigDict:
     for field, value in ADDED_FIELDS.items():
         section, name = field.split(".")
         values.setdefault(section, {}).setdefault(name, value)
-    return config_dict.ConfigDict(values)
+    config = config_dict.ConfigDict(values)
+    for field, kind in OPTIONAL_FIELDS.items():
+        section, name = field.split(".")
+        reference = config_dict.placeholder(kind)
+        reference.set(config[section][name])
+        del config[section][name]
+        config[section][name] = reference
+    return config
 
 
 def check_same_model(
