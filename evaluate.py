@@ -1,6 +1,6 @@
 """Evaluates a trained model: `python evaluate.py --workdir DIR`.
 
-Prints the likelihood in the data's own measure and a sample, and writes figures, samples,
+Prints the likelihood in the data's own measure, and a sample. Writes metrics, samples,
 pictures and sounds to DIR/evaluation.
 """
 
@@ -11,31 +11,36 @@ from absl import flags
 from pf_jax.experiment import command_line
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
-SPLIT = flags.DEFINE_enum("split", "valid", ["valid", "test"], "What to score.")
+SPLIT = flags.DEFINE_enum("split", "valid", ["valid", "test"], "Split to score.")
 CHECKPOINT = flags.DEFINE_enum(
-    "checkpoint", "best", ["best", "latest"], "The best by validation, or the newest."
+    "checkpoint",
+    "best",
+    ["best", "latest"],
+    "Checkpoint to load; the best is by validation.",
 )
 NUM_SAMPLES = flags.DEFINE_integer(
-    "num_samples", None, "Samples to draw; by default as many as show well."
+    "num_samples", None, "Number of samples. Default: 3; 8 drawings; 64 images."
 )
 SAMPLE_LENGTH = flags.DEFINE_integer(
     "sample_length",
     None,
-    "Steps of each, beside the prompt's. By default 500 characters, 100 words, a whole "
-    "image, else ten times train.sequence_length.",
+    "Steps of each sample, without the prompt's. Default: 500 characters, 100 words, a "
+    "whole image, otherwise ten times train.sequence_length.",
 )
 TEMPERATURE = flags.DEFINE_float(
-    "temperature", 1.0, "Of the samples; 0 takes the most likely value."
+    "temperature", 1.0, "Temperature of sampling; 0 takes the most likely value."
 )
-PROMPT = flags.DEFINE_string("prompt", "", "What every text starts with.")
+PROMPT = flags.DEFINE_string("prompt", "", "Text that every sample starts with.")
 BIAS = flags.DEFINE_float(
-    "bias", 0.0, "Of pen strokes: 0 draws from the model, more draws cleaner ones."
+    "bias",
+    0.0,
+    "Bias of pen strokes; higher values are neater.",
 )
 
 
 def main() -> None:
     """Evaluates the run."""
-    # Here, so that a mistake in the flags shows at once, before JAX is loaded.
+    # Imported here: a mistake in the flags is reported before orbax is loaded.
     from pf_jax.analysis.present import Sampling
     from pf_jax.experiment import evaluation
 

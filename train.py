@@ -1,7 +1,7 @@
 """Trains a model: `python train.py --config configs/NAME.py --workdir DIR`.
 
-`--config.FIELD=VALUE` changes a field of the config. A workdir that holds a checkpoint
-is continued from it.
+`--config.FIELD=VALUE` changes a field of the config. In a workdir that holds a checkpoint,
+training continues from there.
 """
 
 import pathlib
@@ -14,7 +14,7 @@ DEFAULT_CONFIG = str(pathlib.Path(__file__).parent / "configs" / "default.py")
 WORKDIR = flags.DEFINE_string(
     "workdir",
     None,
-    "Folder of the run. By default runs/NAME, where NAME is that of the config file.",
+    "Folder of the run. Default: runs/NAME, where NAME is the config file's name.",
 )
 
 
@@ -22,7 +22,7 @@ def main() -> None:
     """Checks the config and trains."""
     config = flags.FLAGS.config
     checks.check_config(config)
-    # Here, so that a mistake in the flags shows at once, before JAX is loaded.
+    # Imported here: a mistake in the flags is reported before orbax is loaded.
     from pf_jax.experiment import loop
 
     loop.train_and_evaluate(

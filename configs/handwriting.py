@@ -11,7 +11,7 @@ from configs import default
 
 
 def get_config() -> config_dict.ConfigDict:
-    """Windows of 50 points; free runs of 500, which the discriminator sees in windows."""
+    """Windows of 50 points; free runs of 500 points, cut into windows of 50."""
     config = default.get_config()
     config.data.name = "iam_ondb"
     config.data.path = "data/iam_ondb"

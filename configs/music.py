@@ -1,7 +1,7 @@
 """Piano rolls: 88 keys a frame (JSB chorales, Nottingham).
 
-Set `--config.data.path` to the `.mat` file with `traindata`, `validdata` and `testdata`. Of
-Nottingham's tunes a frame is an eighth note: `--config.data.frames_per_second=4`.
+Set `--config.data.path` to the `.mat` file with `traindata`, `validdata` and `testdata`.
+For Nottingham, whose frames are eighth notes, set `--config.data.frames_per_second=4`.
 """
 
 from ml_collections import config_dict

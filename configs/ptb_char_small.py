@@ -1,4 +1,4 @@
-"""Penn Treebank characters at a size for a CPU: minutes, not days.
+"""Penn Treebank characters at a size for a CPU.
 
 Set `--config.data.path` to the folder with Mikolov's `ptb.{train,valid,test}.txt`.
 """

@@ -16,8 +16,8 @@ def get_config() -> config_dict.ConfigDict:
     config.data.path = "data/ptb"
     config.generator.hidden_size = 512
     config.generator.embedding_size = 256
-    # The softmax has 10,000 numbers a step, twenty times the activations: as a part of the
-    # behavior it would make the discriminator's first product the most expensive of all.
+    # Without the outputs: with 10,000 probabilities a step, twenty times the activations,
+    # the discriminator's first matrix product would be the most expensive of all.
     config.behavior.fields = ("preactivation",)
     config.discriminator.hidden_size = 256
     config.discriminator.mlp_size = 256

@@ -9,7 +9,7 @@ from configs import default
 
 
 def get_config() -> config_dict.ConfigDict:
-    """One GRU of 1024 units, half a second at a time, samples as one of 256 values."""
+    """One GRU of 1024 units, windows of half a second, samples of 256 values."""
     config = default.get_config()
     config.data.name = "wav"
     config.data.path = "data/wav"

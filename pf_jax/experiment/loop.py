@@ -97,7 +97,10 @@ def _load_experiment(
 
 def _print_sizes(name: str, dataset: Dataset) -> None:
     encoding = dataset.encoding
-    sizes = ", ".join(f"{s.num_steps:,} {name}" for name, s in dataset.splits.items())
+    sizes = ", ".join(
+        f"{sequences.num_steps:,} {split}"
+        for split, sequences in dataset.splits.items()
+    )
     print(f"{name}: {sizes} {encoding.unit}{encoding.summary()}")
     for split, count in dataset.unknown.items():
         if count:

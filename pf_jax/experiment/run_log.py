@@ -1,4 +1,4 @@
-"""What a run writes about itself: `metrics.jsonl`, TensorBoard, a progress bar."""
+"""The log of a run: `metrics.jsonl`, TensorBoard, a progress bar."""
 
 import json
 import pathlib
@@ -13,19 +13,19 @@ from pf_jax.files import write_whole
 
 
 def with_measure(values: Mapping[str, float], measure: Measure) -> dict[str, float]:
-    """The data's own measure beside `nll`, which is in nats a step."""
+    """The values, with the data's own measure beside `nll`, in nats a step."""
     return {**values, measure.name: measure.of_nll(values["nll"])}
 
 
 class RunLog:
-    """The log of a run.
+    """Writes the metrics of a run, and measures its speed.
 
     Args:
-        workdir: Where it goes.
-        first_step: Where the run starts or goes on; later lines of an earlier attempt are
-            dropped, since this run writes them anew.
-        num_steps: Where it is to end.
-        measure: How a likelihood is told.
+        workdir: Folder of the run.
+        first_step: Step at which the run starts or continues. Lines of later steps, left
+            by an interrupted run, are dropped: this run writes them anew.
+        num_steps: Step at which the run ends.
+        measure: Unit in which the likelihood is reported.
     """
 
     def __init__(
@@ -37,7 +37,7 @@ class RunLog:
         self._tensorboard = tensorboardX.SummaryWriter(
             str(workdir), purge_step=first_step + 1 if first_step else None
         )
-        # None: no bar where the output is not a terminal.
+        # None shows the bar only where the output is a terminal.
         self._bar = tqdm.tqdm(
             initial=first_step, total=num_steps, unit="step", disable=None
         )
@@ -48,21 +48,26 @@ class RunLog:
         self._bar.update(step - self._bar.n if not self._bar.disable else 0)
 
     def pause(self) -> None:
-        """What follows does not count as training time."""
+        """Stops the clock: what follows is not training time."""
         self._seconds += time.perf_counter() - self._since
 
     def resume(self) -> None:
-        """Training goes on."""
+        """Starts the clock again after `pause`."""
         self._since = time.perf_counter()
 
     def restart_clock(self, step: int) -> None:
-        """The speed is measured from this step on: what came before was compilation."""
+        """Measures the speed from this step on: the time before was compilation."""
         self._step, self._seconds, self._since = int(step), 0.0, time.perf_counter()
 
     def write_train(self, step: int, values: Mapping[str, float]) -> None:
-        """Writes the averages since the last call, with the speed."""
+        """Writes the averages since the last call, and the speed.
+
+        Args:
+            step: Number of updates so far.
+            values: Averages over the updates since the last call.
+        """
         self.pause()
-        # An interval that is all compilation has no speed.
+        # An interval of compilation alone has no speed.
         speed = (step - self._step) / self._seconds if step > self._step else None
         self._step, self._seconds = step, 0.0
         self.resume()
@@ -76,7 +81,13 @@ class RunLog:
         self._bar.set_postfix(shown, refresh=False)
 
     def write_valid(self, step: int, values: Mapping[str, float], sample: str) -> None:
-        """Writes and prints a validation, with a sample's description."""
+        """Writes and prints the metrics of a validation.
+
+        Args:
+            step: Number of updates so far.
+            values: Metrics on the validation split.
+            sample: Description of a sample.
+        """
         values = with_measure(values, self._measure)
         self._write(step, "valid", values)
         self._tensorboard.add_text("valid/sample", sample, step)
@@ -93,13 +104,13 @@ class RunLog:
             self._tensorboard.add_scalar(f"{split}/{name}", value, step)
 
     def close(self) -> None:
-        """Writes what is left."""
+        """Closes the progress bar and the TensorBoard file."""
         self._bar.close()
         self._tensorboard.close()
 
 
 def read_metrics(workdir: pathlib.Path) -> list[dict[str, float | str]]:
-    """The lines of `metrics.jsonl`; one that a crash cut off does not count."""
+    """The lines of `metrics.jsonl`, without one that a crash cut off."""
     lines = []
     for line in (workdir / "metrics.jsonl").read_text().splitlines():
         try:
