@@ -21,6 +21,7 @@ from benchmarks import forms, timing
 from benchmarks.accelerator_forms import drawn_state
 from benchmarks.forms import Shape
 from benchmarks.peers import plain
+from pf_jax.players import create_player
 from pf_jax.unroll import draw_noise
 
 SEEDS = (0, 1, 2)
@@ -83,7 +84,7 @@ def _smooth_state(shape: Shape, seed: int, **generator: Any) -> pf_jax.TrainStat
     would cancel in the middle.
     """
     state = drawn_state(shape, seed, **generator)
-    discriminator = state.discriminator
+    discriminator = state.discriminator.params
     bias = np.where(np.arange(shape.mlp) % 2, -2.0, 2.0).astype(np.float32)
     mlp = tuple(
         layer._replace(kernel=layer.kernel / 4, bias=bias)
@@ -91,7 +92,8 @@ def _smooth_state(shape: Shape, seed: int, **generator: Any) -> pf_jax.TrainStat
     )
     output = discriminator.output
     output = output._replace(bias=np.ones_like(output.bias))
-    return state.replace(discriminator=discriminator._replace(mlp=mlp, output=output))
+    params = discriminator._replace(mlp=mlp, output=output)
+    return state.replace(discriminator=state.discriminator.replace(params=params))
 
 
 def _noise(params: Any, shape: Shape, seed: int) -> Any:
@@ -112,7 +114,7 @@ def reference(job: Mapping[str, Any], result: pathlib.Path) -> None:
         state = _smooth_state(shape, seed)
         params = jax.tree.map(
             lambda x: jnp.asarray(x, jnp.float64),
-            (state.generator, state.discriminator),
+            (state.generator.params, state.discriminator.params),
         )
         noise = _noise(params[0], shape, seed)
         drawn = jnp.asarray(forms.tokens(shape, seed))
@@ -135,7 +137,10 @@ def _joint_step(
     mean = {name: metric.total / metric.weight for name, metric in metrics.items()}
     of_generator = mean["nll"] * batch.inputs.shape[0] + mean["free_running_loss"]
     losses = jnp.stack([of_generator, mean["discriminator_loss"]])
-    return losses, (after.generator_optimizer, after.discriminator_optimizer)
+    return losses, (
+        after.generator.optimizer_state,
+        after.discriminator.optimizer_state,
+    )
 
 
 def _free_run_error(params: Any, key: Any, first_input: Any, steps: int) -> Any:
@@ -155,8 +160,8 @@ def _checked_state(shape: Shape, seed: int, **generator: Any) -> pf_jax.TrainSta
     state = _smooth_state(shape, seed, **(DECIDED._asdict() | generator))
     return state.replace(
         settings=state.settings._replace(optimizer=KEPT),
-        generator_optimizer=KEPT.init(state.generator),
-        discriminator_optimizer=KEPT.init(state.discriminator),
+        generator=create_player(state.generator.params, KEPT),
+        discriminator=create_player(state.discriminator.params, KEPT),
     )
 
 
@@ -215,10 +220,10 @@ def _check_case(
     batch = pf_jax.Batch(drawn[:-1], drawn[1:])
     case = {"seed": seed, "steps": shape.steps}
     case |= _compare(arrays, name, *jax.jit(_joint_step)(state, batch, key))
-    tokens = np.argmax(_noise(state.generator, shape, seed), axis=-1)
+    tokens = np.argmax(_noise(state.generator.params, shape, seed), axis=-1)
     case["same_tokens"] = bool(np.all(tokens == arrays[f"{name}-tokens"]))
     error = jax.jit(_free_run_error, static_argnames="steps")(
-        state.generator, key, drawn[0], steps=shape.steps
+        state.generator.params, key, drawn[0], steps=shape.steps
     )
     return case | {"free run": {"name": "hidden", "error": float(error)}}
 

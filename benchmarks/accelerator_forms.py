@@ -100,7 +100,7 @@ def measure(
 def _free_running_turn(shape: Shape, **generator: Any) -> Turn:
     """`T` sampled steps of the generator, from new first tokens."""
     state = drawn_state(shape, **generator)
-    params = jax.device_put(state.generator)
+    params = jax.device_put(state.generator.params)
 
     @jax.jit
     def sample(params: Any, key: Any, first_input: Any) -> Any:

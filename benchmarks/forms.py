@@ -159,12 +159,12 @@ def jax_turns(shape: Shape, names: Sequence[str]) -> dict[str, Turn]:
     inputs = step_inputs(shape)
     turns = {name: update_turn(*ours[name], inputs) for name in names if name in ours}
     if "plain" in names:
-        params = (state.generator, state.discriminator)
+        params = (state.generator.params, state.discriminator.params)
         turns["plain"] = jax_peer_turn(shape, plain.losses_and_gradients, params)
     if "flax" in names:
         params = (
-            flax_peer.generator_variables(state.generator),
-            flax_peer.discriminator_variables(state.discriminator),
+            flax_peer.generator_variables(state.generator.params),
+            flax_peer.discriminator_variables(state.discriminator.params),
         )
         turns["flax"] = jax_peer_turn(shape, flax_peer.losses_and_gradients, params)
     return turns
@@ -183,11 +183,11 @@ def torch_turns(shape: Shape, state: Any = None) -> dict[str, Turn]:
         state = train_state(shape)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     players = (
-        torch_peer.Generator(state.generator).to(device),
-        torch_peer.Discriminator(state.discriminator).to(device),
+        torch_peer.Generator(state.generator.params).to(device),
+        torch_peer.Discriminator(state.discriminator.params).to(device),
     )
     optimizers = tuple(torch.optim.Adam(p.parameters(), lr=1e-4) for p in players)
-    likelihood = torch_peer.LanguageModel(state.generator).to(device)
+    likelihood = torch_peer.LanguageModel(state.generator.params).to(device)
     likelihood_optimizer = torch.optim.Adam(likelihood.parameters(), lr=1e-4)
 
     def finish() -> None:

@@ -18,11 +18,11 @@ _CLIPPED = {"generator": "clipped", "discriminator": "discriminator_clipped"}
 
 
 class Player(struct.PyTreeNode):
-    """What of a player changes from step to step.
+    """The part of a player that changes from step to step.
 
     Attributes:
-        params: Its parameters.
-        optimizer_state: State of its optimizer.
+        params: Parameters.
+        optimizer_state: State of the player's optimizer.
     """
 
     params: Params
@@ -34,6 +34,42 @@ def create_player(params: Params, optimizer: optax.GradientTransformation) -> Pl
     return Player(params=params, optimizer_state=optimizer.init(params))
 
 
+def make_schedule(
+    learning_rate: float,
+    *,
+    schedule: str = "constant",
+    warmup_steps: int = 0,
+    num_steps: int = 1,
+) -> optax.Schedule:
+    """The learning rate by the number of the update, from 0.
+
+    Args:
+        learning_rate: Highest learning rate.
+        schedule: "constant", "cosine" or "linear"; the latter two fall from the end of the
+            warm-up to zero after `num_steps`.
+        warmup_steps: Number of updates in which the rate rises linearly, the first of them
+            to `learning_rate / warmup_steps`.
+        num_steps: Number of updates after which a falling schedule is zero.
+
+    Raises:
+        ValueError: If the schedule is not known.
+    """
+    if schedule not in SCHEDULES:
+        raise ValueError(f"schedule={schedule}: must be one of {', '.join(SCHEDULES)}")
+    falling_steps = max(num_steps - warmup_steps, 1)
+    after = {
+        "constant": lambda: optax.constant_schedule(learning_rate),
+        "cosine": lambda: optax.cosine_decay_schedule(learning_rate, falling_steps),
+        "linear": lambda: optax.linear_schedule(learning_rate, 0.0, falling_steps),
+    }[schedule]()
+    if not warmup_steps:
+        return after
+    # The first update is not wasted on a rate of zero.
+    first = learning_rate / warmup_steps
+    rising = optax.linear_schedule(first, learning_rate, max(warmup_steps - 1, 1))
+    return optax.join_schedules([rising, after], [warmup_steps])
+
+
 # Cached: jit compares optimizers by identity, and a new one would recompile every step.
 @functools.cache
 def make_optimizer(
@@ -41,52 +77,58 @@ def make_optimizer(
     *,
     schedule: str = "constant",
     warmup_steps: int = 0,
-    num_steps: int = 0,
+    num_steps: int = 1,
     weight_decay: float = 0.0,
 ) -> optax.GradientTransformation:
     """Adam with a schedule and decoupled weight decay.
 
-    Args:
-        learning_rate: Largest learning rate.
-        schedule: "constant", "cosine" or "linear", the latter two from the learning rate
-            after the warm-up to zero after `num_steps`.
-        warmup_steps: Updates over which the rate rises linearly from zero; 0 for none.
-        num_steps: Updates of the whole training; counts where the schedule decays.
-        weight_decay: Factor of the decay (Loshchilov and Hutter 2019), which is applied to
-            arrays of rank two and more but biases.
+    Its state has the form of `optax.adam`'s whatever the options, so that each of them may
+    change when a run is continued. The schedule counts the player's own updates: it stands
+    still while a closed gate keeps the player as it is.
 
-    Returns:
-        The transformation. A step counts where the player is updated, so a closed gate
-        holds its schedule too.
+    Args:
+        learning_rate: Highest learning rate.
+        schedule: Shape of the learning rate over time; see `make_schedule`.
+        warmup_steps: Number of updates in which the rate rises linearly.
+        num_steps: Number of updates after which a falling schedule is zero.
+        weight_decay: Factor of the decay (Loshchilov and Hutter 2019), which all arrays of
+            two dimensions and more have, but biases.
 
     Raises:
         ValueError: If the schedule is not known.
     """
-    if schedule not in SCHEDULES:
-        raise ValueError(f"schedule={schedule}: must be one of {', '.join(SCHEDULES)}")
-    rate: Any = learning_rate
-    decay_steps = max(num_steps - warmup_steps, 1)
-    if schedule == "cosine":
-        rate = optax.cosine_decay_schedule(learning_rate, decay_steps)
-    elif schedule == "linear":
-        rate = optax.linear_schedule(learning_rate, 0.0, decay_steps)
-    if warmup_steps:
-        after = rate if callable(rate) else optax.constant_schedule(learning_rate)
-        # Its first update is not wasted on a rate of zero.
-        first = learning_rate / warmup_steps
-        rising = optax.linear_schedule(first, learning_rate, warmup_steps - 1)
-        rate = optax.join_schedules([rising, after], [warmup_steps])
-    if not weight_decay:
-        return optax.adam(rate)
-    return optax.adamw(rate, weight_decay=weight_decay, mask=_is_decayed)
+    adam = optax.scale_by_adam()
+    rate = make_schedule(
+        learning_rate,
+        schedule=schedule,
+        warmup_steps=warmup_steps,
+        num_steps=num_steps,
+    )
+    is_constant = schedule == "constant" and not warmup_steps
+
+    def init(params: Params) -> Any:
+        return adam.init(params), optax.EmptyState()
+
+    def update(gradient: Params, state: Any, params: Params | None = None) -> Any:
+        adam_state, empty = state
+        now = learning_rate if is_constant else rate(adam_state.count)
+        directions, adam_state = adam.update(gradient, adam_state)
+        if weight_decay:
+            directions = _with_decay(directions, params, weight_decay)
+        updates = jax.tree.map(lambda direction: -now * direction, directions)
+        return updates, (adam_state, empty)
+
+    return optax.GradientTransformation(init, update)
 
 
-def _is_decayed(params: Params) -> Any:
-    def is_decayed(path: Any, x: Array) -> bool:
+def _with_decay(directions: Params, params: Params, weight_decay: float) -> Params:
+    def decay(path: Any, direction: Array, param: Array) -> Array:
         name = jax.tree_util.keystr(path, simple=True, separator=".")
-        return x.ndim >= 2 and not name.endswith("bias")
+        if param.ndim < 2 or name.endswith("bias"):
+            return direction
+        return direction + weight_decay * param
 
-    return jax.tree_util.tree_map_with_path(is_decayed, params)
+    return jax.tree_util.tree_map_with_path(decay, directions, params)
 
 
 def update_player(

@@ -79,9 +79,9 @@ def test_sample_text_equals_perturbed_argmax_of_teacher_forcing(state, temperatu
     assert all(text.startswith(prompt) for text in texts)
     tokens = np.stack([VOCABULARY.encode(text) for text in texts], axis=1)
     inputs = jnp.concatenate([jnp.zeros((1, 2), jnp.int32), tokens[:-1]])
-    logits = jax.jit(unroll_teacher_forced)(state.generator, inputs).logits
+    logits = jax.jit(unroll_teacher_forced)(state.generator.params, inputs).logits
     noise = jax.jit(draw_noise, static_argnames=("num_rows", "num_steps"))(
-        state.generator, KEY, num_rows=2, num_steps=len(tokens)
+        state.generator.params, KEY, num_rows=2, num_steps=len(tokens)
     )
     expected = np.argmax(logits + temperature * noise, axis=-1)
     np.testing.assert_array_equal(tokens[len(prompt) :], expected[len(prompt) :])
@@ -187,7 +187,7 @@ def own_stream(state):
     """Sequences that the model draws itself, one behind the other: `[N (T + 1)]`."""
     first = np.random.default_rng(3).integers(1, 12, NUM_ROWS)
     inputs = jnp.tile(jnp.asarray(first, jnp.int32), (LENGTH, 1))
-    _, drawn = paired(state.generator, jax.random.key(9), inputs)
+    _, drawn = paired(state.generator.params, jax.random.key(9), inputs)
     return np.concatenate([first[None], drawn]).T.reshape(-1).astype(np.int32)
 
 
@@ -205,7 +205,7 @@ def as_split(stream):
 def test_hidden_gap_equals_the_gap_of_a_paired_unroll(state, own_stream):
     actual = hidden_gap(state, own_stream)
     inputs = own_stream.reshape(NUM_ROWS, LENGTH + 1).T[:-1]
-    (teacher_forced, free_running), _ = paired(state.generator, KEY, inputs)
+    (teacher_forced, free_running), _ = paired(state.generator.params, KEY, inputs)
     swaps = gap._swapped_labels(jax.random.fold_in(KEY, 1), NUM_ROWS)
     distance, floor = compare_many(teacher_forced, free_running, swaps)
     assert actual.num_sequences == NUM_ROWS

@@ -86,7 +86,7 @@ def test_evaluate_likelihood_equals_one_unroll_over_the_split(evaluated):
         np.int32
     )
     logits = jax.jit(unroll_teacher_forced)(
-        run.state.generator, jnp.asarray(stream[:-1, None])
+        run.state.generator.params, jnp.asarray(stream[:-1, None])
     ).logits[:, 0]
     log_probs = jax.nn.log_softmax(logits)[np.arange(num_test), stream[1:]]
     nll = -float(np.mean(log_probs))
@@ -140,7 +140,7 @@ def test_load_run_takes_the_checkpoint_asked_for(trained, monkeypatch):
     best, latest = (load_run(trained, name) for name in ("best", "latest"))
     assert (int(best.state.step), int(latest.state.step)) == (2, 4)
     assert not np.allclose(
-        *(run.state.generator.readout.bias for run in (best, latest))
+        *(run.state.generator.params.readout.bias for run in (best, latest))
     )
 
 

@@ -163,8 +163,8 @@ def test_experiment_trains_by_either_objective_resumes_evaluates_and_draws(
     state = train_and_evaluate(
         config_of(name, fields | {"train.num_steps": 6}), tmp_path / "run"
     )
-    assert optax.tree.get(state.generator_optimizer, "count") == 6
-    assert optax.tree.get(state.discriminator_optimizer, "count") == 2
+    assert optax.tree.get(state.generator.optimizer_state, "count") == 6
+    assert optax.tree.get(state.discriminator.optimizer_state, "count") == 2
     lines = read_metrics(tmp_path / "run")
     assert [line["step"] for line in lines[5:]] == [5, 6, 6]
     assert all(math.isfinite(line[measure]) for line in lines)

@@ -9,13 +9,13 @@ import shutil
 import signal
 import subprocess
 import sys
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from pf_jax.steps import joint_step
 from trees import assert_close, assert_same_bits
 
 from configs import default
@@ -27,7 +27,9 @@ from pf_jax.experiment.loop import train_and_evaluate
 from pf_jax.experiment.run_log import RunLog, read_metrics
 from pf_jax.experiment.saved_config import read_config
 from pf_jax.experiment.streams import Stream
+from pf_jax.objectives import joint_step
 from pf_jax.parallel import make_update
+from pf_jax.players import Player, create_player
 from pf_jax.state import Settings, TrainState
 from pf_jax.unroll import unroll_teacher_forced
 
@@ -141,10 +143,11 @@ def _tiny_state(step: int, size: int = 3) -> TrainState:
     weights = jnp.arange(size, dtype=jnp.float32) + step
     return TrainState(
         step=jnp.int32(step),
-        generator={"kernel": weights, "bias": -weights},
-        generator_optimizer=(jnp.int32(step), weights / 3),
-        discriminator=[weights * 2],
-        discriminator_optimizer=(),
+        generator=Player(
+            params={"kernel": weights, "bias": -weights},
+            optimizer_state=(jnp.int32(step), weights / 3),
+        ),
+        discriminator=Player(params=[weights * 2], optimizer_state=()),
         accuracy_average=jnp.float32(0.5 * step),
         settings=Settings(),
     )
@@ -305,9 +308,10 @@ def test_objectives_share_the_likelihood_until_start_step(config_with, tmp_path)
         )
     assert train[4] == plain_lines[0]
 
-    assert plain.generator_optimizer[0].count == late.generator_optimizer[0].count == 8
-    assert plain.discriminator_optimizer[0].count == 0
-    assert late.discriminator_optimizer[0].count == 2
+    counts = [run.generator.optimizer_state[0].count for run in (plain, late)]
+    assert counts == [8, 8]
+    assert plain.discriminator is None
+    assert late.discriminator.optimizer_state[0].count == 2
     start = build.create_state(build.load_experiment(config_with()))
     assert_same_bits(plain.discriminator, start.discriminator)
     assert plain_lines[-1]["nll"] < plain_lines[1]["nll"]
@@ -320,7 +324,9 @@ def test_validation_equals_one_unroll_over_the_split(base, config_with):
     # Longer than a segment, so that the carry is passed on.
     assert len(stream) - 1 > validation.SEGMENT_LENGTH
 
-    unroll = unroll_teacher_forced(state.generator, jnp.asarray(stream[:-1, None]))
+    unroll = unroll_teacher_forced(
+        state.generator.params, jnp.asarray(stream[:-1, None])
+    )
     logits = np.asarray(unroll.logits, np.float64)[:, 0]
     log_probs = logits - np.log(np.sum(np.exp(logits), axis=-1, keepdims=True))
     expected = -np.mean(log_probs[np.arange(len(logits)), stream[1:]])
@@ -540,18 +546,47 @@ def test_optimizer_options_may_change_when_a_run_is_continued(
     }
     state = train_and_evaluate(config_with(changes), workdir)
     assert int(state.step) == 14
-    assert optax.tree.get(state.generator_optimizer, "count") == 14
+    assert optax.tree.get(state.generator.optimizer_state, "count") == 14
 
 
-def test_checkpoints_restore_optimizers_of_older_runs_that_clipped(tmp_path):
-    params = _tiny_state(5).generator
-    older = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(0.1)).init(params)
-    state = _tiny_state(5).replace(generator_optimizer=older)
+class _OlderState(struct.PyTreeNode):
+    """A state as it was before there were players."""
+
+    step: jax.Array
+    generator: Any
+    generator_optimizer: Any
+    discriminator: Any
+    discriminator_optimizer: Any
+    accuracy_average: jax.Array
+
+
+def _older_state(state, generator_optimizer):
+    return _OlderState(
+        step=state.step,
+        generator=state.generator.params,
+        generator_optimizer=generator_optimizer,
+        discriminator=state.discriminator.params,
+        discriminator_optimizer=state.discriminator.optimizer_state,
+        accuracy_average=state.accuracy_average,
+    )
+
+
+@pytest.mark.parametrize("clips", [False, True])
+@pytest.mark.parametrize("has_discriminator", [False, True])
+def test_checkpoints_restore_older_runs(tmp_path, clips, has_discriminator):
+    params = _tiny_state(5).generator.params
+    optimizer = optax.adam(0.1)
+    if clips:
+        optimizer = optax.chain(optax.clip_by_global_norm(1.0), optimizer)
+    state = _older_state(_tiny_state(5), optimizer.init(params))
     checkpoints = Checkpoints(tmp_path / "checkpoints")
     checkpoints.save(state, [])
     checkpoints.close()
     checkpoints = Checkpoints(tmp_path / "checkpoints")
-    newer = state.replace(generator_optimizer=optax.adam(0.1).init(params))
+    newer = create_player(params, optax.adam(0.1))
+    newer = _tiny_state(5).replace(generator=newer)
+    if not has_discriminator:
+        newer = newer.replace(discriminator=None)
     restored = checkpoints.restore(newer, 5)
     checkpoints.close()
     assert_same_bits(restored, newer)

@@ -32,18 +32,20 @@ def case():
     after, metrics = jax.jit(pf_jax.joint_step)(state, batch, key)
     gradients = jax.tree.map(
         lambda old, new: old - new,
-        (state.generator, state.discriminator),
-        (after.generator, after.discriminator),
+        (state.generator.params, state.discriminator.params),
+        (after.generator.params, after.discriminator.params),
     )
     mean = {name: float(m.total / m.weight) for name, m in metrics.items()}
     losses = (mean["nll"] * T + mean["free_running_loss"], mean["discriminator_loss"])
-    noise = draw_noise(state.generator, key, num_rows=B, num_steps=T)
+    noise = draw_noise(state.generator.params, key, num_rows=B, num_steps=T)
     return state, (batch.inputs, batch.targets, noise), losses, gradients
 
 
 def test_plain_peer_equals_joint_step(case):
     state, batch, losses, gradients = case
-    found = plain.losses_and_gradients(state.generator, state.discriminator, *batch)
+    found = plain.losses_and_gradients(
+        state.generator.params, state.discriminator.params, *batch
+    )
     np.testing.assert_allclose(found[0], losses, rtol=1e-6)
     assert_close(found[1], gradients)
 
@@ -51,8 +53,8 @@ def test_plain_peer_equals_joint_step(case):
 def test_flax_peer_equals_joint_step(case):
     state, batch, losses, gradients = case
     found = flax_peer.losses_and_gradients(
-        flax_peer.generator_variables(state.generator),
-        flax_peer.discriminator_variables(state.discriminator),
+        flax_peer.generator_variables(state.generator.params),
+        flax_peer.discriminator_variables(state.discriminator.params),
         *batch,
     )
     np.testing.assert_allclose(found[0], losses, rtol=1e-6)
@@ -66,8 +68,8 @@ def test_flax_peer_equals_joint_step(case):
 def test_flax_language_model_equals_unroll_teacher_forced(case):
     state, (inputs, _, _), _, _ = case
     model = flax_peer.LanguageModel(V, 4, H)
-    found = model.apply(flax_peer.generator_variables(state.generator), inputs)
-    expected = pf_jax.unroll_teacher_forced(state.generator, inputs).logits
+    found = model.apply(flax_peer.generator_variables(state.generator.params), inputs)
+    expected = pf_jax.unroll_teacher_forced(state.generator.params, inputs).logits
     assert_close(found, expected)
 
 
@@ -76,9 +78,11 @@ def test_torch_language_model_equals_unroll_teacher_forced(case):
     from benchmarks.peers import torch_peer
 
     state, (inputs, _, _), _, _ = case
-    model = torch_peer.LanguageModel(state.generator)
+    model = torch_peer.LanguageModel(state.generator.params)
     tokens = torch.from_numpy(np.array(inputs, np.int64))
-    expected = np.asarray(pf_jax.unroll_teacher_forced(state.generator, inputs).logits)
+    expected = np.asarray(
+        pf_jax.unroll_teacher_forced(state.generator.params, inputs).logits
+    )
     assert_close(model(tokens).detach().numpy(), expected)
 
 
@@ -87,7 +91,7 @@ def test_torch_language_model_samples_from_its_own_distribution(case):
     from benchmarks.peers import torch_peer
 
     state, _, _, _ = case
-    model = torch_peer.LanguageModel(state.generator)
+    model = torch_peer.LanguageModel(state.generator.params)
     # One sharp distribution a step: the sample is then the argmax, which teacher
     # forcing over the samples must give back.
     with torch.no_grad():
@@ -103,8 +107,8 @@ def test_torch_peer_equals_joint_step(case):
     from benchmarks.peers import torch_peer
 
     state, (inputs, targets, noise), losses, gradients = case
-    generator = torch_peer.Generator(state.generator)
-    discriminator = torch_peer.Discriminator(state.discriminator)
+    generator = torch_peer.Generator(state.generator.params)
+    discriminator = torch_peer.Discriminator(state.discriminator.params)
     found = torch_peer.losses_and_gradients(
         generator,
         discriminator,

@@ -78,8 +78,9 @@ def hidden_gap(
     keys = row_keys(jax.random.fold_in(key, 0), num_sequences)
     labels = _swapped_labels(jax.random.fold_in(key, 1), num_sequences)
 
-    generator = state.settings.generator
-    carry = initial_carry(state.generator, num_sequences, generator=generator)
+    generator = state.settings.generator.sampling
+    params = state.generator.params
+    carry = initial_carry(params, num_sequences, generator=generator)
     carries, last = (carry, carry), jnp.asarray(inputs[0])
     parts = []
     # The last segment is padded, since jit would compile a shorter one anew.
@@ -88,7 +89,7 @@ def hidden_gap(
     for start in range(0, length, SEGMENT_LENGTH):
         segment = jnp.asarray(inputs[start : start + SEGMENT_LENGTH])
         carries, last, part = _segment(
-            generator, state.generator, keys, labels, segment, carries, last, start
+            generator, params, keys, labels, segment, carries, last, start
         )
         parts.append(jax.device_get(part))
     gap, floor = (np.concatenate(values) for values in zip(*parts, strict=True))

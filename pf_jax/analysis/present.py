@@ -246,7 +246,7 @@ def _write_drawings(request: Request) -> str:
 
 
 def _num_components(request: Request) -> int:
-    return (request.state.generator.readout.kernel.shape[-1] - 1) // 6
+    return (request.state.generator.params.readout.kernel.shape[-1] - 1) // 6
 
 
 def _write_sounds(request: Request) -> str:

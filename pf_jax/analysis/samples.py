@@ -4,7 +4,6 @@ import functools
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from pf_jax.data import as_inputs
@@ -12,7 +11,7 @@ from pf_jax.data.encoding import TextEncoding
 from pf_jax.generator import Generator, GeneratorParams, initial_carry
 from pf_jax.state import TrainState
 from pf_jax.types import Array
-from pf_jax.unroll import row_keys, unroll_free_running, unroll_teacher_forced
+from pf_jax.unroll import row_keys, unroll_mixed
 
 CHUNK_LENGTH = 256
 """Steps computed at a time, which bounds the device's memory, not the samples."""
@@ -49,26 +48,34 @@ def draw_samples(
     Returns:
         Samples `[N, T, ...]`.
     """
-    generator, params = generator or state.settings.generator, state.generator
-    read = as_inputs(read)
-    carry = _read(generator, params, read[:-1])
-    last = jnp.asarray(read[-1])
-    if read.shape[1] < num_samples:
-        carry, last = jax.tree.map(
-            lambda x: jnp.repeat(x, num_samples, axis=0), (carry, last)
-        )
+    generator = (generator or state.settings.generator).sampling
+    read = np.broadcast_to(as_inputs(read), (len(read), num_samples, *read.shape[2:]))
+    num_read, total = len(read), len(read) - 1 + num_steps
     keys = row_keys(key, num_samples)
+    carry = initial_carry(state.generator.params, num_samples, generator=generator)
     # All chunks have one length, since jit would compile a shorter last one anew.
-    length = min(CHUNK_LENGTH, num_steps)
-    first = len(read) - 1
-    chunks = []
-    for start in range(first, first + num_steps, length):
+    length = min(CHUNK_LENGTH, total)
+    last, chunks = read[0], []
+    for start in range(0, total, length):
+        part = read[start : start + length]
+        given = np.zeros((length, *read.shape[1:]), read.dtype)
+        given[: len(part)] = part
+        if start >= num_read:
+            given[0] = last
+        is_given = np.arange(start, start + length) < num_read
         carry, samples = _draw(
-            generator, length, params, keys, last, carry, start, temperature
+            generator,
+            state.generator.params,
+            keys,
+            given,
+            np.repeat(is_given[:, None], num_samples, axis=1),
+            carry,
+            start,
+            temperature,
         )
-        last = samples[-1]
         chunks.append(np.asarray(samples))
-    return np.swapaxes(np.concatenate(chunks)[:num_steps], 0, 1)
+        last = chunks[-1][-1]
+    return np.swapaxes(np.concatenate(chunks)[num_read - 1 : total], 0, 1)
 
 
 def sample_text(
@@ -105,40 +112,24 @@ def sample_text(
     return [encoding.continued(prompt, row) for row in tokens]
 
 
-def _read(generator: Generator, params: GeneratorParams, values: np.ndarray) -> Any:
-    """The carry of every row after reading these values, `[R, N, ...]`."""
-    carry = initial_carry(params, values.shape[1], generator=generator)
-    for start in range(0, len(values), CHUNK_LENGTH):
-        inputs = jnp.asarray(values[start : start + CHUNK_LENGTH])
-        carry = _read_chunk(generator, params, inputs, carry)
-    return carry
-
-
 @functools.partial(jax.jit, static_argnums=0)
-def _read_chunk(
-    generator: Generator, params: GeneratorParams, inputs: Array, carry: Any
-) -> Any:
-    return unroll_teacher_forced(params, inputs, carry, generator=generator).carry
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
 def _draw(
     generator: Generator,
-    num_steps: int,
     params: GeneratorParams,
     keys: Array,
-    first_input: Array,
+    given: Array,
+    is_given: Array,
     carry: Any,
     start: Array | int,
     temperature: Array | float,
 ) -> tuple[Any, Array]:
-    """The carry after these steps, and their samples `[T, B, ...]`."""
-    unroll = unroll_free_running(
+    """The carry after these steps and their samples `[T, N]`, nothing else."""
+    unroll = unroll_mixed(
         params,
         keys,
-        first_input,
+        given,
+        is_given,
         carry,
-        num_steps=num_steps,
         start=start,
         temperature=temperature,
         generator=generator,

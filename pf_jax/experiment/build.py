@@ -1,31 +1,41 @@
 """From a config to what the loop and the evaluation work with."""
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
 from ml_collections import config_dict
 
-from pf_jax.convolutional import convolutional
-from pf_jax.data import Dataset, Encoding, Windows, load_dataset, make_windows
+from pf_jax.convolutional import ConvolutionalSizes, convolutional
+from pf_jax.data import (
+    Dataset,
+    Encoding,
+    Windows,
+    load_dataset,
+    make_windows,
+    training_values,
+)
 from pf_jax.data.pixels import Pixels
-from pf_jax.discriminator import Discriminator, recurrent
+from pf_jax.discriminator import (
+    Discriminator,
+    DiscriminatorSizes,
+    check_discriminator,
+    recurrent,
+)
 from pf_jax.errors import UserError
-from pf_jax.experiment.checks import check_config
-from pf_jax.experiment.optimizers import generator_options, make_optimizer
+from pf_jax.experiment.checks import PLAYER_FIELDS, check_config, has_discriminator
 from pf_jax.experiment.streams import Stream
+from pf_jax.feedback import find_relaxation
 from pf_jax.gate import AccuracyGate
 from pf_jax.generator import Generator
-from pf_jax.state import (
-    DiscriminatorSizes,
-    GeneratorSizes,
-    Settings,
-    TrainState,
-    create_train_state,
-)
-from pf_jax.steps import joint_step, separate_step, teacher_forcing_step
+from pf_jax.objectives import OBJECTIVES, Step, teacher_forcing_step
+from pf_jax.players import make_optimizer
+from pf_jax.recurrence import gru, lstm
+from pf_jax.state import GeneratorSizes, Settings, TrainState, create_train_state
 
-PROFESSOR_FORCING_STEPS = {"joint": joint_step, "separate": separate_step}
+CELLS = {"gru": gru, "lstm": lstm}
+"""Cells, by `generator.cell`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,12 +115,15 @@ def _convolutional(config: config_dict.ConfigDict, encoding: Encoding) -> Discri
     return convolutional(encoding.height, encoding.width)
 
 
-DISCRIMINATORS = {"recurrent": _recurrent, "convolutional": _convolutional}
-"""Functions that make a discriminator, by `discriminator.kind`."""
+DISCRIMINATORS = {
+    "recurrent": (_recurrent, DiscriminatorSizes),
+    "convolutional": (_convolutional, ConvolutionalSizes),
+}
+"""Function that makes the kind, and the kind's sizes, by `discriminator.kind`."""
 
 
 def make_settings(config: config_dict.ConfigDict, encoding: Encoding) -> Settings:
-    """What an update reads of the config.
+    """The part of a config that an update reads.
 
     Args:
         config: Fields of `configs/default.py`.
@@ -119,30 +132,102 @@ def make_settings(config: config_dict.ConfigDict, encoding: Encoding) -> Setting
     Raises:
         UserError: If the config is not compatible with this data.
     """
-    length = config.train.sequence_length
-    return Settings(
-        generator=Generator(
-            emission=encoding.output(config.generator.num_components).emission,
-            dtype=None if config.dtype == "float32" else config.dtype,
-            recompute=config.generator.recompute,
-            unroll=config.generator.unroll,
-            kernels=config.generator.kernels,
-        ),
-        discriminator=DISCRIMINATORS[config.discriminator.kind](config, encoding),
+    length, adversarial = config.train.sequence_length, config.adversarial
+    player, opponent = _player_options(config)
+    make_kind, _ = DISCRIMINATORS[config.discriminator.kind]
+    settings = Settings(
+        generator=_make_generator(config, encoding),
+        discriminator=make_kind(config, encoding),
         fields=tuple(config.behavior.fields),
         gate=AccuracyGate(**config.gate.to_dict()),
-        weight=config.adversarial.weight,
-        teacher_forced_term=config.adversarial.teacher_forced_term,
-        num_windows=max(config.adversarial.free_running_steps // length, 1),
-        optimizer=make_optimizer(generator_options(config)),
+        weight=adversarial.weight,
+        warmup_steps=adversarial.warmup_steps,
+        start_step=adversarial.start_step,
+        teacher_forced_term=adversarial.teacher_forced_term,
+        num_windows=max(adversarial.free_running_steps // length, 1),
+        max_gradient_norm=player.pop("max_gradient_norm"),
+        discriminator_max_gradient_norm=opponent.pop("max_gradient_norm"),
+        optimizer=make_optimizer(**player, num_steps=config.train.num_steps),
+        discriminator_optimizer=make_optimizer(
+            **opponent, num_steps=config.train.num_steps
+        ),
+        options=OBJECTIVES[config.objective].make_options(config),
     )
+    # By its key: as an attribute `update` is ConfigDict's own method.
+    if has_discriminator(config) and config.train["update"] == "joint":
+        _check_rows(config.discriminator.kind, settings.discriminator, length)
+    return settings
+
+
+def _make_generator(config: config_dict.ConfigDict, encoding: Encoding) -> Generator:
+    section = config.generator
+    emission = encoding.output(section.num_components).emission
+    if section.feedback != "sample":
+        try:
+            find_relaxation(emission, section.feedback)
+        except ValueError as error:
+            known = str(error).rpartition("must be ")[2]
+            raise UserError(
+                f"generator.feedback={section.feedback}: has no meaning for "
+                f"{config.data.name}: must be {known}"
+            ) from error
+    return Generator(
+        cell=CELLS[section.cell],
+        emission=emission,
+        dtype=None if config.dtype == "float32" else config.dtype,
+        recompute=section.recompute,
+        unroll=section.unroll,
+        kernels=section.kernels,
+        feedback=section.feedback,
+        feedback_temperature=section.feedback_temperature,
+        feedback_steps=section.feedback_steps,
+        dropout=section.dropout,
+    )
+
+
+def _player_options(
+    config: config_dict.ConfigDict,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The optimizer's options of the generator, and of the discriminator."""
+    options = {name: config.train[name] for name in PLAYER_FIELDS}
+    overrides = {name: config.discriminator[name] for name in PLAYER_FIELDS}
+    given = {name: value for name, value in overrides.items() if value is not None}
+    return options, options | given
+
+
+@functools.cache
+def _check_rows(kind: str, discriminator: Discriminator, num_steps: int) -> None:
+    """Checks that the joint update's gradient is right for a kind of discriminator."""
+    _, sizes = DISCRIMINATORS[kind]
+    small = sizes(*[3] * len(sizes._fields))
+    # A grid fixes the number of steps; for others a few are enough.
+    num_steps = num_steps if kind == "convolutional" else min(num_steps, 6)
+    try:
+        check_discriminator(discriminator, small, num_steps=num_steps)
+    except ValueError as error:
+        raise UserError(f"discriminator.kind={kind}: {error}") from error
 
 
 def create_state(experiment: Experiment) -> TrainState:
     """The state before the first update."""
-    generator = experiment.config.generator
-    discriminator = experiment.config.discriminator
+    config = experiment.config
+    generator = config.generator
     output = experiment.encoding.output(generator.num_components)
+    init_bias, bias = output.emission.init_bias, None
+    if generator.readout_bias == "data" and init_bias is not None:
+        values = training_values(experiment.dataset.splits["train"])
+        bias = init_bias(values, output.num_outputs)
+    return _create_state(experiment, bias)
+
+
+def _create_state(experiment: Experiment, readout_bias: Any = None) -> TrainState:
+    config = experiment.config
+    generator, discriminator = config.generator, config.discriminator
+    output = experiment.encoding.output(generator.num_components)
+    sizes = None
+    if has_discriminator(config):
+        _, kind_sizes = DISCRIMINATORS[discriminator.kind]
+        sizes = kind_sizes(discriminator.hidden_size, discriminator.mlp_size)
     return create_train_state(
         experiment.key(Stream.PARAMETERS),
         generator=GeneratorSizes(
@@ -152,25 +237,23 @@ def create_state(experiment: Experiment) -> TrainState:
             num_layers=generator.num_layers,
             value_size=output.value_size,
         ),
-        discriminator=DiscriminatorSizes(
-            discriminator.hidden_size, discriminator.mlp_size
-        ),
+        discriminator=sizes,
+        readout_bias=readout_bias,
         settings=experiment.settings,
     )
 
 
 def state_shapes(experiment: Experiment) -> TrainState:
     """The shapes of `create_state`'s result on one device, for `Checkpoints.restore`."""
-    shapes = jax.eval_shape(lambda: create_state(experiment))
+    shapes = jax.eval_shape(lambda: _create_state(experiment))
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), shapes
     )
 
 
-def step_function(config: config_dict.ConfigDict, step: int) -> Any:
+def step_function(config: config_dict.ConfigDict, step: int) -> Step:
     """The update to run at this step."""
-    if config.objective == "teacher_forcing" or step < config.adversarial.start_step:
+    if step < config.adversarial.start_step:
         return teacher_forcing_step
-    # By its key: as an attribute it is ConfigDict's own method.
-    return PROFESSOR_FORCING_STEPS[config.train["update"]]
+    return OBJECTIVES[config.objective].make_step(config)

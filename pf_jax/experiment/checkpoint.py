@@ -3,7 +3,7 @@
 import contextlib
 import math
 import pathlib
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -96,6 +96,8 @@ class Checkpoints:
                 name: ocp.utils.to_shape_dtype_struct(leaf)
                 for name, leaf in zip(names, wanted.values(), strict=True)
             }
+            if state.discriminator is None:
+                template |= _unused(saved.tree, template)
             if shapes != {name: leaf.shape for name, leaf in template.items()}:
                 raise ValueError("other shapes")
             args = ocp.args.Composite(state=ocp.args.StandardRestore(template))
@@ -144,7 +146,24 @@ def _arrays(state: TrainState) -> dict[str, Any]:
 
 
 def _saved_name(path: str, saved: Container[str]) -> str:
-    """The name that a leaf has in a checkpoint, which may be an older one."""
-    # A run that clipped gradients once had a chain of two optimizers.
-    older = path.replace("_optimizer.0.", "_optimizer.1.0.")
-    return path if path in saved else older
+    """The name that a leaf has in a checkpoint, which may be an older one.
+
+    Parameters and optimizer states once lay side by side, without players, and a run that
+    clipped gradients had a chain of two optimizers.
+    """
+    older = path.replace(".params.", ".").replace(".optimizer_state.", "_optimizer.")
+    oldest = older.replace("_optimizer.0.", "_optimizer.1.0.")
+    return next((name for name in (path, older) if name in saved), oldest)
+
+
+def _unused(saved: Mapping[str, Any], wanted: Container[str]) -> dict[str, Any]:
+    """The discriminator of a checkpoint, for a state that has none.
+
+    Every run once had one; orbax restores all of a checkpoint or nothing.
+    """
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return {
+        name: jax.ShapeDtypeStruct(entry.shape, entry.dtype, sharding=device)
+        for name, entry in saved.items()
+        if name.startswith("discriminator") and name not in wanted
+    }

@@ -6,23 +6,34 @@ from typing import Any, NamedTuple
 
 from ml_collections import config_dict
 
+from pf_jax.behavior import FIELDS
 from pf_jax.errors import UserError
-
-HAS_DISCRIMINATOR = {"professor_forcing": True, "teacher_forcing": False}
-"""Whether an objective trains a discriminator."""
+from pf_jax.generator import FEEDBACKS
+from pf_jax.objectives import OBJECTIVES
+from pf_jax.players import SCHEDULES
 
 CELLS = ("gru", "lstm")
-FEEDBACKS = ("sample", "soft", "straight_through", "reparameterized")
 READOUT_BIASES = ("data", "zeros")
-SCHEDULES = ("constant", "cosine", "linear")
 DTYPES = ("float32", "bfloat16")
-BEHAVIOR_FIELDS = ("preactivation", "outputs", "hidden")
+BEHAVIOR_FIELDS = tuple(FIELDS)
 CHUNKS = ("consecutive", "random")
 COMPANDINGS = ("mu_law", "linear")
 DISCRIMINATORS = ("recurrent", "convolutional")
 UPDATES = ("joint", "separate")
 
 MAX_SEED = 2**32 - 1
+
+PLAYER_FIELDS = (
+    "learning_rate",
+    "schedule",
+    "warmup_steps",
+    "weight_decay",
+    "max_gradient_norm",
+)
+"""Fields of section `train` that section `discriminator` may override."""
+
+FAST_FIELDS = {"dtype": "float32", "generator.recompute": False, "generator.unroll": 0}
+"""Fields that only a GRU whose feedback is a sample heeds, with their defaults."""
 
 
 class _Rule(NamedTuple):
@@ -166,7 +177,7 @@ def _as_typed(value: Any) -> str:
 
 def has_discriminator(config: config_dict.ConfigDict) -> bool:
     """Whether the objective trains a discriminator."""
-    return HAS_DISCRIMINATOR[config.objective]
+    return OBJECTIVES[config.objective].has_discriminator
 
 
 def check_objective(config: config_dict.ConfigDict) -> None:
@@ -176,13 +187,13 @@ def check_objective(config: config_dict.ConfigDict) -> None:
         config: Settings of an experiment.
 
     Raises:
-        UserError: If there is no such objective.
+        UserError: If there is no such objective, or a field of its own is not legal.
     """
-    if _value_of(config, "objective") not in HAS_DISCRIMINATOR:
+    if _value_of(config, "objective") not in OBJECTIVES:
         raise UserError(
-            f"objective={config.objective}: must be one of "
-            f"{', '.join(HAS_DISCRIMINATOR)}"
+            f"objective={config.objective}: must be one of {', '.join(OBJECTIVES)}"
         )
+    OBJECTIVES[config.objective].check(config)
 
 
 def _check_no_overrides(config: config_dict.ConfigDict) -> None:
@@ -192,6 +203,22 @@ def _check_no_overrides(config: config_dict.ConfigDict) -> None:
             raise UserError(
                 f"{field}={value}: objective={config.objective} has no discriminator: "
                 "leave it out, or set objective=professor_forcing"
+            )
+
+
+def _check_fast_fields(config: config_dict.ConfigDict) -> None:
+    """Checks that no field is set that the cell or the feedback would ignore."""
+    cell, feedback = config.generator.cell, config.generator.feedback
+    if cell == "gru" and feedback == "sample":
+        return
+    why = (
+        f"generator.feedback={feedback}" if cell == "gru" else f"generator.cell={cell}"
+    )
+    for field, default in FAST_FIELDS.items():
+        value = _value_of(config, field)
+        if value != default:
+            raise UserError(
+                f"{field}={value}: has no effect with {why}: leave it at {default}"
             )
 
 
@@ -213,6 +240,7 @@ def check_config(config: config_dict.ConfigDict) -> None:
     check_objective(config)
     if not has_discriminator(config):
         _check_no_overrides(config)
+    _check_fast_fields(config)
 
     gate = config.gate
     if gate.generator_lower >= gate.generator_upper:

@@ -104,7 +104,7 @@ def _print_sizes(name: str, dataset: Dataset) -> None:
     print(f"{name}: {sizes} {encoding.unit}{encoding.summary()}")
     for split, count in dataset.unknown.items():
         if count:
-            print(f"{split}: {count:,} {encoding.unit} {encoding.loss}")
+            print(f"{split}: {count:,} {encoding.unit} {encoding.unknown_phrase}")
 
 
 def _train(

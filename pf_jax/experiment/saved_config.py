@@ -7,7 +7,7 @@ from typing import Any
 from ml_collections import config_dict
 
 from pf_jax.errors import UserError
-from pf_jax.experiment.optimizers import PLAYER_FIELDS
+from pf_jax.experiment.checks import PLAYER_FIELDS, has_discriminator
 from pf_jax.files import write_whole
 
 MODEL_SECTIONS = ("generator", "behavior", "discriminator", "data", "dtype")
@@ -53,19 +53,10 @@ ADDED_FIELDS: dict[str, Any] = {
     "train.schedule": "constant",
     "train.warmup_steps": 0,
     "train.weight_decay": 0.0,
-    "scheduled_sampling.schedule": "linear",
-    "scheduled_sampling.start": 1.0,
-    "scheduled_sampling.slope": 1e-4,
-    "scheduled_sampling.floor": 0.0,
-    "scheduled_sampling.decay": 0.9999,
-    "scheduled_sampling.speed": 1000.0,
-    "state_matching.distance": "energy",
-    "state_matching.weight": 1.0,
-    "state_matching.teacher_forced_gradient": False,
-    "input_noise.probability": 0.1,
-    "input_noise.deviation": 0.1,
 }
-"""Fields that older runs lack, with the values that those runs behaved by."""
+"""Fields that older runs lack, with the values that those runs behaved by.
+
+The sections of objectives are not among them: only their own objective reads them."""
 
 
 def write_config(config: config_dict.ConfigDict, workdir: pathlib.Path) -> None:
@@ -124,6 +115,12 @@ def check_same_model(
     Raises:
         UserError: If a field that settles the model's shapes or its encoding differs.
     """
+    if has_discriminator(config) and not has_discriminator(saved):
+        raise UserError(
+            f"{workdir}: holds a run with objective={saved.objective}, which has no "
+            f"discriminator to go on with: use another --workdir for "
+            f"objective={config.objective}"
+        )
     for section in MODEL_SECTIONS:
         old, new = (_flat(section, c.get(section)) for c in (saved, config))
         for field in sorted((old.keys() | new.keys()) - set(FREE_FIELDS)):

@@ -18,6 +18,7 @@ from pf_jax.experiment.checks import has_discriminator
 from pf_jax.experiment.streams import Stream
 from pf_jax.generator import initial_carry
 from pf_jax.metrics import Metrics, add, compute
+from pf_jax.objectives import discriminator_eval_step, eval_step
 from pf_jax.state import TrainState
 from pf_jax.types import Batch, Carry
 
@@ -46,7 +47,8 @@ def likelihood(
         context: Number of steps that each piece reads before those it scores.
 
     Returns:
-        `nll`, in nats a step.
+        `nll`, in nats a step, and `idle_units`, the share of hidden units that hardly
+        move.
 
     Raises:
         UserError: If the split is empty.
@@ -62,7 +64,7 @@ def likelihood(
         for batch in group:
             if carry is None:
                 carry = initial_carry(
-                    state.generator,
+                    state.generator.params,
                     batch.inputs.shape[1],
                     generator=state.settings.generator,
                 )
@@ -134,7 +136,7 @@ def validate(experiment: Experiment, state: TrainState, split: str) -> dict[str,
         split: Name of the split: "train", "valid" or "test".
 
     Returns:
-        `nll`, and where the objective trains a discriminator, those of
+        `nll`, `idle_units`, and where the objective trains a discriminator, those of
         `held_out_discriminator`.
     """
     config, sequences = experiment.config, experiment.dataset.splits[split]
