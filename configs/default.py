@@ -8,7 +8,7 @@ def get_config() -> config_dict.ConfigDict:
     config = config_dict.ConfigDict()
 
     config.seed = 0  # seed of parameters, batches and samples
-    config.objective = "professor_forcing"  # or "teacher_forcing"
+    config.objective = "professor_forcing"  # an objective of pf_jax/objectives
     config.dtype = "float32"  # type of matrix products: "float32" or "bfloat16"
 
     config.data = data = config_dict.ConfigDict()
@@ -96,11 +96,6 @@ def get_config() -> config_dict.ConfigDict:
     matching.teacher_forced_gradient = (
         False  # let it move the teacher-forced states too
     )
-
-    # Read by the objective "input_noise".
-    config.input_noise = noise = config_dict.ConfigDict()
-    noise.probability = 0.1  # probability that an input token is replaced by another
-    noise.deviation = 0.1  # standard deviation of the noise added to input numbers
 
     config.train = train = config_dict.ConfigDict()
     train.num_steps = 500  # number of updates

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import struct
 from trees import assert_close, assert_same_bits
 
 from configs import default
