@@ -97,6 +97,11 @@ def get_config() -> config_dict.ConfigDict:
         False  # let it move the teacher-forced states too
     )
 
+    # Read by the objective "input_noise".
+    config.input_noise = noise = config_dict.ConfigDict()
+    noise.probability = 0.1  # probability that an input token is replaced by another
+    noise.deviation = 0.1  # standard deviation of the noise added to input numbers
+
     config.train = train = config_dict.ConfigDict()
     train.num_steps = 500  # number of updates
     train.batch_size = 32  # sequences in an update, over all devices

@@ -5,6 +5,7 @@ with an `objective`, name it in the table, and give its fields to `configs/defau
 """
 
 from pf_jax.objectives import (
+    input_noise,
     professor_forcing,
     scheduled_sampling,
     state_matching,
@@ -30,6 +31,7 @@ OBJECTIVES: dict[str, Objective] = {
     "teacher_forcing": teacher_forcing.objective,
     "scheduled_sampling": scheduled_sampling.objective,
     "state_matching": state_matching.objective,
+    "input_noise": input_noise.objective,
 }
 """By the config's field `objective`."""
 

@@ -1,0 +1,129 @@
+"""Teacher forcing over noisy inputs: is professor forcing more than a regularizer?
+
+Tokens are replaced by others with the frequencies of the data (Xie et al. 2017, unigram
+noise), numbers get Gaussian noise, as emulators of dynamics are trained. The first input
+stays, and so do the targets.
+"""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from pf_jax.errors import UserError
+from pf_jax.generator import GeneratorParams
+from pf_jax.metrics import Metrics
+from pf_jax.objectives.objective import (
+    Objective,
+    batch_keys,
+    generator_alone,
+    readable,
+    total_nll,
+)
+from pf_jax.state import TrainState
+from pf_jax.types import Array, Batch
+from pf_jax.unroll import draw_dropout, unroll_teacher_forced
+
+NOISE_STREAM = 2**32 - 3
+"""Number that a row's key is folded with; see `unroll.DROPOUT_STREAM`."""
+
+
+class InputNoise(NamedTuple):
+    """The noise of the inputs.
+
+    Attributes:
+        probability: Probability that a token is replaced by a random one of the batch.
+        deviation: Standard deviation of the noise that is added to numbers.
+    """
+
+    probability: float = 0.1
+    deviation: float = 0.1
+
+
+def noisy_inputs(
+    inputs: Array, keys: Array, options: InputNoise, mask: Array | None = None
+) -> Array:
+    """The inputs with noise, all but those of the first step.
+
+    A token's replacement is the token of a random step of the batch that counts: a draw
+    from the data's unigram. Over devices it comes from the device's own rows.
+
+    Args:
+        inputs: Values `[T, B, ...]`; integers are tokens.
+        keys: Typed keys of the rows, `[B]`.
+        options: How much noise there is.
+        mask: One where a step counts, `[T, B]`; all by default.
+    """
+    keys = jax.vmap(lambda key: jax.random.fold_in(key, NOISE_STREAM))(keys)
+    num_steps, num_rows = inputs.shape[:2]
+    if not jnp.issubdtype(inputs.dtype, jnp.integer):
+        noise = jax.vmap(
+            lambda key: jax.random.normal(key, inputs[:, 0].shape, inputs.dtype),
+            out_axes=1,
+        )(keys)
+        return inputs + options.deviation * noise.at[0].set(0)
+
+    def draw(key: Array) -> tuple[Array, Array]:
+        coin_key, place_key = jax.random.split(key)
+        is_replaced = jax.random.bernoulli(coin_key, options.probability, (num_steps,))
+        return is_replaced, jax.random.uniform(place_key, (num_steps,))
+
+    is_replaced, place = jax.vmap(draw, out_axes=1)(keys)
+    # Steps that count come first, in any order among themselves.
+    counts = jnp.ones((num_steps, num_rows)) if mask is None else mask
+    order = jnp.argsort(-counts.reshape(-1), stable=True)
+    number = jnp.floor(place * jnp.sum(counts > 0)).astype(jnp.int32)
+    other = inputs.reshape(-1)[order][number]
+    return jnp.where(is_replaced.at[0].set(False), other, inputs)
+
+
+def input_noise_step(
+    state: TrainState, batch: Batch, key: Array, *, axis_name: str | None = None
+) -> tuple[TrainState, Metrics]:
+    """One update of the generator by the likelihood of the data under noisy inputs.
+
+    Args:
+        state: The training state; `settings.options` is an `InputNoise`.
+        batch: Sequences `[T, B]`; this device's rows under an `axis_name`.
+        key: A typed key, the same on all devices, new for each step.
+        axis_name: Mapped axis over devices, if any.
+
+    Returns:
+        The new state, and the metrics of all devices.
+    """
+    settings = state.settings
+    batch = readable(batch, state.generator.params)
+    keys = batch_keys(key, batch, axis_name)
+    inputs = noisy_inputs(batch.inputs, keys, settings.options, batch.mask)
+
+    def loss(params: GeneratorParams) -> tuple[Array, tuple[Array, Metrics]]:
+        dropout = draw_dropout(params, keys, inputs[0], generator=settings.generator)
+        unroll = unroll_teacher_forced(
+            params, inputs, dropout=dropout, generator=settings.generator
+        )
+        total = total_nll(unroll, batch, settings)
+        return total / inputs.shape[1], (total, {})
+
+    return generator_alone(state, batch, loss, axis_name)
+
+
+def _make_options(config: Any) -> InputNoise:
+    return InputNoise(config.input_noise.probability, config.input_noise.deviation)
+
+
+def _check(config: Any) -> None:
+    options = _make_options(config)
+    if not 0 <= options.probability <= 1:
+        raise UserError(
+            f"input_noise.probability={options.probability}: must be from 0 to 1"
+        )
+    if not 0 <= options.deviation < float("inf"):
+        raise UserError(
+            f"input_noise.deviation={options.deviation}: must be a finite number, at "
+            "least 0"
+        )
+
+
+objective = Objective(
+    make_step=lambda config: input_noise_step, make_options=_make_options, check=_check
+)
