@@ -167,7 +167,7 @@ def torch_turns(shape: Shape) -> dict[str, Turn]:
     from benchmarks.peers import torch_peer
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = torch_peer.LanguageModel(train_state(shape).generator).to(device)
+    model = torch_peer.LanguageModel(train_state(shape).generator.params).to(device)
 
     def backward(data: torch.Tensor) -> None:
         model.zero_grad()
@@ -300,7 +300,7 @@ def main(argv: list[str] | None = None) -> None:
     if arguments.torch_worker:
         timing.serve(torch_turns(arguments.shape))
         return
-    params = train_state(arguments.shape).generator
+    params = train_state(arguments.shape).generator.params
     measured = measure(arguments, params)
     result = report(arguments.shape, params, measured)
     print(table(result))

@@ -10,11 +10,11 @@ from pf_jax.types import Array, Unroll
 
 FIELDS = {
     "preactivation": lambda unroll, emission: unroll.preactivation,
-    "hidden": lambda unroll, emission: unroll.hidden,
     "outputs": lambda unroll, emission: (emission.statistics(unroll.logits),),
+    "hidden": lambda unroll, emission: unroll.hidden,
 }
-"""The kinds of fields: pre-tanh activations of every layer, hidden activations of every
-layer, statistics of the output distribution."""
+"""The kinds of fields: pre-tanh activations of every layer, statistics of the output
+distribution, hidden activations of every layer."""
 
 
 class Behavior(NamedTuple):

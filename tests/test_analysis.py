@@ -9,8 +9,9 @@ from trees import random_like
 
 from pf_jax.analysis import gap, plots, samples
 from pf_jax.data import Vocabulary, join_sequences
+from pf_jax.discriminator import DiscriminatorSizes
 from pf_jax.gate import AccuracyGate
-from pf_jax.state import DiscriminatorSizes, GeneratorSizes, create_train_state
+from pf_jax.state import GeneratorSizes, create_train_state
 from pf_jax.unroll import (
     draw_noise,
     row_keys,

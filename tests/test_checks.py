@@ -3,10 +3,9 @@ from errors import error_of
 from ml_collections import config_dict
 
 from configs import default
-from pf_jax import behavior
 from pf_jax.data import waveform
 from pf_jax.errors import UserError
-from pf_jax.experiment import build, checks, optimizers
+from pf_jax.experiment import build, checks
 
 
 def _config(**overrides):
@@ -24,7 +23,8 @@ def _config(**overrides):
         ({"seed": 2**32}, "seed=4294967296: must be from 0 to 4294967295"),
         (
             {"objective": "professor"},
-            "objective=professor: must be one of professor_forcing, teacher_forcing",
+            "objective=professor: must be one of professor_forcing, teacher_forcing, "
+            "scheduled_sampling, state_matching, input_noise",
         ),
         ({"dtype": "float16"}, "dtype=float16: must be one of float32, bfloat16"),
         (
@@ -198,13 +198,68 @@ def test_check_config_takes_the_edges_of_every_range():
             train__update="separate",
             train__max_gradient_norm=0.0,
             evaluation__context=0,
-            generator__cell="lstm",
-            generator__feedback="soft",
-            generator__feedback_steps=0,
             generator__dropout=0.0,
             generator__readout_bias="zeros",
         )
     )
+    checks.check_config(
+        _config(
+            generator__cell="lstm",
+            generator__feedback="soft",
+            generator__feedback_steps=0,
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (
+            {"generator__cell": "lstm", "dtype": "bfloat16"},
+            "dtype=bfloat16: has no effect with generator.cell=lstm: leave it at float32",
+        ),
+        (
+            {"generator__cell": "lstm", "generator__recompute": True},
+            "generator.recompute=True: has no effect with generator.cell=lstm: leave it "
+            "at False",
+        ),
+        (
+            {"generator__feedback": "soft", "generator__unroll": 4},
+            "generator.unroll=4: has no effect with generator.feedback=soft: leave it at "
+            "0",
+        ),
+    ],
+)
+def test_check_config_error_for_what_would_have_no_effect(overrides, message):
+    assert error_of(checks.check_config, _config(**overrides)) == message
+
+
+@pytest.mark.parametrize(
+    ("objective", "field", "value", "message"),
+    [
+        ("scheduled_sampling", "start", 1.5, "from 0 to 1: it is a probability"),
+        ("scheduled_sampling", "floor", -0.1, "from 0 to 1: it is a probability"),
+        ("scheduled_sampling", "slope", -1.0, "a finite number, at least 0"),
+        ("scheduled_sampling", "decay", 1.1, "from 0 to 1: its powers are"),
+        ("scheduled_sampling", "speed", 0.5, "a finite number, at least 1"),
+        (
+            "scheduled_sampling",
+            "schedule",
+            "cosine",
+            "one of linear, exponential, inverse_sigmoid",
+        ),
+        ("state_matching", "distance", "mmd", "one of energy, mse"),
+        ("state_matching", "weight", -1.0, "a finite number, at least 0"),
+        ("input_noise", "probability", 1.1, "from 0 to 1"),
+        ("input_noise", "deviation", float("inf"), "a finite number, at least 0"),
+    ],
+)
+def test_check_config_asks_the_objective(objective, field, value, message):
+    overrides = {"objective": objective, f"{objective}__{field}": value}
+    expected = f"{objective}.{field}={value}: must be {message}"
+    assert error_of(checks.check_config, _config(**overrides)) == expected
+    # Another objective does not read the field.
+    checks.check_config(_config(**overrides | {"objective": "teacher_forcing"}))
 
 
 OVERRIDES = {
@@ -298,8 +353,4 @@ def test_check_devices_takes_multiples():
 def test_names_are_those_that_there_are():
     assert set(checks.DISCRIMINATORS) == set(build.DISCRIMINATORS)
     assert set(checks.COMPANDINGS) == set(waveform.COMPANDINGS)
-    assert set(checks.SCHEDULES) == set(optimizers.SCHEDULES)
-
-
-def test_behavior_fields_are_those_that_behavior_builds():
-    assert set(checks.BEHAVIOR_FIELDS) == set(behavior.FIELDS)
+    assert set(checks.CELLS) == set(build.CELLS)

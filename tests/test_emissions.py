@@ -16,8 +16,10 @@ from trees import (
     to_numpy,
 )
 
-from pf_jax import metrics, steps
+from pf_jax import metrics
+from pf_jax import objectives as steps
 from pf_jax.affine import Affine
+from pf_jax.discriminator import DiscriminatorSizes
 from pf_jax.emissions import (
     Emission,
     as_classes,
@@ -37,7 +39,6 @@ from pf_jax.mixture import (
 )
 from pf_jax.recurrence import gru
 from pf_jax.state import (
-    DiscriminatorSizes,
     GeneratorSizes,
     Settings,
 )

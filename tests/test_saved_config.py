@@ -44,8 +44,11 @@ def test_read_config_is_the_config_that_was_written(tmp_path):
 def test_read_config_adds_what_older_runs_lack(tmp_path):
     shutil.copy(OLD, tmp_path / "config.json")
     saved = read_config(tmp_path)
-    expected = config_with(generator__readout_bias="zeros")
-    assert saved.to_dict() == expected.to_dict()
+    expected = config_with(generator__readout_bias="zeros").to_dict()
+    # The sections of objectives are read by their own objective alone, which older runs
+    # cannot have.
+    expected = {name: expected[name] for name in json.loads(OLD.read_text())}
+    assert saved.to_dict() == expected
     assert saved.behavior.fields == ("preactivation", "outputs")
     check_config(saved)
     check_same_model(saved, default.get_config(), WORKDIR)
