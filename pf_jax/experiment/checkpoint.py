@@ -74,7 +74,7 @@ class Checkpoints:
         return best
 
     def restore(self, state: TrainState, step: int) -> TrainState:
-        """The state of a checkpoint.
+        """The state of a checkpoint; without a discriminator where it holds none.
 
         Args:
             state: State of the same shapes, or of `jax.ShapeDtypeStruct`s with shardings:
@@ -84,13 +84,15 @@ class Checkpoints:
         Raises:
             UserError: If the checkpoint's arrays have other shapes, or it is damaged.
         """
-        wanted = _arrays(state)
         with self._readable(step):
             # Compared first: orbax's own refusal of other shapes leaves threads behind.
             saved = ocp.StandardCheckpointHandler().metadata(
                 self._manager.directory / str(step) / "state"
             )
             shapes = {path: entry.shape for path, entry in saved.tree.items()}
+            if not any(name.startswith("discriminator") for name in shapes):
+                state = state.replace(discriminator=None)
+            wanted = _arrays(state)
             names = [_saved_name(path, shapes) for path in wanted]
             template = {
                 name: ocp.utils.to_shape_dtype_struct(leaf)

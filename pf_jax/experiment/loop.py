@@ -29,7 +29,11 @@ from pf_jax.experiment.build import (
     step_function,
 )
 from pf_jax.experiment.checkpoint import Checkpoints
-from pf_jax.experiment.checks import check_config, check_devices
+from pf_jax.experiment.checks import (
+    check_config,
+    check_devices,
+    has_discriminator,
+)
 from pf_jax.experiment.run_log import RunLog
 from pf_jax.experiment.runs import has_checkpoint
 from pf_jax.experiment.saved_config import check_same_model, read_config, write_config
@@ -74,6 +78,7 @@ def train_and_evaluate(
         else:
             state = checkpoints.restore(state_shapes(experiment), latest)
             print(f"{workdir}: continues from step {latest}")
+            state = _with_discriminator(experiment, state)
         write_config(config, workdir)
         save_encoding(experiment.encoding, workdir / "encoding.json")
         return _train(experiment, workdir, state, checkpoints)
@@ -93,6 +98,14 @@ def _load_experiment(
         check_same_model(read_config(workdir), config, workdir)
         encoding = load_encoding(workdir / "encoding.json")
     return load_experiment(config, encoding)
+
+
+def _with_discriminator(experiment: Experiment, state: TrainState) -> TrainState:
+    """The state with a new discriminator, where only now the objective has one."""
+    if state.discriminator is not None or not has_discriminator(experiment.config):
+        return state
+    print("the run had no discriminator so far: starts with a new one")
+    return state.replace(discriminator=create_state(experiment).discriminator)
 
 
 def _print_sizes(name: str, dataset: Dataset) -> None:

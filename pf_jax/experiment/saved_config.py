@@ -7,7 +7,7 @@ from typing import Any
 from ml_collections import config_dict
 
 from pf_jax.errors import UserError
-from pf_jax.experiment.checks import PLAYER_FIELDS, has_discriminator
+from pf_jax.experiment.checks import PLAYER_FIELDS
 from pf_jax.files import write_whole
 
 MODEL_SECTIONS = ("generator", "behavior", "discriminator", "data", "dtype")
@@ -115,12 +115,6 @@ def check_same_model(
     Raises:
         UserError: If a field that settles the model's shapes or its encoding differs.
     """
-    if has_discriminator(config) and not has_discriminator(saved):
-        raise UserError(
-            f"{workdir}: holds a run with objective={saved.objective}, which has no "
-            f"discriminator to go on with: use another --workdir for "
-            f"objective={config.objective}"
-        )
     for section in MODEL_SECTIONS:
         old, new = (_flat(section, c.get(section)) for c in (saved, config))
         for field in sorted((old.keys() | new.keys()) - set(FREE_FIELDS)):

@@ -14,7 +14,6 @@ from pf_jax.data import (
 )
 from pf_jax.errors import UserError
 from pf_jax.experiment.build import Experiment
-from pf_jax.experiment.checks import has_discriminator
 from pf_jax.experiment.streams import Stream
 from pf_jax.generator import initial_carry
 from pf_jax.metrics import Metrics, add, compute
@@ -136,7 +135,7 @@ def validate(experiment: Experiment, state: TrainState, split: str) -> dict[str,
         split: Name of the split: "train", "valid" or "test".
 
     Returns:
-        `nll`, `idle_units`, and where the objective trains a discriminator, those of
+        `nll`, `idle_units`, and where the state has a discriminator, those of
         `held_out_discriminator`.
     """
     config, sequences = experiment.config, experiment.dataset.splits[split]
@@ -146,7 +145,7 @@ def validate(experiment: Experiment, state: TrainState, split: str) -> dict[str,
         num_streams=config.evaluation.num_streams,
         context=config.evaluation.context,
     )
-    if not has_discriminator(config):
+    if state.discriminator is None:
         return values
     return values | held_out_discriminator(
         state,
