@@ -22,7 +22,7 @@ from benchmarks.accelerator_forms import drawn_state
 from benchmarks.forms import Shape
 from benchmarks.peers import plain
 from pf_jax.players import create_player
-from pf_jax.unroll import draw_noise
+from pf_jax.randomness import draw_noise
 
 SEEDS = (0, 1, 2)
 

@@ -48,6 +48,7 @@ from pf_jax.metrics import Average, Metrics, compute
 from pf_jax.mixture import mixture_density
 from pf_jax.objectives import (
     OBJECTIVES,
+    InputNoise,
     Objective,
     ScheduledSampling,
     StateMatching,
@@ -55,6 +56,7 @@ from pf_jax.objectives import (
     discriminator_step,
     eval_step,
     generator_step,
+    input_noise_step,
     joint_step,
     scheduled_sampling_step,
     separate_step,
@@ -63,6 +65,7 @@ from pf_jax.objectives import (
 )
 from pf_jax.parallel import make_update, replicate
 from pf_jax.players import Player, make_optimizer
+from pf_jax.randomness import draw_dropout, row_keys
 from pf_jax.recurrence import (
     Cell,
     CellOutput,
@@ -82,8 +85,6 @@ from pf_jax.recurrence import (
 from pf_jax.state import GeneratorSizes, Settings, TrainState, create_train_state
 from pf_jax.types import Batch, Unroll
 from pf_jax.unroll import (
-    draw_dropout,
-    row_keys,
     split_modes,
     unroll_free_running,
     unroll_mixed,
@@ -107,6 +108,7 @@ __all__ = [
     "Dropout",
     "Emission",
     "GRUParams",
+    "InputNoise",
     "Generator",
     "GeneratorParams",
     "GeneratorSizes",
@@ -147,6 +149,7 @@ __all__ = [
     "init_generator",
     "init_gru",
     "init_lstm",
+    "input_noise_step",
     "initial_carry",
     "joint_step",
     "lstm",

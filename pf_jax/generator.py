@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from pf_jax.affine import Affine, affine, init_affine
 from pf_jax.emissions import Emission, as_classes, categorical
@@ -96,7 +97,7 @@ def init_generator(
     embedding_size: int,
     num_layers: int = 1,
     value_size: int | None = None,
-    readout_bias: Array | None = None,
+    readout_bias: Array | np.ndarray | None = None,
     generator: Generator = Generator(),
 ) -> GeneratorParams:
     """New parameters.

@@ -88,7 +88,7 @@ def create_train_state(
     *,
     generator: GeneratorSizes,
     discriminator: Any = None,
-    readout_bias: np.ndarray | None = None,
+    readout_bias: Array | np.ndarray | None = None,
     settings: Settings = Settings(),
 ) -> TrainState:
     """New parameters and optimizer states.

@@ -1,4 +1,4 @@
-"""Arrays that travel together.
+"""Named tuples of arrays that are passed around together.
 
 Dimension letters, here and everywhere: `T` time, `B` batch, `E` embedding, `H` hidden
 units, `L` layers, `V` vocabulary, `F` behavior features, `D` units of the discriminator.
@@ -14,18 +14,19 @@ Array = jax.Array
 Params = Any
 """A pytree of arrays."""
 Carry = Any
-"""The recurrent state of every layer, a pytree of arrays with a leading batch axis."""
+"""The recurrent state of one layer, a pytree of arrays with a leading batch axis."""
 
 
 class Batch(NamedTuple):
-    """What both modes start from.
+    """The data of one update.
 
     Attributes:
-        inputs: `[T, B, ...]`, `y[t - 1]`: what the teacher-forced mode reads. Its first
-            step is also the first input of the free-running mode.
-        targets: `[T, B, ...]`, `y[t]`.
-        mask: `[T, B]` float32, one where a step counts and zero where it is padding; None
-            where all count.
+        inputs: Values `y[t - 1]` that the teacher-forced mode reads, `[T, B, ...]`. The
+            first step's value is also the first input of the free-running mode.
+        targets: Values `y[t]`, `[T, B, ...]`.
+        mask: One where a step counts and zero where it is padding, `[T, B]` float32; None
+            where all steps count. Padding may hold anything, such as -1 or NaN: steps of
+            the objectives read values outside the vocabulary there as zeros.
     """
 
     inputs: Array
@@ -37,13 +38,13 @@ class Unroll(NamedTuple):
     """A generator over time, in either mode.
 
     Attributes:
-        inputs: `[T, B, ...]`, what each step read.
-        logits: `[T, B, P]`, the parameters of each step's output distribution.
-        hidden: `[T, B, H]` for every layer, bottom to top.
-        preactivation: `[T, B, H]` for every layer, before the last tanh.
-        carry: Of every layer, after the last step.
-        samples: `[T, B, ...]`, what each step drew from its output distribution and the
-            next one read; None where nothing is drawn.
+        inputs: Value that each step read, `[T, B, ...]`.
+        logits: Parameters of each step's output distribution, `[T, B, P]`.
+        hidden: Hidden states `[T, B, H]` of every layer, bottom to top.
+        preactivation: Arguments of the last tanh, `[T, B, H]` of every layer.
+        carry: Carry of every layer after the last step.
+        samples: Value that each step sampled from its output distribution, `[T, B, ...]`,
+            which the next step read unless it was given one; None where nothing is sampled.
     """
 
     inputs: Array
@@ -65,7 +66,7 @@ def vary_alike(*trees: Any) -> Any:
         *trees: Pytrees of arrays.
 
     Returns:
-        Them, every leaf varying over all axes that any leaf varies over.
+        The same trees, every leaf varying over all axes that any leaf varies over.
     """
     axes = frozenset().union(*(_varying_axes(leaf) for leaf in jax.tree.leaves(trees)))
     return vary_over(axes, trees)

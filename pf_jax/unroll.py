@@ -12,7 +12,6 @@ plain `lax.scan` here, which is also the fast path's test.
 
 from typing import Any
 
-import chex
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -29,103 +28,9 @@ from pf_jax.generator import (
     readout,
     stack_step,
 )
+from pf_jax.randomness import draw_noise, row_keys
 from pf_jax.recurrence import Reading, Rollout, where_rows
 from pf_jax.types import Array, Carry, Unroll, vary_alike
-
-DROPOUT_STREAM = 2**32 - 1
-COIN_STREAM = 2**32 - 2
-"""Numbers that a row's key is folded with, beyond any step's, for what is not noise."""
-
-
-def row_keys(key: Array, num_rows: int, first_row: int | Array = 0) -> Array:
-    """One key for each row of a batch: `fold_in(key, row)`.
-
-    A row's key depends on its number in the whole batch alone, so that a batch spread
-    over devices samples what the joined batch samples.
-
-    Args:
-        key: A typed key.
-        num_rows: `B`.
-        first_row: Number of the first row.
-
-    Returns:
-        Keys `[B]`.
-    """
-    check_key(key)
-    rows = first_row + jnp.arange(num_rows)
-    return jax.vmap(lambda row: jax.random.fold_in(key, row))(rows)
-
-
-def check_key(key: Array) -> None:
-    """Raises a ValueError where a key is not a typed one."""
-    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        raise ValueError(
-            f"the key is an array of {key.dtype}{list(key.shape)}: pf_jax takes typed "
-            "keys: use jax.random.key(seed) in place of jax.random.PRNGKey(seed), or "
-            "jax.random.wrap_key_data(key)"
-        )
-
-
-def draw_noise(
-    params: GeneratorParams,
-    key: Array,
-    *,
-    num_rows: int,
-    num_steps: int,
-    start: int | Array = 0,
-    generator: Generator = Generator(),
-) -> Any:
-    """The noise of a free run; step `t` of a row draws from `fold_in(row key, t)`.
-
-    So a longer run starts with the samples of a shorter one.
-
-    Args:
-        params: Weights; only the readout's width counts.
-        key: A typed key, or one for each row, `[B]`.
-        num_rows: `B`.
-        num_steps: `T`.
-        start: Number of the first step.
-        generator: How the generator computes.
-
-    Returns:
-        Leaves `[T, B, ...]`.
-    """
-    num_outputs, dtype = params.readout.kernel.shape[-1], params.readout.kernel.dtype
-    check_key(key)
-    keys = row_keys(key, num_rows) if key.ndim == 0 else key
-    chex.assert_shape(keys, (num_rows,))
-
-    def draw(step: Array, key: Array) -> Any:
-        key = jax.random.fold_in(key, step)
-        return generator.emission.noise(key, num_outputs, dtype)
-
-    steps = start + jnp.arange(num_steps)
-    return jax.vmap(jax.vmap(draw, in_axes=(None, 0)), in_axes=(0, None))(steps, keys)
-
-
-def draw_dropout(
-    params: GeneratorParams, keys: Array, values: Array, *, generator: Generator
-) -> Dropout | None:
-    """The dropout masks of a training step; None where the generator has no dropout.
-
-    Args:
-        params: Weights; only their sizes count.
-        keys: Typed keys of the rows, `[B]`.
-        values: What one step reads, `[B, ...]`; only its shape counts.
-        generator: How the generator computes; its `dropout` is the share that is dropped.
-    """
-    if not generator.dropout:
-        return None
-    embedded = jax.eval_shape(generator.emission.embed, params.input, values)
-    sizes = embedded.shape[-1], params.readout.kernel.shape[0]
-    kept = 1 - generator.dropout
-
-    def draw(key: Array) -> Dropout:
-        key = jax.random.fold_in(key, DROPOUT_STREAM)
-        mask = jax.random.bernoulli(key, kept, (sum(sizes),)) / kept
-        return Dropout(*jnp.split(mask.astype(embedded.dtype), sizes[:1]))
-
-    return jax.vmap(draw)(keys)
 
 
 def unroll_mixed(
@@ -465,10 +370,12 @@ def _unroll(
     _check_generator(generator)
     num_rows = reading.given.shape[1]
     if carry is None:
-        carry = initial_carry(params, num_rows, generator=generator)
-    _check_carry(carry, num_rows)
-    params, carry, reading, noise, dropout = vary_alike(
-        params, carry, reading, noise, dropout
+        first = initial_carry(params, num_rows, generator=generator)
+    else:
+        first = carry
+    _check_carry(first, num_rows)
+    params, first, reading, noise, dropout = vary_alike(
+        params, first, reading, noise, dropout
     )
     num_sampling = reading.is_given.shape[1]
     if generator.feedback != "sample" and num_sampling:
@@ -477,7 +384,7 @@ def _unroll(
         run = _fast_rollout
     else:
         run = _plain_rollout
-    out = run(params, carry, reading, noise, temperature, dropout, generator)
+    out = run(params, first, reading, noise, temperature, dropout, generator)
     logits = readout(params, out.hidden[-1], dropout, generator=generator)
     samples = out.samples if num_sampling else None
     return Unroll(out.inputs, logits, out.hidden, out.preactivation, out.carry, samples)

@@ -9,7 +9,7 @@ from trees import assert_close
 
 import pf_jax
 from benchmarks.peers import flax_peer, plain
-from pf_jax.unroll import draw_noise
+from pf_jax.randomness import draw_noise
 
 T, B, H, V, D, M = 9, 4, 6, 7, 5, 5
 

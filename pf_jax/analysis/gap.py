@@ -10,9 +10,10 @@ from jax import lax
 
 from pf_jax.data import Sequences, as_inputs, spaced_starts
 from pf_jax.generator import Generator, GeneratorParams, initial_carry
+from pf_jax.randomness import row_keys
 from pf_jax.state import TrainState
 from pf_jax.types import Array, Unroll
-from pf_jax.unroll import row_keys, unroll_free_running, unroll_teacher_forced
+from pf_jax.unroll import unroll_free_running, unroll_teacher_forced
 
 SEGMENT_LENGTH = 64
 """Steps computed at a time, which bounds the device's memory."""

@@ -9,9 +9,10 @@ import numpy as np
 from pf_jax.data import as_inputs
 from pf_jax.data.encoding import TextEncoding
 from pf_jax.generator import Generator, GeneratorParams, initial_carry
+from pf_jax.randomness import row_keys
 from pf_jax.state import TrainState
 from pf_jax.types import Array
-from pf_jax.unroll import row_keys, unroll_mixed
+from pf_jax.unroll import unroll_mixed
 
 CHUNK_LENGTH = 256
 """Steps computed at a time, which bounds the device's memory, not the samples."""

@@ -12,6 +12,7 @@ from pf_jax.objectives import (
     teacher_forcing,
 )
 from pf_jax.objectives.held_out import discriminator_eval_step, eval_step
+from pf_jax.objectives.input_noise import InputNoise, input_noise_step
 from pf_jax.objectives.objective import Objective, Step
 from pf_jax.objectives.professor_forcing import (
     discriminator_step,
@@ -37,6 +38,7 @@ OBJECTIVES: dict[str, Objective] = {
 
 __all__ = [
     "OBJECTIVES",
+    "InputNoise",
     "Objective",
     "ScheduledSampling",
     "StateMatching",
@@ -45,6 +47,7 @@ __all__ = [
     "discriminator_step",
     "eval_step",
     "generator_step",
+    "input_noise_step",
     "joint_step",
     "scheduled_sampling_step",
     "separate_step",

@@ -14,9 +14,10 @@ from pf_jax.objectives.professor_forcing import (
     both_modes,
     mode_logits,
 )
+from pf_jax.randomness import row_keys
 from pf_jax.state import TrainState
 from pf_jax.types import Array, Batch, Carry, Unroll
-from pf_jax.unroll import row_keys, unroll_teacher_forced
+from pf_jax.unroll import unroll_teacher_forced
 
 IDLE_DEVIATION = 0.02
 """Standard deviation below which a hidden unit, between -1 and 1, hardly moves."""

@@ -20,12 +20,10 @@ from pf_jax.objectives.objective import (
     readable,
     total_nll,
 )
+from pf_jax.randomness import RowStream, draw_dropout
 from pf_jax.state import TrainState
 from pf_jax.types import Array, Batch
-from pf_jax.unroll import draw_dropout, unroll_teacher_forced
-
-NOISE_STREAM = 2**32 - 3
-"""Number that a row's key is folded with; see `unroll.DROPOUT_STREAM`."""
+from pf_jax.unroll import unroll_teacher_forced
 
 
 class InputNoise(NamedTuple):
@@ -54,7 +52,7 @@ def noisy_inputs(
         options: How much noise there is.
         mask: One where a step counts, `[T, B]`; all by default.
     """
-    keys = jax.vmap(lambda key: jax.random.fold_in(key, NOISE_STREAM))(keys)
+    keys = jax.vmap(lambda key: jax.random.fold_in(key, RowStream.INPUT_NOISE))(keys)
     num_steps, num_rows = inputs.shape[:2]
     if not jnp.issubdtype(inputs.dtype, jnp.integer):
         noise = jax.vmap(

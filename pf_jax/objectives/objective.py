@@ -18,9 +18,9 @@ from pf_jax.emissions import without_unreadable
 from pf_jax.generator import GeneratorParams
 from pf_jax.metrics import Metrics, average, sum_over_devices
 from pf_jax.players import update_player
+from pf_jax.randomness import row_keys
 from pf_jax.state import Settings, TrainState
 from pf_jax.types import Array, Batch, Unroll, vary_over
-from pf_jax.unroll import row_keys
 
 Step = Callable[..., tuple[TrainState, Metrics]]
 Loss = Callable[[GeneratorParams], tuple[Array, tuple[Array, Metrics]]]

@@ -32,9 +32,10 @@ from pf_jax.objectives.objective import (
     update_generator,
 )
 from pf_jax.players import Player, update_player
+from pf_jax.randomness import draw_dropout
 from pf_jax.state import Settings, TrainState
 from pf_jax.types import Array, Batch, Params
-from pf_jax.unroll import draw_dropout, unroll_windows
+from pf_jax.unroll import unroll_windows
 
 
 def generator_step(

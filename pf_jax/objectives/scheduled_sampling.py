@@ -20,9 +20,10 @@ from pf_jax.objectives.objective import (
     readable,
     total_nll,
 )
+from pf_jax.randomness import RowStream, draw_dropout
 from pf_jax.state import TrainState
 from pf_jax.types import Array, Batch
-from pf_jax.unroll import COIN_STREAM, draw_dropout, unroll_mixed
+from pf_jax.unroll import unroll_mixed
 
 
 class ScheduledSampling(NamedTuple):
@@ -75,7 +76,7 @@ def draw_coins(keys: Array, num_steps: int, probability: Array) -> Array:
     """
 
     def draw(key: Array) -> Array:
-        key = jax.random.fold_in(key, COIN_STREAM)
+        key = jax.random.fold_in(key, RowStream.COINS)
         # Below 1, so that a probability of 1 is certain.
         return jax.random.uniform(key, (num_steps,)) < probability
 

@@ -22,9 +22,10 @@ from pf_jax.objectives.objective import (
     readable,
     total_nll,
 )
+from pf_jax.randomness import draw_dropout
 from pf_jax.state import TrainState
 from pf_jax.types import Array, Batch
-from pf_jax.unroll import draw_dropout, split_modes, unroll_paired
+from pf_jax.unroll import split_modes, unroll_paired
 
 
 class StateMatching(NamedTuple):

@@ -9,9 +9,10 @@ from pf_jax.objectives.objective import (
     readable,
     total_nll,
 )
+from pf_jax.randomness import draw_dropout
 from pf_jax.state import TrainState
 from pf_jax.types import Array, Batch
-from pf_jax.unroll import draw_dropout, unroll_teacher_forced
+from pf_jax.unroll import unroll_teacher_forced
 
 
 def teacher_forcing_step(

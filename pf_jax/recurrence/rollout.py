@@ -230,11 +230,16 @@ def _rollout_bwd(
         d_own = d_read[:, num_reading:]
         d_own = where_rows(inputs.is_given, d_own, jnp.zeros_like(d_own))
         d_read = jnp.concatenate([d_read[:, :num_reading], d_own], axis=1)
-    return (
-        RolloutInputs(
-            *(d_table, d_inner, d_weights, None, d_carry, d_read, None, None, None)
-        ),
+    constants = dict.fromkeys(("readout", "is_given", "noise", "temperature"))
+    d_inputs = inputs._replace(
+        table=d_table,
+        inner=d_inner,
+        weights=d_weights,
+        carry=d_carry,
+        given=d_read,
+        **constants,
     )
+    return (d_inputs,)
 
 
 _rollout = jax.custom_vjp(_rollout_primal, nondiff_argnums=(0,))

@@ -155,7 +155,7 @@ def forward(
     divisor = state_divisor(carry)
     num_directions, num_rows, size = carry.shape
 
-    def over_time(width: int) -> jax.ShapeDtypeStruct:
+    def over_time(width: int) -> Any:
         return jax.ShapeDtypeStruct((len(projections), num_rows, width), carry.dtype)
 
     gates = Gates(*[over_time(size)] * (4 if is_saved else 1))

@@ -181,7 +181,7 @@ def rollout(
 
     table, tokens = _readable(inputs)
     groups = num_rows // tiles.rows
-    over_time = jax.ShapeDtypeStruct((num_steps, num_rows, size), table.dtype)
+    over_time: Any = jax.ShapeDtypeStruct((num_steps, num_rows, size), table.dtype)
     read = _Read(
         table=table,
         readout_operand=as_operand(jnp.pad(readout.kernel, [(0, 0), (0, padding)])),
