@@ -1,5 +1,5 @@
-# make demo: trains on the built-in text and evaluates. make test: the whole test suite.
-# TESTS= picks some of them.
+# make demo: trains on the built-in text and evaluates. make test: the test suite but for
+# what takes long, which make test-slow runs. TESTS= picks some of them.
 # PYTHON= picks the Python that a new $(VENV) is made with; make clean removes it.
 
 PYTHON ?=
@@ -8,7 +8,7 @@ VENV ?= .venv
 INSTALLED := $(VENV)/.installed
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint venv clean
+.PHONY: demo test test-slow lint venv clean
 
 demo: $(INSTALLED)
 	rm -rf runs/demo
@@ -16,7 +16,10 @@ demo: $(INSTALLED)
 	$(BIN)/python evaluate.py --workdir runs/demo
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n 2 --dist loadfile $(TESTS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" $(TESTS)
+
+test-slow: $(INSTALLED)
+	$(BIN)/python -m pytest -n 2 --dist load -m slow $(TESTS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -63,6 +63,32 @@ def test_import_is_quick_and_light():
     assert min(seconds) < 2.0
 
 
+NO_PALLAS = """
+import sys
+import flax, optax  # load what of Pallas they need themselves
+before = set(sys.modules)
+import jax, jax.numpy as jnp
+import pf_jax
+params = pf_jax.init_generator(
+    jax.random.key(0), num_outputs=5, hidden_size=4, embedding_size=3
+)
+pf_jax.unroll_paired(params, jax.random.key(1), jnp.zeros((3, 2), jnp.int32))
+print(*(name for name in set(sys.modules) - before if "pallas" in name))
+print(*(name for name in sys.modules if "recurrence.kernels" in name))
+"""
+
+
+def test_no_pallas_module_is_loaded_where_no_kernel_runs(on_eight_cpus):
+    result = subprocess.run(
+        [sys.executable, "-c", NO_PALLAS],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert result.stdout.split() == []
+
+
 def test_lazy_names_work_in_a_fresh_interpreter():
     result = subprocess.run(
         [sys.executable, "-c", LAZY_NAMES], cwd=ROOT, capture_output=True, text=True
