@@ -395,9 +395,8 @@ def rollout(
 
     def step(state: tuple[tuple[Array, ...], Array], now: Any) -> Any:
         carry, own = state
-        given, is_given, noise = now
-        own = where_rows(is_given, given[num_reading:], own)
-        x = interface.embed(inputs.table, jnp.concatenate([given[:num_reading], own]))
+        given, given_next, is_given_next, noise = now
+        x = interface.embed(inputs.table, jnp.concatenate([given, own]))
         traces = []
         for index, weights in enumerate(inputs.weights):
             if index:
@@ -411,15 +410,23 @@ def rollout(
         top = traces[-1].hidden[num_reading:]
         sample = interface.sample(inputs.readout, top, noise, inputs.temperature)
         sample = sample.astype(own.dtype)
+        # Chosen here, not where it is read: XLA:CPU would choose anew for every column of
+        # the table's row.
+        own = where_rows(is_given_next, given_next, sample)
         carry = tuple(trace.hidden for trace in traces)
-        return (carry, sample), (tuple(traces), sample)
+        return (carry, own), (tuple(traces), sample)
 
+    given, may_be_given = inputs.given[:, :num_reading], inputs.given[:, num_reading:]
     # The last carry is the loop's own: a slice of all carries would keep them all alive
     # where nothing but samples is asked for.
     (last, _), (traces, samples) = lax.scan(
         step,
-        (inputs.carry, inputs.given[0, num_reading:]),
-        (inputs.given, inputs.is_given, inputs.noise),
+        (inputs.carry, may_be_given[0]),
+        (
+            given,
+            *(jnp.roll(x, -1, 0) for x in (may_be_given, inputs.is_given)),
+            inputs.noise,
+        ),
         unroll=loop.body_steps,
     )
     return RolloutTrace(traces, last, samples)
