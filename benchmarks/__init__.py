@@ -1,1 +1,1 @@
-"""Timing, and the peers it is compared with."""
+"""Timing programs, and the peers that pf_jax is compared with."""

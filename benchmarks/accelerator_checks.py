@@ -1,10 +1,10 @@
 """The processes of `run_accelerator` that check correctness.
 
-One computes both players' losses and gradients in float64 on the CPU, by a plain
-`lax.scan` for each mode; another computes them by `joint_step` on the accelerator: in
-float32, and in what tensor cores multiply, by loops and by kernels. A sample can flip by
-rounding, and everything after it with it, so the noise decides every token by itself: all
-run over the same, through the loops that sample.
+One process computes both players' losses and gradients in float64 on the CPU, with a plain
+`lax.scan` for each mode. Another computes them with `joint_step` on the accelerator: in
+float32 with loops, and in TF32 and bfloat16 with loops and with kernels. Rounding can
+change a sample, and with it all that follows. So the noise is so large that it alone
+decides every token: the sampling loops run as usual, and all forms read the same tokens.
 """
 
 import pathlib
@@ -28,25 +28,25 @@ SEEDS = (0, 1, 2)
 
 # About ten times the largest error of float32 on a CPU (1.2e-7, 2.8e-6 and 1.2e-4, at 784
 # steps), which leaves room for another order of summation. Rounding the operands of the
-# products, as TF32 and bfloat16 do, costs a matrix 1e-4 and more, so it is found out.
-# What is summed over all steps and rows into a vector has no products to average its
+# products, as TF32 and bfloat16 do, changes a matrix by 1e-4 and more, so the bounds detect
+# it. Vectors are sums over all steps and rows, without products that would average out the
 # rounding. A free run is equal to the bit on a CPU; elsewhere the loops may differ.
 BOUNDS = {"losses": 1e-6, "matrices": 3e-5, "vectors": 1e-3, "free run": 1e-5}
-"""Largest relative errors in float32; of the free run, the largest difference."""
+"""Largest relative errors in float32; for the free run, the largest difference."""
 
 KERNEL_FACTOR = 2.0
-"""How many times the loops' error a kernel's may be, in the same precision."""
+"""Largest ratio of the kernels' error to the loops' error in the same precision."""
 
 PRECISIONS = {
     "float32": ("highest", None),
     "tf32": ("tensorfloat32", None),
     "bfloat16": ("tensorfloat32", "bfloat16"),
 }
-"""Of float32 products, and the operands' type."""
+"""JAX's precision of float32 products, and `Generator.dtype`, by name."""
 
 
 def _decided_noise(key: Any, num_outputs: int, dtype: Any) -> Any:
-    """So much for one token, whichever the key says, that the logits do not count."""
+    """Noise that chooses one token by the key, whatever the logits."""
     token = jax.random.randint(key, (), 0, num_outputs, jnp.int32)
     return 1e4 * jax.nn.one_hot(token, num_outputs, dtype=dtype)
 
@@ -66,7 +66,7 @@ KEPT = optax.GradientTransformation(
 
 
 def check_shape(steps: int) -> Shape:
-    """Small widths: what is checked is the arithmetic over many steps."""
+    """The shape of a check: small, as the check is of arithmetic over many steps."""
     return Shape(16, steps, 64, 11, 64, 32)
 
 
@@ -77,11 +77,11 @@ def _cases(job: Mapping[str, Any]) -> Iterator[tuple[str, int, Shape]]:
 
 
 def _smooth_state(shape: Shape, seed: int, **generator: Any) -> pf_jax.TrainState:
-    """Where rounding stays small: the gradient has no jumps or cancellations nearby.
+    """A state at which rounding has little effect on the gradients.
 
-    Half of the ReLUs are open at every step and half are closed, as one near its corner
-    flips by rounding; and the logits lie to one side of 0, as the two modes' gradients
-    would cancel in the middle.
+    Half of the ReLUs are open at every step and half are closed, since one near its corner
+    would open or close by rounding. The discriminator's logits lie on one side of 0, since
+    the two modes' gradients would cancel around 0.
     """
     state = drawn_state(shape, seed, **generator)
     discriminator = state.discriminator.params
@@ -107,7 +107,7 @@ def _noise(params: Any, shape: Shape, seed: int) -> Any:
 
 
 def reference(job: Mapping[str, Any], result: pathlib.Path) -> None:
-    """The process that needs float64: losses, gradients and tokens of every case."""
+    """Writes losses, gradients and tokens of every case, computed in float64."""
     arrays: dict[str, np.ndarray] = {}
     compute = jax.jit(plain.losses_and_gradients)
     for name, seed, shape in _cases(job):
@@ -132,7 +132,7 @@ def reference(job: Mapping[str, Any], result: pathlib.Path) -> None:
 def _joint_step(
     state: pf_jax.TrainState, batch: pf_jax.Batch, key: Any
 ) -> tuple[Any, Any]:
-    """Losses and gradients of both players, as `plain.losses_and_gradients` has them."""
+    """Losses and gradients of both players, with the structure of `plain`'s."""
     after, metrics = pf_jax.joint_step(state, batch, key)
     mean = {name: metric.total / metric.weight for name, metric in metrics.items()}
     of_generator = mean["nll"] * batch.inputs.shape[0] + mean["free_running_loss"]
@@ -144,7 +144,7 @@ def _joint_step(
 
 
 def _free_run_error(params: Any, key: Any, first_input: Any, steps: int) -> Any:
-    """How far teacher forcing over a free run's own tokens is from its hidden states."""
+    """Largest difference of hidden states: free run, and teacher forcing on its tokens."""
     free = pf_jax.unroll_free_running(params, key, first_input, num_steps=steps)
     forced = pf_jax.unroll_teacher_forced(params, free.inputs)
     return jnp.max(jnp.abs(free.hidden[0] - forced.hidden[0]))
@@ -173,7 +173,7 @@ def _worst(errors: Mapping[str, float]) -> dict[str, Any]:
 def _compare(
     arrays: Mapping[str, np.ndarray], name: str, losses: Any, gradients: Any
 ) -> dict[str, Any]:
-    """The largest errors, and the gradients they are in."""
+    """Relative errors of losses and gradients: the largest with its name, and all."""
     errors: dict[str, dict[str, float]] = {"matrices": {}, "vectors": {}}
     for index, (path, leaf) in enumerate(jax.tree.leaves_with_path(gradients)):
         leaf_name = jax.tree_util.keystr(path)
@@ -193,9 +193,9 @@ def _compare(
 
 
 def _is_right(case: Mapping[str, Any]) -> bool:
-    """The right tokens, and numbers."""
+    """Whether the tokens equal the reference's and all errors are finite."""
     errors = [case["losses"]["error"], *case["gradient_errors"].values()]
-    # The largest of numbers with one that is none may be any of them.
+    # Each error is tested: `max` of numbers and a NaN may return any of them.
     return case["same_tokens"] and bool(np.all(np.isfinite(errors)))
 
 
@@ -204,7 +204,7 @@ def _within_bounds(case: Mapping[str, Any]) -> bool:
 
 
 def _as_exact(case: Mapping[str, Any], loops: Mapping[str, Any]) -> bool:
-    """Whether a kernel's errors are about those of the loops that it stands for."""
+    """Whether the kernels' errors are at most about `KERNEL_FACTOR` times the loops'."""
     return all(
         case[kind]["error"] <= KERNEL_FACTOR * loops[kind]["error"] + BOUNDS[kind]
         for kind in ("losses", "matrices", "vectors")
@@ -214,7 +214,7 @@ def _as_exact(case: Mapping[str, Any], loops: Mapping[str, Any]) -> bool:
 def _check_case(
     arrays: Mapping[str, np.ndarray], name: str, seed: int, shape: Shape, **how: Any
 ) -> dict[str, Any]:
-    """`joint_step` against the reference."""
+    """Errors of `joint_step` in one case, against the reference."""
     state, key = _checked_state(shape, seed, **how), jax.random.key(seed)
     drawn = jnp.asarray(forms.tokens(shape, seed), jnp.int32)
     batch = pf_jax.Batch(drawn[:-1], drawn[1:])
@@ -231,7 +231,7 @@ def _check_case(
 def _check_precision(
     arrays: Mapping[str, np.ndarray], case: tuple[str, int, Shape], precision: str
 ) -> list[dict[str, Any]]:
-    """By loops, and where they are on tensor cores by kernels."""
+    """One case in one precision: with loops, and with kernels where they support it."""
     matmuls, dtype = PRECISIONS[precision]
     found = []
     with jax.default_matmul_precision(matmuls):
@@ -250,11 +250,11 @@ def _check_precision(
 
 
 def check(job: Mapping[str, Any], result: pathlib.Path) -> None:
-    """The process on the accelerator: the same by `joint_step`, compared."""
+    """Compares `joint_step` on the accelerator with the reference, in every case."""
     cases: list[dict[str, Any]] = []
     with np.load(job["arrays"]) as arrays:
         for case in _cases(job):
-            # Where rounding has the most steps to grow.
+            # All precisions only at the longest `T`, where rounding errors grow most.
             is_longest = case[2].steps == max(job["steps"])
             for precision in job["precisions"][: None if is_longest else 1]:
                 cases += _check_precision(arrays, case, precision)

@@ -1,7 +1,7 @@
 """The processes of `run_accelerator` that time jax; each entry is a turn.
 
-A process takes a job and the name of a file, and writes that file again after every shape:
-should it be stopped, what it has measured stays.
+A process takes a job and the name of a result file, which it rewrites after every shape, so
+that a process which is stopped keeps what it has measured.
 """
 
 import functools
@@ -21,23 +21,23 @@ from benchmarks.forms import Shape
 from benchmarks.timing import Turn, timed
 
 _MATMULS = {"float32": "highest", "tf32": "tensorfloat32", "bfloat16": "tensorfloat32"}
-"""What float32 products are computed in; in bfloat16 few are left."""
+"""JAX's precision of float32 products by name; in bfloat16 few of them are left."""
 
 
 class UnavailableError(Exception):
-    """What an entry asks for is not to be had here; no failure."""
+    """An entry cannot run on this machine: it is skipped, which is no failure."""
 
 
 def drawn_state(shape: Shape, seed: int = 0, **generator: Any) -> pf_jax.TrainState:
-    """A training state with drawn weights and biases, on the host.
+    """A training state with random weights and biases, on the host.
 
-    Numpy draws them, the same on every device and in seconds; pf_jax's own orthogonal
-    kernels take a CPU half a minute at the largest shape.
+    Numpy samples them in seconds, and they are the same for every device; pf_jax's own
+    orthogonal kernels would take half a minute on a CPU at the largest shape.
 
     Args:
-        shape: Of the update.
-        seed: Of the numbers.
-        **generator: Go to the `Generator`.
+        shape: Shape of the update.
+        seed: Seed of the weights and biases.
+        **generator: Fields of the `Generator`.
     """
     source = np.random.default_rng(seed)
 
@@ -64,7 +64,10 @@ def _measured(entry: Entry, first: float, seconds: list[float]) -> Entry:
 def measure_group(
     group: list[Entry], turn_of: Callable[[Entry], Turn], repeats: int
 ) -> list[Entry]:
-    """Entries in turns; one that fails leaves the others theirs."""
+    """The entries as measured in turns, or with the reason why one was not.
+
+    An entry that fails before the turns leaves the others measured.
+    """
     found, turns, first = {}, {}, {}
     for index, entry in enumerate(group):
         try:
@@ -90,7 +93,7 @@ def measure_group(
 def measure(
     job: Mapping[str, Any], result: pathlib.Path, turn_of: Callable[[Entry], Turn]
 ) -> None:
-    """All entries of a job, neighbors of one shape in turns."""
+    """Measures all entries of a job; neighboring entries of one shape take turns."""
     entries: list[Entry] = []
     for _, group in itertools.groupby(job["entries"], key=lambda entry: entry["shape"]):
         entries += measure_group(list(group), turn_of, job["repeats"])
@@ -98,7 +101,7 @@ def measure(
 
 
 def _free_running_turn(shape: Shape, **generator: Any) -> Turn:
-    """`T` sampled steps of the generator, from new first tokens."""
+    """A turn of `T` sampled steps of the generator, from new first tokens."""
     state = drawn_state(shape, **generator)
     params = jax.device_put(state.generator.params)
 
@@ -136,7 +139,7 @@ _FORMS = {
 
 
 def _jax_turn(entry: Entry) -> Turn:
-    """An entry's form, in its precision."""
+    """The turn of an entry: its form, in its precision."""
     precision, sizes = entry["precision"], entry["shape"]
     dtype = "bfloat16" if precision == "bfloat16" else None
     if entry["form"] == "product":
@@ -156,11 +159,11 @@ def _jax_turn(entry: Entry) -> Turn:
 
 
 def time_jax(job: Mapping[str, Any], result: pathlib.Path) -> None:
-    """The process that times pf_jax and the rates."""
+    """Times pf_jax's forms, and the product and the copy that give the rates."""
     measure(job, result, _jax_turn)
 
 
 def probe(job: Mapping[str, Any], result: pathlib.Path) -> None:
-    """The process that says what there is to measure."""
+    """Writes the device and the versions."""
     del job
     timing.write_json(result, timing.surroundings())

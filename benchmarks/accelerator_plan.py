@@ -1,8 +1,8 @@
-"""What `run_accelerator` measures, part by part, and how it reports what it found.
+"""What `run_accelerator` measures, part by part, and the floors of the results.
 
 Plain data and pure functions: nothing here imports jax or torch. An entry is one row of
 the report, a dictionary that says what is to be timed; the process that times it adds the
-seconds, or the reason why there are none.
+seconds, or the reason why they are missing.
 """
 
 import re
@@ -21,35 +21,36 @@ SHAPES = (
     Shape(64, 50, 1024, 10000, 512, 512),
 )
 SMOKE_SHAPES = (Shape(4, 12, 16, 5, 8, 8),)
-# What loops do by themselves on a GPU, 4, is measured as they are.
+# 4, the default of loops on a GPU, is left out: the part with loops measures it.
 UNROLLS = (1, 2, 8)
 
-# Collectives stay out: one device has none.
+# Collectives are left out: one device has none.
 _KINDS = "FUSION,CUBLAS,CUBLASLT,CUDNN,CUSTOM_CALL,DYNAMIC_SLICE_FUSION"
 _COMMAND_BUFFERS = "--xla_gpu_enable_command_buffer"
-# Without a smallest size of 1 XLA leaves short sequences, such as one loop, outside.
+# Without a minimum size of 1, XLA puts no short sequence, such as one loop, into a buffer.
 COMMAND_BUFFERS = {
     "with while": f"{_COMMAND_BUFFERS}={_KINDS},CONDITIONAL,WHILE "
     "--xla_gpu_graph_min_graph_size=1",
     "without while": f"{_COMMAND_BUFFERS}={_KINDS} --xla_gpu_graph_min_graph_size=1",
     "none": f"{_COMMAND_BUFFERS}=",
 }
-"""XLA flags by setting. What XLA does without them is its version's choice."""
+"""XLA flags by setting; without flags the choice depends on XLA's version."""
 
 
 class Sizes(NamedTuple):
-    """Of a whole run.
+    """Sizes of a whole run.
 
     Attributes:
-        shapes: Of the updates.
-        unrolled: Those of them that are timed with several `unroll` values.
-        unrolls: These values.
-        square: Rows of the matrices whose product gives the rate of multiply-adds. An
-            accelerator spends a smaller one in dispatch.
-        floats: In the array whose copy gives the rate of bytes.
-        repeats: Of every turn.
-        steps: `T` of the checks.
-        checked: Precisions of the checks; in all but the first at the longest `T` alone.
+        shapes: Shapes of the updates that are timed.
+        unrolled: Shapes that are also timed with several `unroll` values.
+        unrolls: Values of `unroll` at the shapes `unrolled`.
+        square: Rows of the matrices whose product gives the rate of multiply-adds; with
+            fewer, an accelerator's time would be dispatch.
+        floats: Numbers in the array whose copy gives the rate of bytes.
+        repeats: Number of timed turns of each entry.
+        steps: Values of `T` in the checks.
+        checked: Precisions of the checks: the first at every `T`, the others at the
+            longest `T` alone.
     """
 
     shapes: tuple[Shape, ...] = SHAPES
@@ -65,19 +66,19 @@ class Sizes(NamedTuple):
 SMOKE = Sizes(
     SMOKE_SHAPES, SMOKE_SHAPES, (2,), 256, 1 << 20, 2, (12,), ("float32", "bfloat16")
 )
-"""Every part, in as few compilations as that takes."""
+"""Sizes of `--smoke`: every part runs, with as few compilations as possible."""
 
 
 class Part(NamedTuple):
     """Entries that one process times.
 
     Attributes:
-        name: For the report.
-        child: Which process, a key of `run_accelerator.CHILDREN`.
-        entries: What it times, in turns where neighbors have one shape.
-        seconds: It may take.
-        xla_flags: Of its process, on a GPU.
-        needs_gpu: Whether it is left out on any other platform.
+        name: Name in the report.
+        child: Process that times the part, a key of `run_accelerator.CHILDREN`.
+        entries: Entries to time; neighbors of one shape take turns.
+        seconds: Time limit.
+        xla_flags: XLA flags of the process, used on a GPU alone.
+        needs_gpu: Whether the part is skipped on other platforms.
     """
 
     name: str
@@ -124,7 +125,7 @@ def new_entry(
 
 
 def _rate_entries(precision: str, sizes: Sizes) -> list[Entry]:
-    """What gives the rates: a product, and once a copy."""
+    """The entries that give the rates: a product, and in float32 a copy too."""
     common = {"framework": "jax", "precision": precision, "setting": {}}
     square, floats = sizes.square, sizes.floats
     product = {"form": "product", "shape": {"square": square}}
@@ -163,12 +164,12 @@ def _torch_entries(shape: Shape) -> list[Entry]:
     ]
 
 
-# In full precision XLA's own products are slow, and trying them all takes minutes.
+# XLA's own products are slow in float32, and autotuning them all takes minutes.
 _LIBRARY_PRODUCTS = "--xla_gpu_enable_triton_gemm=false"
 
 
 def parts(sizes: Sizes) -> list[Part]:
-    """All that is timed, the parts most worth having first."""
+    """All that is timed, the most important parts first."""
     updates = ("joint_step", "teacher_forcing_step", "unroll_free_running")
     few = ("joint_step", "unroll_free_running")
     updated = {
@@ -221,7 +222,7 @@ def parts(sizes: Sizes) -> list[Part]:
 
 
 def with_floors(entries: Sequence[Entry]) -> list[Entry]:
-    """The entries, with the time that their multiply-adds take at the product's rate."""
+    """The entries with floors: their multiply-adds at the rate of the product."""
     rates = {
         entry["precision"]: entry["multiply_adds"] / entry["median_seconds"]
         for entry in entries
@@ -236,5 +237,5 @@ def with_floors(entries: Sequence[Entry]) -> list[Entry]:
 
 
 def slug(device: str) -> str:
-    """A device's name as a file's: `NVIDIA H100 80GB HBM3` -> `nvidia-h100-80gb-hbm3`."""
+    """The file name for a device: `NVIDIA H100 80GB HBM3` -> `nvidia-h100-80gb-hbm3`."""
     return re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")

@@ -1,4 +1,4 @@
-"""The Markdown form of what `run_accelerator` found: a row for every entry."""
+"""The results of `run_accelerator` as Markdown: a row for every entry."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -33,7 +33,7 @@ _CHECKS = ("losses", "matrices", "vectors", "free run")
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     lines = [header, ["---"] * len(header), *rows]
-    # A pipe would start a column.
+    # A pipe within a cell would start a new column.
     return [
         "| " + " | ".join(cell.replace("|", "/") for cell in line) + " |"
         for line in lines
@@ -41,7 +41,7 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 def _note(entry: Entry) -> str:
-    """Why there is no time; of the rates, the rate."""
+    """Why an entry has no time; for a product or a copy, its rate."""
     for reason in ("error", "skipped"):
         if reason in entry:
             return f"{reason}: {entry[reason]}"
@@ -54,7 +54,7 @@ def _note(entry: Entry) -> str:
 
 
 def time_row(entry: Entry) -> list[str]:
-    """One entry's cells."""
+    """The cells of an entry's row."""
     shape = " ".join(f"{_SHAPE[name]}{size}" for name, size in entry["shape"].items())
     setting = ", ".join(f"{name}={value}" for name, value in entry["setting"].items())
     times = [""] * 5
@@ -90,10 +90,11 @@ def _correctness(found: Mapping[str, Any]) -> list[str]:
         f"Correctness: {passed}",
         "",
         "The largest relative errors of `joint_step` against a plain scan in float64 on "
-        "the CPU over the same tokens: of the losses, and of the gradients by matrices "
-        "and by vectors. Free run: how far teacher forcing over its tokens is from its "
-        "hidden states. The bounds are those of float32; elsewhere kernels may be twice "
-        "as far off as loops.",
+        "the CPU over the same tokens: of the losses, of the gradients of matrices, and "
+        "of the gradients of vectors. Free run: the largest difference between the "
+        "hidden states of a free run and those of teacher forcing over its tokens. The "
+        "bounds are for float32; in other precisions the kernels' error may be twice "
+        "the loops' error.",
         "",
         *_table(
             ["seed", "T", "precision", "form", *header, "passed"],
@@ -103,7 +104,7 @@ def _correctness(found: Mapping[str, Any]) -> list[str]:
 
 
 def markdown(result: Mapping[str, Any]) -> str:
-    """The whole file."""
+    """The whole Markdown file."""
     versions = ", ".join(f"{name} {v}" for name, v in result["versions"].items())
     lines = [
         f"# {result['device']}",
@@ -112,8 +113,8 @@ def markdown(result: Mapping[str, Any]) -> str:
         "",
         *_correctness(result["correctness"]),
         "",
-        "The floor is the multiply-adds over the rate of the product of the same "
-        "precision.",
+        "The floor is the time of the multiply-adds at the rate of the product in the "
+        "same precision.",
         "",
         *_table(_TIMES, map(time_row, result["entries"])),
     ]

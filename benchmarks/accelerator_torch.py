@@ -30,7 +30,7 @@ def _finish() -> None:
         torch.cuda.synchronize()
 
 
-# One shape at a time: its entries share the parameters.
+# Cached for one shape at a time: the entries of a shape share its parameters.
 @functools.lru_cache(maxsize=1)
 def _state(shape: Shape) -> Any:
     return drawn_state(shape)
@@ -48,7 +48,7 @@ def _data(shape: Shape, number: int) -> tuple[Tensor, Tensor]:
 
 
 def _gradient_turn(shape: Shape, dtype: torch.dtype) -> Turn:
-    """Teacher forcing by `nn.GRU`, forward and backward, all weights in `dtype`."""
+    """A turn of teacher forcing by `nn.GRU`, forward and backward, weights in `dtype`."""
     model = torch_peer.LanguageModel(_state(shape).generator).to(_DEVICE, dtype)
 
     def turn(number: int) -> float:
@@ -67,9 +67,10 @@ def _gradient_turn(shape: Shape, dtype: torch.dtype) -> Turn:
 def _sampler(
     model: torch_peer.LanguageModel, shape: Shape, first_input: Tensor
 ) -> Callable[[], Tensor]:
-    """`T` sampled steps, few operations in each: the fused cell, the noise drawn before.
+    """A function of `T` sampled steps with few operations each.
 
-    No operation waits for the device, as `multinomial` may: a graph could not hold it.
+    The cell is fused, and the noise is sampled before the loop. No operation waits for the
+    device, as `multinomial` may: a CUDA graph cannot contain such a wait.
     """
     rnn = model.rnn
     weights = (rnn.weight_ih_l0, rnn.weight_hh_l0, rnn.bias_ih_l0, rnn.bias_hh_l0)
@@ -91,8 +92,8 @@ def _sampler(
 
 
 def _captured(sample: Callable[[], Tensor]) -> Callable[[], None]:
-    """The whole loop as one CUDA graph."""
-    # Libraries set themselves up in their first calls, which a graph cannot hold.
+    """The whole sampling loop as one CUDA graph."""
+    # Libraries set themselves up in their first call, which a graph cannot contain.
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
@@ -116,8 +117,8 @@ def _sample_turn(shape: Shape, dtype: torch.dtype, *, cuda_graph: bool) -> Turn:
         first_input.copy_(_data(shape, number)[0][0])
 
         def run() -> None:
-            # Captured within the first turn, so that it counts as compilation and runs
-            # in that turn's precision.
+            # Captured within the first turn: the capture counts as compilation, and has
+            # the precision that is set during a turn.
             if not ready:
                 ready.append(_captured(sample))
             ready[0]()
@@ -129,7 +130,7 @@ def _sample_turn(shape: Shape, dtype: torch.dtype, *, cuda_graph: bool) -> Turn:
 
 
 def _torch_turn(entry: Entry) -> Turn:
-    """An entry's form, in its precision."""
+    """The turn of an entry: its form, in its precision."""
     form, precision = entry["form"], entry["precision"]
     shape, dtype = Shape(**entry["shape"]), _DTYPES[precision]
     if form == "nn_gru_gradient":
@@ -150,5 +151,5 @@ def _torch_turn(entry: Entry) -> Turn:
 
 
 def time_torch(job: Mapping[str, Any], result: pathlib.Path) -> None:
-    """The process that times PyTorch."""
+    """Times PyTorch's forms."""
     measure(job, result, _torch_turn)

@@ -1,13 +1,13 @@
-"""Times and peak memory of the joint update as one size at a time doubles.
+"""Times and memory of the joint update while one size at a time doubles.
 
     python -m benchmarks.bench_scaling [--sweeps steps,batch,hidden,vocab,devices,dispatch]
         [--batch B] [--steps T] [--hidden H] [--vocab V] [--disc D] [--mlp M]
         [--doublings N] [--json FILE] [--plot FILE]
 
 `devices` spreads the same batch over more simulated CPU devices, and `dispatch` runs more
-updates in one call; both go through `pf_jax.make_update`, each point in a process of its
-own. Seconds are of one update. Memory is XLA's own count for the compiled update:
-arguments, and the arrays that live within it.
+updates in one call; both use `pf_jax.make_update`, and each of their points has a process
+of its own. Times are seconds of one update. Memory is XLA's own count for the compiled
+update: its arguments, and its temporary arrays.
 """
 
 import argparse
@@ -32,7 +32,7 @@ RUNS = ("devices", "dispatch")
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    """What to sweep, and from which shape."""
+    """The flags: what to sweep, and the shape to start from."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name, default in Shape(16, 25, 64, 50, 32, 32)._asdict().items():
         parser.add_argument(f"--{name}", type=timing.positive, default=default)
@@ -49,13 +49,14 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     largest = 2**arguments.doublings
     if "devices" in arguments.sweeps and arguments.batch % largest:
         parser.error(
-            f"--batch={arguments.batch}: must be a multiple of {largest} devices"
+            f"--batch={arguments.batch}: must be a multiple of {largest}, "
+            "the largest number of devices"
         )
     return arguments
 
 
 def update_turn(shape: Shape) -> tuple[Turn, dict[str, int]]:
-    """The joint update of one shape, and its memory in bytes."""
+    """A turn of the joint update of one shape, and its memory in bytes."""
     import jax
 
     import pf_jax
@@ -72,7 +73,7 @@ def update_turn(shape: Shape) -> tuple[Turn, dict[str, int]]:
 
 
 def dispatch_turn(shape: Shape, num_updates: int) -> Turn:
-    """Seconds of each of so many updates in one dispatch, over all devices."""
+    """A turn of `num_updates` updates in one call on all devices: seconds of each."""
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -96,7 +97,7 @@ def dispatch_turn(shape: Shape, num_updates: int) -> Turn:
 
 
 def sweep_shape(name: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Points of one size, in turns."""
+    """Points of a sweep over one size of the shape, measured in turns."""
     first = getattr(arguments.shape, name)
     sizes = [first * 2**i for i in range(arguments.doublings + 1)]
     shapes = [arguments.shape._replace(**{name: size}) for size in sizes]
@@ -114,7 +115,7 @@ def sweep_shape(name: str, arguments: argparse.Namespace) -> list[dict[str, Any]
 
 
 def sweep_runs(name: str, arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Points of one way to run, each in a process, in turns."""
+    """Points of the sweep `devices` or `dispatch`: a process each, measured in turns."""
     sizes = [2**i for i in range(arguments.doublings + 1)]
     workers = {}
     for size in sizes:
@@ -139,7 +140,7 @@ def _point(size: int, seconds: list[float]) -> dict[str, Any]:
 
 
 def table(sweeps: dict[str, list[dict[str, Any]]]) -> str:
-    """A row a point; ratios are to the point before."""
+    """A table with a row for each point; ratios are to the point before."""
     columns = f"{'size':>7}{'median ms':>11}{'ratio':>7}{'temp MiB':>10}{'ratio':>7}"
     lines = [f"{'sweep':10}{columns}"]
     for name, points in sweeps.items():
@@ -158,7 +159,7 @@ def _ratio(before: dict[str, Any] | None, point: dict[str, Any], field: str) -> 
 
 
 def plot(path: pathlib.Path, sweeps: dict[str, list[dict[str, Any]]]) -> None:
-    """A panel a sweep: time, and memory where it is known, both scales logarithmic."""
+    """A panel for each sweep: time, and memory where known, on logarithmic axes."""
     from matplotlib.figure import Figure
 
     num_rows = -(-len(sweeps) // 3)
@@ -183,7 +184,7 @@ def plot(path: pathlib.Path, sweeps: dict[str, list[dict[str, Any]]]) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Measures and writes."""
+    """Measures, and writes the results."""
     arguments = parse_arguments(argv)
     if arguments.worker:
         timing.serve({"update": dispatch_turn(arguments.shape, arguments.worker)})

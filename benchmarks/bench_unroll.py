@@ -1,13 +1,14 @@
-"""Times the unrolls: forward, forward with backward, and sampling, beside their peers.
+"""Times the unrolls and their peers: forward, forward with backward, and sampling.
 
     python -m benchmarks.bench_unroll --batch 32 --steps 100 --hidden 256 --vocab 50 \
         [--peers flax,torch] [--only sampling] [--json FILE] [--plot FILE]
 
-Teacher forcing meets `flax.linen.RNN` and `torch.nn.GRU`; sampling, which keeps the tokens
-alone, meets a PyTorch loop over `torch.gru_cell`. `recomputed` is `Generator(recompute=
-True)`, which saves nothing but the carries for the backward pass; `saved_bytes` in the JSON
-are what each form keeps for it. The losses are sums of squares of what a user would read:
-logits, and pre-tanh activations too where the discriminator would see them.
+The peers of teacher forcing are `flax.linen.RNN` and `torch.nn.GRU`; the peer of sampling,
+which keeps the tokens alone, is a PyTorch loop over `torch.gru_cell`. `recomputed` is
+`Generator(recompute=True)`, which saves only the carries for the backward pass;
+`saved_bytes` in the JSON are the bytes that a paired unroll saves for it. The losses are
+sums of squares of what a user would read: the logits, and where the discriminator would see
+them the pre-tanh activations too.
 """
 
 import argparse
@@ -42,13 +43,13 @@ FORMS = (
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    """The shape and what to time."""
+    """The flags: the shape, and what to time."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name in ("batch", "steps", "hidden", "vocab"):
         default = getattr(Shape(), name)
         parser.add_argument(f"--{name}", type=timing.positive, default=default)
-    parser.add_argument("--peers", default="", help=f"of {','.join(PEERS)}")
-    parser.add_argument("--only", default="", help="forms whose name has this in it")
+    parser.add_argument("--peers", default="", help=f"any of {','.join(PEERS)}")
+    parser.add_argument("--only", default="", help="forms whose name contains this")
     parser.add_argument("--repeats", type=timing.positive, default=7)
     parser.add_argument("--json", type=pathlib.Path)
     parser.add_argument("--plot", type=pathlib.Path)
@@ -58,7 +59,10 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     left_out = tuple(set(PEERS) - set(arguments.peers))
     forms = [name for name in FORMS if not name.startswith(left_out)]
     if not any(arguments.only in name for name in forms):
-        parser.error(f"--only={arguments.only}: in no name of {', '.join(forms)}")
+        parser.error(
+            f"--only={arguments.only}: no form's name contains it; the forms are "
+            f"{', '.join(forms)}"
+        )
     arguments.shape = Shape(
         arguments.batch, arguments.steps, arguments.hidden, arguments.vocab, 1, 1
     )
@@ -66,14 +70,14 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def multiply_adds(shape: Shape, form: str) -> int:
-    """Of a form's matrix products: one third forward, two thirds backward."""
+    """Multiply-adds of a form's matrix products; backward adds twice those of forward."""
     rows = shape.batch * shape.steps * (2 if form.startswith("paired") else 1)
     products = 3 * shape.hidden * shape.hidden + shape.hidden * shape.vocab
     return rows * products * (1 if form.endswith("forward") else 3)
 
 
 def call_turn(shape: Shape, function: Callable[..., Any], params: Any) -> Turn:
-    """A compiled function of parameters, tokens and a key."""
+    """A turn that compiles and calls a function of parameters, tokens and a key."""
     import jax
     import jax.numpy as jnp
 
@@ -88,7 +92,7 @@ def call_turn(shape: Shape, function: Callable[..., Any], params: Any) -> Turn:
 
 
 def unrolls(shape: Shape, *, recompute: bool = False) -> dict[str, Callable[..., Any]]:
-    """pf_jax's, as functions of parameters, data and a key."""
+    """pf_jax's unrolls, as functions of parameters, data and a key."""
     import pf_jax
 
     generator = pf_jax.Generator(recompute=recompute)
@@ -106,21 +110,21 @@ def unrolls(shape: Shape, *, recompute: bool = False) -> dict[str, Callable[...,
 
 
 def likelihood_loss(unroll: Any) -> Any:
-    """Of an unroll whose logits alone are read."""
+    """The loss of an unroll of which only the logits are read."""
     import jax.numpy as jnp
 
     return jnp.sum(unroll.logits**2)
 
 
 def behavior_loss(unroll: Any) -> Any:
-    """Of an unroll whose behavior is read."""
+    """The loss of an unroll whose behavior is read: logits and pre-tanh activations."""
     import jax.numpy as jnp
 
     return likelihood_loss(unroll) + jnp.sum(unroll.preactivation[0] ** 2)
 
 
 def our_forms(shape: Shape) -> dict[str, Callable[..., Any]]:
-    """Every row of pf_jax's own."""
+    """pf_jax's forms by name, as functions of parameters, data and a key."""
     import jax
 
     def gradient(unroll: Callable[..., Any], loss: Callable[..., Any]) -> Any:
@@ -139,7 +143,7 @@ def our_forms(shape: Shape) -> dict[str, Callable[..., Any]]:
 
 
 def flax_forms(shape: Shape, params: Any) -> tuple[dict[str, Callable[..., Any]], Any]:
-    """`flax.linen.RNN` over `GRUCell`."""
+    """The forms of `flax.linen.RNN` over `GRUCell`, and their variables."""
     import jax
     import jax.numpy as jnp
 
@@ -161,7 +165,7 @@ def flax_forms(shape: Shape, params: Any) -> tuple[dict[str, Callable[..., Any]]
 
 
 def torch_turns(shape: Shape) -> dict[str, Turn]:
-    """`torch.nn.GRU`, and a sampling loop."""
+    """The turns of `torch.nn.GRU`, and of a sampling loop."""
     import torch
 
     from benchmarks.peers import torch_peer
@@ -193,7 +197,7 @@ def torch_turns(shape: Shape) -> dict[str, Turn]:
 
 
 def saved_bytes(shape: Shape, params: Any) -> dict[str, int]:
-    """What an unroll keeps for its backward pass, its own arguments excepted."""
+    """Bytes that a paired unroll saves for its backward pass, without its arguments."""
     import jax
     import jax.numpy as jnp
 
@@ -209,7 +213,7 @@ def saved_bytes(shape: Shape, params: Any) -> dict[str, int]:
             return jax.vjp(outputs, params)[1]
 
         program = jax.make_jaxpr(pullback)(params, data, key).jaxpr
-        # An array that several parts keep is one array.
+        # A set: an array that is saved in several places is counted once.
         kept = {var for var in program.outvars if var not in program.invars}
         return sum(var.aval.size * var.aval.dtype.itemsize for var in kept)
 
@@ -220,7 +224,7 @@ def saved_bytes(shape: Shape, params: Any) -> dict[str, int]:
 
 
 def measure(arguments: argparse.Namespace, params: Any) -> timing.Measurement:
-    """All forms that are asked for, in turns."""
+    """Measures all requested forms in turns."""
     shape, peers = arguments.shape, arguments.peers
     turns = {}
     for name, function in our_forms(shape).items():
@@ -248,7 +252,7 @@ def _flags(shape: Shape) -> list[str]:
 
 
 def report(shape: Shape, params: Any, measured: timing.Measurement) -> dict[str, Any]:
-    """What the JSON holds."""
+    """The content of the JSON file."""
     medians = measured.medians()
     rate = timing.SQUARE**3 / medians["product"]
     forms = [name for name in medians if name != "product"]
@@ -265,7 +269,7 @@ def report(shape: Shape, params: Any, measured: timing.Measurement) -> dict[str,
 
 
 def table(result: dict[str, Any]) -> str:
-    """A row a form."""
+    """A table with a row for each form."""
     lines = [f"{'form':32}{'median ms':>11}{'min':>10}{'max':>10}{'/floor':>9}"]
     for name, median in result["seconds"].items():
         times = result["raw_seconds"][name]
@@ -279,7 +283,7 @@ def table(result: dict[str, Any]) -> str:
 
 
 def plot(path: pathlib.Path, result: dict[str, Any]) -> None:
-    """A bar a form, with its floor."""
+    """A bar for each form, with its floor."""
     from matplotlib.figure import Figure
 
     names = list(result["seconds"])[::-1]
@@ -295,7 +299,7 @@ def plot(path: pathlib.Path, result: dict[str, Any]) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Measures and writes."""
+    """Measures, and writes the results."""
     arguments = parse_arguments(argv)
     if arguments.torch_worker:
         timing.serve(torch_turns(arguments.shape))

@@ -1,10 +1,10 @@
-"""Times one whole update of both players, beside its peers.
+"""Times one whole update of both players, and those of its peers.
 
     python -m benchmarks.bench_update --batch 32 --steps 100 --hidden 256 --vocab 50 \
         --disc 128 --mlp 128 [--peers plain,flax,torch] --json FILE
 
-PyTorch runs in a process of its own. The floor is the update's multiply-adds over the rate
-of a large matrix product, measured in the same turns.
+PyTorch runs in a process of its own. The floor is the time of the update's multiply-adds at
+the rate of a large matrix product, which is measured in the same turns.
 """
 
 import argparse
@@ -16,11 +16,11 @@ from benchmarks.forms import OURS, PEERS, Shape, multiply_adds, torch_turns, tur
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    """The shape and what to time."""
+    """The flags: the shape, and what to time."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name, default in Shape()._asdict().items():
         parser.add_argument(f"--{name}", type=timing.positive, default=default)
-    parser.add_argument("--peers", default="", help=f"of {','.join(PEERS)}")
+    parser.add_argument("--peers", default="", help=f"any of {','.join(PEERS)}")
     parser.add_argument("--repeats", type=timing.positive, default=7)
     parser.add_argument("--json", type=pathlib.Path)
     parser.add_argument("--torch-worker", action="store_true", help=argparse.SUPPRESS)
@@ -31,7 +31,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def measure(shape: Shape, peers: list[str], repeats: int) -> timing.Measurement:
-    """All forms in turns, and the product that gives the rate."""
+    """Measures all forms in turns, and the product that gives the rate."""
     turns, workers = turns_of(shape, (*OURS, *peers))
     try:
         product = {"product": timing.product_turn(timing.SQUARE)}
@@ -42,7 +42,7 @@ def measure(shape: Shape, peers: list[str], repeats: int) -> timing.Measurement:
 
 
 def report(shape: Shape, measured: timing.Measurement) -> dict[str, Any]:
-    """What the JSON holds."""
+    """The content of the JSON file."""
     medians = measured.medians()
     rate = timing.SQUARE**3 / medians["product"]
     return {
@@ -58,7 +58,7 @@ def report(shape: Shape, measured: timing.Measurement) -> dict[str, Any]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Measures and writes."""
+    """Measures, and writes the results."""
     arguments = parse_arguments(argv)
     if arguments.torch_worker:
         timing.serve(torch_turns(arguments.shape))

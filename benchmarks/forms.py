@@ -1,7 +1,8 @@
 """One whole update of both players, in each form that is timed.
 
-Every form does the same work: both modes, both gradients, both Adam steps, the gates open.
-Each is a turn: a function of the turn's number that returns its seconds.
+Every form of the whole update does the same work: both modes, both gradients and both Adam
+steps, with the gates open. Each form is a turn: a function of the turn's number that
+returns its seconds.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +17,16 @@ PEERS = ("plain", "flax", "torch")
 
 
 class Shape(NamedTuple):
-    """Of an update: rows of data, steps, and widths."""
+    """Sizes of an update.
+
+    Attributes:
+        batch: `B`, rows of data.
+        steps: `T`, steps of each mode.
+        hidden: `H`, units of the generator.
+        vocab: `V`, number of tokens.
+        disc: `D`, units of each direction of the discriminator.
+        mlp: `M`, units of each of its three layers.
+    """
 
     batch: int = 32
     steps: int = 100
@@ -26,15 +36,15 @@ class Shape(NamedTuple):
     mlp: int = 128
 
     def flags(self) -> list[str]:
-        """For a command line."""
+        """The sizes as command-line flags."""
         return [f"--{name}={value}" for name, value in self._asdict().items()]
 
 
 def multiply_adds(shape: Shape) -> int:
-    """Of the matrix products of one update, counted from the shapes.
+    """Multiply-adds of the matrix products of one update, counted from the shapes.
 
-    Forward, and twice that for the gradients by the weights and by the inputs. The input
-    layers of the generator are table look-ups.
+    A forward pass, and twice that for the gradients of weights and inputs. The input layer
+    of the generator counts nothing, since it is a table look-up.
     """
     rows, hidden, disc = 2 * shape.batch * shape.steps, shape.hidden, shape.disc
     generator = 3 * hidden * hidden + hidden * shape.vocab
@@ -45,13 +55,13 @@ def multiply_adds(shape: Shape) -> int:
 
 
 def tokens(shape: Shape, turn: int) -> np.ndarray:
-    """`[T + 1, B]`, new for each turn."""
+    """Random tokens `[T + 1, B]`, new for each turn."""
     source = np.random.default_rng(turn)
     return source.integers(shape.vocab, size=(shape.steps + 1, shape.batch))
 
 
 def train_state(shape: Shape, **generator: Any) -> Any:
-    """The parameters that all forms start from; keywords go to the `Generator`."""
+    """The training state that all forms start from; keywords are `Generator` fields."""
     import jax
     import optax
 
@@ -72,7 +82,13 @@ def train_state(shape: Shape, **generator: Any) -> Any:
 def state_turn(
     state: Any, compiled: Callable[..., Any], inputs: Callable[[int], tuple[Any, ...]]
 ) -> Turn:
-    """A call that takes the state, which it may use up, and gives the new one first."""
+    """A turn of a function that takes the state, may donate it, and returns the new one.
+
+    Args:
+        state: First state.
+        compiled: Function `(state, *inputs) -> (new state, ...)`.
+        inputs: Function from a turn's number to its inputs.
+    """
     import jax
 
     kept = [state]
@@ -91,7 +107,7 @@ def state_turn(
 def update_turn(
     state: Any, update: Callable[..., Any], inputs: Callable[[int], tuple[Any, ...]]
 ) -> Turn:
-    """An update, compiled, from a copy of the state; its buffers are donated."""
+    """A turn of a jitted update that starts from a copy of the state, which it donates."""
     import jax
     import jax.numpy as jnp
 
@@ -100,7 +116,7 @@ def update_turn(
 
 
 def step_inputs(shape: Shape) -> Callable[[int], tuple[Any, ...]]:
-    """What pf_jax's own updates take beside the state: by turn, a batch and a key."""
+    """A function from a turn's number to a batch and a key, as pf_jax's updates take."""
     import jax
     import jax.numpy as jnp
 
@@ -116,7 +132,7 @@ def step_inputs(shape: Shape) -> Callable[[int], tuple[Any, ...]]:
 def jax_peer_turn(
     shape: Shape, losses_and_gradients: Callable[..., Any], params: Any
 ) -> Turn:
-    """A JAX peer; its noise is drawn inside the update, as a user would."""
+    """A turn of a JAX peer; its noise is sampled within the update, as users would do."""
     import jax
     import jax.numpy as jnp
     import optax
@@ -143,7 +159,7 @@ def jax_peer_turn(
 
 
 def jax_turns(shape: Shape, names: Sequence[str]) -> dict[str, Turn]:
-    """The named forms that run on jax."""
+    """The turns of the named forms that run on jax."""
     import pf_jax
     from benchmarks.peers import flax_peer, plain
 
@@ -171,9 +187,9 @@ def jax_turns(shape: Shape, names: Sequence[str]) -> dict[str, Turn]:
 
 
 def torch_turns(shape: Shape, state: Any = None) -> dict[str, Turn]:
-    """PyTorch's whole update, and a teacher-forcing-only one with `nn.GRU`.
+    """The turns of PyTorch's whole update, and of a teacher-forcing update by `nn.GRU`.
 
-    They start from the parameters of `state`, `train_state`'s by default.
+    Both start from the parameters of `state`, by default those of `train_state`.
     """
     import torch
 
@@ -226,7 +242,7 @@ def torch_turns(shape: Shape, state: Any = None) -> dict[str, Turn]:
 def turns_of(
     shape: Shape, names: Sequence[str]
 ) -> tuple[dict[str, Turn], list[Worker]]:
-    """The named forms, and the processes to close when done."""
+    """The turns of the named forms, and the processes to close afterwards."""
     turns, workers = jax_turns(shape, names), []
     if "torch" in names:
         worker = Worker("benchmarks.bench_update", [*shape.flags(), "--torch-worker"])

@@ -1,13 +1,14 @@
-"""One command for one accelerator: checks what pf_jax computes there, then times it.
+"""One command for one accelerator: checks pf_jax's results there, then times it.
 
     python -m benchmarks.run_accelerator [--smoke] [--out benchmarks/results] \
         [--budget SECONDS]
 
-Writes OUT/DEVICE.json and OUT/DEVICE.md (OUT/DEVICE-smoke.* with --smoke), again after
-every part: stopped early, it keeps what it has. Each part is a process of its own, since
-XLA's flags and the memory that a framework holds are a process's; it runs alone, in what
-is left of the budget, and one that fails becomes an error in the report. The exit status
-is 1 where the checks did not pass.
+Writes OUT/DEVICE.json and OUT/DEVICE.md (OUT/DEVICE-smoke.* with --smoke), and rewrites
+both after every part, so that a run which is stopped keeps its results. Each part has a
+process of its own, since XLA reads its flags once a process, and a framework holds its
+memory until its process ends. One process runs at a time, within the rest of the budget; a
+process that fails becomes an error in the report. The exit status is 1 if a check fails,
+and 2 if there is nothing to measure.
 """
 
 import argparse
@@ -37,25 +38,25 @@ CHILDREN = {
     "jax": ("benchmarks.accelerator_forms", "time_jax"),
     "torch": ("benchmarks.accelerator_torch", "time_torch"),
 }
-"""Where each process's work is; this one imports neither jax nor torch."""
+"""Module and function of each process; the main one imports neither jax nor torch."""
 
 ENVIRONMENTS = {
     "reference": {"JAX_PLATFORMS": "cpu", "JAX_ENABLE_X64": "1"},
-    # Its jax only knows the parameters' shapes: it must not take a GPU's memory.
+    # In this process jax gives only the parameters' shapes, and must take no GPU memory.
     "torch": {"JAX_PLATFORMS": "cpu"},
 }
 
 LEAST_SECONDS = 3.0
-"""Nothing is started with less time than this left."""
+"""Least time left in which a process is started."""
 
 
 class Ended(NamedTuple):
     """A process that has ended.
 
     Attributes:
-        found: What it has written.
-        error: Why it did not end well; empty if it did.
-        seconds: That it took.
+        found: Content of its result file; empty if it wrote none.
+        error: Reason of its failure; empty if it succeeded.
+        seconds: Time that it took.
     """
 
     found: dict[str, Any]
@@ -66,7 +67,7 @@ class Ended(NamedTuple):
 def run_command(
     command: Sequence[str], environment: Mapping[str, str], seconds: float
 ) -> str:
-    """Runs it, and says why it did not end well; nothing if it did."""
+    """Runs a command; returns the reason of its failure, or nothing if it succeeded."""
     if seconds < LEAST_SECONDS:
         return "out of time"
     try:
@@ -94,7 +95,7 @@ def run_child(
     seconds: float,
     xla_flags: str = "",
 ) -> Ended:
-    """Runs one of `CHILDREN` on a job."""
+    """Runs one of the processes in `CHILDREN` on a job."""
     start = time.monotonic()
     job_file, result = scratch / "job.json", scratch / "result.json"
     timing.write_json(job_file, job)
@@ -112,14 +113,14 @@ def run_child(
 
 
 def completed(planned: Sequence[Entry], ended: Ended) -> list[Entry]:
-    """The planned entries as measured, and those that were not, with the reason."""
+    """The measured entries, then the planned ones that were not, with the reason."""
     measured = ended.found.get("entries", [])
     reason = ended.error or "not measured"
     return measured + [entry | {"error": reason} for entry in planned[len(measured) :]]
 
 
 def skip_reason(part: Part, platform: str) -> str:
-    """Why a part cannot run here; nothing if it can."""
+    """The reason why a part cannot run here; empty if it can."""
     if part.needs_gpu and platform != "gpu":
         return "needs a GPU"
     if part.child == "torch" and importlib.util.find_spec("torch") is None:
@@ -128,11 +129,11 @@ def skip_reason(part: Part, platform: str) -> str:
 
 
 class Run:
-    """One run: its budget, and the report so far.
+    """One run: its budget, and its results so far.
 
     Attributes:
-        sizes: Of what is measured.
-        result: What the JSON holds.
+        sizes: Sizes of what is measured.
+        result: Content of the JSON file.
     """
 
     def __init__(self, arguments: argparse.Namespace, scratch: pathlib.Path):
@@ -150,22 +151,22 @@ class Run:
     def child(
         self, name: str, job: Mapping[str, Any], seconds: float, xla_flags: str = ""
     ) -> Ended:
-        """Runs a process in what is left of the budget, or in less."""
+        """Runs a process for at most `seconds`, and at most the rest of the budget."""
         left = self._start + self._arguments.budget - time.monotonic()
         return run_child(name, job, self._scratch, min(seconds, left), xla_flags)
 
     def probe(self) -> str:
-        """Finds the device; says why there is nothing to measure, if so."""
+        """Finds the device; returns why there is nothing to measure, or nothing."""
         ended = self.child("probe", {}, 60)
         if ended.error:
             return f"jax does not start: {ended.error}"
         self.result |= ended.found
         if ended.found["platform"] == "cpu" and not self._arguments.smoke:
-            return "no accelerator found: run it on one, or with --smoke"
+            return "no accelerator found: run on one, or pass --smoke"
         return ""
 
     def check(self) -> None:
-        """Correctness, against the float64 reference."""
+        """Checks the results against the float64 reference."""
         arrays = self._scratch / "reference.npz"
         job = {"steps": self.sizes.steps, "precisions": self.sizes.checked}
         job["arrays"] = str(arrays)
@@ -179,7 +180,7 @@ class Run:
         self.write()
 
     def time(self, part: Part) -> None:
-        """One part's entries."""
+        """Times the entries of a part."""
         reason, seconds = skip_reason(part, self.result["platform"]), 0.0
         if reason:
             entries = [entry | {"skipped": reason} for entry in part.entries]
@@ -198,16 +199,16 @@ class Run:
         print(f"{part.name}: {done} of {len(entries)} in {seconds:.0f} s {reason}")
 
     def _flags(self, part: Part) -> str:
-        """XLA's; one that does not know a flag ends the process."""
+        """XLA flags of a part, on a GPU alone: an unknown flag ends the process."""
         if self.result["platform"] != "gpu":
             return ""
-        # What one part finds out about a product need not be tried again by the next.
+        # Shared by the parts, so that none autotunes a product again.
         found = self._scratch / "autotuned"
         found.mkdir(exist_ok=True)
         return f"{part.xla_flags} --xla_gpu_per_fusion_autotune_cache_dir={found}"
 
     def write(self) -> None:
-        """Both files, whole."""
+        """Writes both files, each whole or not at all."""
         self.result["wall_seconds"] = time.monotonic() - self._start
         name = plan.slug(self.result["device"]) + "-smoke" * self._arguments.smoke
         path = self._arguments.out / f"{name}.json"
@@ -216,7 +217,7 @@ class Run:
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
-    """Of the run, or of one of its processes."""
+    """The flags of a run, or of one of its processes."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--smoke", action="store_true", help="tiny, for any device")
     parser.add_argument(
@@ -230,7 +231,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Checks, times and writes; the exit status."""
+    """Checks, times and writes the results; returns the exit status."""
     arguments = parse_arguments(argv)
     if arguments.child:
         module, function = CHILDREN[arguments.child]
@@ -238,7 +239,7 @@ def main(argv: list[str] | None = None) -> int:
         work(json.loads(arguments.job.read_text()), arguments.result)
         return 0
     if arguments.smoke:
-        # Most of its time is XLA's, and what it shows needs no fast code.
+        # A smoke run is mostly compilation, and needs no fast code.
         os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
     with tempfile.TemporaryDirectory() as scratch:
         run = Run(arguments, pathlib.Path(scratch))

@@ -1,8 +1,8 @@
-"""Measures forms of one computation in turns, and reports what it saw.
+"""Measures forms of one computation in turns.
 
-A turn runs one form once, on inputs of that turn's number, and returns its seconds. The
-forms take turns one after the other, so that whatever else the machine does meets them
-all; the first call of each, which compiles, is reported apart.
+A turn runs one form once, on the inputs of the turn's number, and returns its seconds. The
+forms take turns one after the other, so that other load on the machine slows them all
+alike; the first call of each form, which compiles, is reported apart.
 """
 
 import argparse
@@ -29,36 +29,36 @@ class Measurement(NamedTuple):
     """Seconds by form.
 
     Attributes:
-        first: Of the first call, compilation included.
-        seconds: Of every later turn.
+        first: Seconds of the first call, compilation included.
+        seconds: Seconds of each turn after the warm-up.
     """
 
     first: dict[str, float]
     seconds: dict[str, list[float]]
 
     def medians(self) -> dict[str, float]:
-        """Of the later turns."""
+        """Median seconds of each form's turns after the warm-up."""
         return {name: statistics.median(times) for name, times in self.seconds.items()}
 
 
 def timed(function: Callable[[], Any]) -> float:
-    """Seconds of one call, which must wait for its result."""
+    """Seconds of one call of a function, which must wait for its result."""
     start = time.perf_counter()
     function()
     return time.perf_counter() - start
 
 
 def interleave(turns: Mapping[str, Turn], repeats: int) -> Measurement:
-    """One compiling turn of each, one to warm up, then `repeats` rounds of all."""
+    """Measures a compiling turn of each form, then `rounds`."""
     first = {name: turn(0) for name, turn in turns.items()}
     return Measurement(first, rounds(turns, repeats))
 
 
 def rounds(turns: Mapping[str, Turn], repeats: int) -> dict[str, list[float]]:
-    """Seconds of turns that have compiled, after one of each to warm up.
+    """Seconds of `repeats` turns of each compiled form, after one turn each to warm up.
 
-    Each round starts with another form, so that none always follows the same one, whose
-    threads and freed memory it would meet.
+    Each round starts with another form, so that no form always follows the same one, whose
+    threads and freed memory would affect it.
     """
     for turn in turns.values():
         turn(1)
@@ -72,7 +72,7 @@ def rounds(turns: Mapping[str, Turn], repeats: int) -> dict[str, list[float]]:
 
 
 def product_turn(square: int, dtype: str | None = None) -> Turn:
-    """A large matrix product, `square**3` multiply-adds."""
+    """A turn of a large matrix product, `square**3` multiply-adds."""
     import jax
     import jax.numpy as jnp
 
@@ -82,7 +82,7 @@ def product_turn(square: int, dtype: str | None = None) -> Turn:
 
 
 def copy_turn(floats: int) -> Turn:
-    """An array read once and written once, in place."""
+    """A turn that reads and writes an array of `floats` numbers once, in place."""
     import jax
     import jax.numpy as jnp
 
@@ -99,28 +99,28 @@ def copy_turn(floats: int) -> Turn:
 
 
 def serve(turns: Mapping[str, Turn]) -> None:
-    """Takes `NUMBER NAME` a line from standard input, answers with the turn's seconds."""
+    """Reads lines `NUMBER NAME` from standard input; prints each turn's seconds."""
     for line in sys.stdin:
         number, name = line.rstrip("\n").split(" ", 1)
         print(turns[name](int(number)), flush=True)
 
 
 class Worker:
-    """Another process that serves turns, for a framework with threads of its own."""
+    """A process that serves turns, for a framework with threads of its own."""
 
     def __init__(self, module: str, argv: list[str], **environment: str):
-        """Starts `python -m module *argv`, with these environment variables."""
+        """Starts `python -m module *argv`, with these environment variables added."""
         self.process = subprocess.Popen(
             [sys.executable, "-m", module, *argv],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            # Its jax makes parameters or simulated devices: no GPU's memory is its.
+            # Its jax makes parameters or simulates devices, and must take no GPU memory.
             env={**os.environ, "JAX_PLATFORMS": "cpu", **environment},
         )
 
     def turn(self, name: str) -> Turn:
-        """One of the turns that it serves."""
+        """A turn that the process runs."""
 
         def run(number: int) -> float:
             assert self.process.stdin and self.process.stdout
@@ -134,13 +134,13 @@ class Worker:
         return run
 
     def close(self) -> None:
-        """Ends it."""
+        """Ends the process."""
         self.process.kill()
         self.process.communicate()
 
 
 def surroundings() -> dict[str, Any]:
-    """The device and the versions that a result belongs to."""
+    """The device, the versions and the XLA flags of a result."""
     import jax
 
     versions = {"python": platform.python_version()}
@@ -161,13 +161,13 @@ def surroundings() -> dict[str, Any]:
 
 
 def last_line(text: str) -> str:
-    """What an error says in the end; nothing of an empty text."""
+    """The last line of an error's text, shortened; empty if the text is."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return lines[-1][:300] if lines else ""
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
-    """Whole or not at all."""
+    """Writes a text file, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text)
@@ -175,12 +175,12 @@ def write_text(path: pathlib.Path, text: str) -> None:
 
 
 def write_json(path: pathlib.Path, result: Mapping[str, Any]) -> None:
-    """Whole or not at all."""
+    """Writes a JSON file, whole or not at all."""
     write_text(path, json.dumps(result, indent=2) + "\n")
 
 
 def table(measurement: Measurement, base: str, **floors: float) -> str:
-    """Medians and spread in milliseconds, and ratios to one form and to the floors."""
+    """A table of medians and spread in ms, with ratios to one form and to the floors."""
     names = "".join(f"{'/' + name:>9}" for name in (base, *floors))
     lines = [f"{'form':24}{'median ms':>11}{'min':>10}{'max':>10}{names}"]
     medians = measurement.medians()
@@ -201,11 +201,13 @@ def table(measurement: Measurement, base: str, **floors: float) -> str:
 def names_of(
     parser: argparse.ArgumentParser, flag: str, text: str, known: Sequence[str]
 ) -> list[str]:
-    """A comma-separated argument, each of its names a known one."""
+    """The names in a comma-separated argument; an unknown one ends the program."""
     names = [name for name in text.split(",") if name]
     unknown = sorted(set(names) - set(known))
     if unknown:
-        parser.error(f"{flag}={','.join(unknown)}: known are {','.join(known)}")
+        parser.error(
+            f"{flag}={','.join(unknown)}: unknown; choose from {','.join(known)}"
+        )
     return names
 
 

@@ -40,7 +40,7 @@ def test_bench_update_times_every_form_in_turns(tmp_path, capsys):
 
 def test_multiply_adds_of_a_hand_counted_update():
     # Per row: generator 3*2*2 + 2*3; discriminator 2 directions of 3*1*(2+3) + 3*1*1,
-    # then 2*1*1, 1, 1 and 1. Of 2*1*1 rows; forward once, backward twice.
+    # then 2*1*1, 1, 1 and 1. There are 2*1*1 rows; forward counts once, backward twice.
     shape = Shape(batch=1, steps=1, hidden=2, vocab=3, disc=1, mlp=1)
     assert multiply_adds(shape) == 3 * 2 * (12 + 6 + 2 * (15 + 3) + 2 + 1 + 1 + 1)
 
@@ -89,11 +89,19 @@ def test_bench_scaling_spreads_a_batch_over_simulated_devices(tmp_path):
     ("module", "flags", "message"),
     [
         (bench_update, ["--steps=0"], "must be a whole number, at least 1"),
-        (bench_update, ["--peers=plain,jaxx"], "--peers=jaxx: known are"),
+        (bench_update, ["--peers=plain,jaxx"], "--peers=jaxx: unknown; choose from"),
         (bench_unroll, ["--repeats=x"], "must be a whole number, at least 1"),
-        (bench_unroll, ["--only=reading"], "--only=reading: in no name of"),
-        (bench_scaling, ["--sweeps=time"], "--sweeps=time: known are"),
-        (bench_scaling, ["--batch=6"], "--batch=6: must be a multiple of 8 devices"),
+        (
+            bench_unroll,
+            ["--only=reading"],
+            "--only=reading: no form's name contains it",
+        ),
+        (bench_scaling, ["--sweeps=time"], "--sweeps=time: unknown; choose from"),
+        (
+            bench_scaling,
+            ["--batch=6"],
+            "--batch=6: must be a multiple of 8, the largest",
+        ),
     ],
 )
 def test_benchmarks_refuse_wrong_flags(module, flags, message, capsys):

@@ -17,11 +17,11 @@ SHAPE = Shape(2, 3, 4, 5, 6, 7)
 
 
 def run(*arguments):
-    # Their own processes: they choose XLA's flags, and one device is what they time.
+    # The processes choose their own XLA flags, and time one device.
     environment = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": "",
-        # Where the suite asks for fast code, a run of a minute takes several.
+        # Also where the suite asks for optimized code, which would take minutes a run.
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
     }
     return subprocess.run(
@@ -143,7 +143,7 @@ def test_main_without_accelerator_says_so_in_one_line(tmp_path):
     ended = run(f"--out={tmp_path}")
     assert ended.returncode == 2
     assert ended.stderr.splitlines() == [
-        "run_accelerator: no accelerator found: run it on one, or with --smoke"
+        "run_accelerator: no accelerator found: run on one, or pass --smoke"
     ]
     assert not list(tmp_path.iterdir())
 

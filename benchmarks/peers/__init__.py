@@ -1,5 +1,5 @@
 """The same update, as a competent user would write it today without pf_jax.
 
 All peers take pf_jax's parameters and the same noise, so that they compute the same
-numbers: `tests/test_peers.py` holds losses and gradients equal.
+numbers: `tests/test_peers.py` compares their losses and gradients with pf_jax's.
 """

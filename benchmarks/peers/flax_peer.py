@@ -1,7 +1,7 @@
-"""Flax: `nn.RNN` over a cell that shows its pre-tanh, `nn.Bidirectional` over `GRUCell`.
+"""Flax: `nn.RNN` for the generator, `nn.Bidirectional` for the discriminator.
 
-`flax.linen.GRUCell` keeps its pre-tanh activations to itself, so that the generator's
-cell must be written out.
+The generator's cell is written out, since `flax.linen.GRUCell` does not return its pre-tanh
+activations.
 """
 
 from typing import Any
@@ -20,7 +20,7 @@ GATES = ("r", "z", "n")
 
 
 class ShowingGRUCell(nn.RNNCellBase):
-    """`nn.GRUCell`, returning its pre-tanh activations too."""
+    """`nn.GRUCell` that returns its pre-tanh activations too."""
 
     features: int
 
@@ -39,37 +39,37 @@ class ShowingGRUCell(nn.RNNCellBase):
 
     @nn.nowrap
     def initialize_carry(self, rng: Array, input_shape: tuple[int, ...]) -> Array:
-        """Zeros."""
+        """A carry of zeros."""
         del rng
         return jnp.zeros((*input_shape[:-1], self.features))
 
     @property
     def num_feature_axes(self) -> int:
-        """One."""
+        """The number of axes of features in an input: one."""
         return 1
 
 
 class Generator(nn.Module):
-    """An embedding, one GRU, a readout."""
+    """An embedding, one GRU and a readout."""
 
     vocab_size: int
     embedding_size: int
     hidden_size: int
 
     def setup(self) -> None:
-        """Its parts."""
+        """Creates the layers."""
         self.embed = nn.Embed(self.vocab_size, self.embedding_size)
         self.cell = ShowingGRUCell(self.hidden_size)
         self.rnn = nn.RNN(self.cell, time_major=True)
         self.readout = nn.Dense(self.vocab_size)
 
     def __call__(self, inputs: Array) -> tuple[Array, Array]:
-        """Teacher-forced: logits and pre-tanh activations."""
+        """Logits and pre-tanh activations, teacher-forced."""
         hidden, preactivation = self.rnn(self.embed(inputs))
         return self.readout(hidden), preactivation
 
     def sample(self, first_input: Array, noise: Array) -> tuple[Array, Array, Array]:
-        """Free-running: logits, pre-tanh activations and samples."""
+        """Logits, pre-tanh activations and samples, free-running."""
 
         def step(module: Any, carry: Any, noise: Array) -> tuple[Any, Any]:
             h, token = carry
@@ -84,7 +84,10 @@ class Generator(nn.Module):
 
 
 class LanguageModel(nn.Module):
-    """The generator without its behavior, from Flax's own parts; its `cell` the same."""
+    """The generator without its behavior, of Flax's own layers.
+
+    Its variables are those of `Generator`.
+    """
 
     vocab_size: int
     embedding_size: int
@@ -100,14 +103,14 @@ class LanguageModel(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """A bidirectional GRU, three ReLU layers, the mean over time."""
+    """A bidirectional GRU, three ReLU layers, and the mean over time."""
 
     hidden_size: int
     mlp_size: int
 
     @nn.compact
     def __call__(self, behavior: Array) -> Array:
-        """One logit a sequence."""
+        """One logit for each sequence, `[B]`."""
         forward, backward = (
             nn.RNN(nn.GRUCell(self.hidden_size, name=name), time_major=True)
             for name in ("forward", "backward")
@@ -120,7 +123,7 @@ class Discriminator(nn.Module):
 
 
 def generator_variables(params: GeneratorParams) -> Any:
-    """pf_jax's parameters as Flax's."""
+    """pf_jax's parameters of a generator as Flax variables."""
     (layer,) = params.layers
     cell = _cell(
         layer.input_kernel,
@@ -134,7 +137,7 @@ def generator_variables(params: GeneratorParams) -> Any:
 
 
 def discriminator_variables(params: DiscriminatorParams) -> Any:
-    """pf_jax's parameters as Flax's."""
+    """pf_jax's parameters of a discriminator as Flax variables."""
     kernels, biases = (jnp.split(x, 2, axis=-1) for x in params.input)
     variables = {
         name: _cell(
@@ -164,7 +167,7 @@ def losses_and_gradients(
     targets: Array,
     noise: Array,
 ) -> tuple[tuple[Array, Array], tuple[Any, Any]]:
-    """Both players' losses and gradients, the gates open; of Flax's variables."""
+    """Both players' losses and their gradients by Flax variables, the gates open."""
     embedding = generator["params"]["embed"]["embedding"]
     hidden_size = generator["params"]["cell"]["hn"]["bias"].shape[0]
     generator_module = Generator(*embedding.shape, hidden_size)

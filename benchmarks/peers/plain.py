@@ -13,7 +13,7 @@ from pf_jax.types import Array
 
 
 def gru(layer: Any, h: Array, x: Array) -> tuple[Array, Array]:
-    """One step from the projected input `x`: the new state and the pre-tanh."""
+    """One step from the projected input `x`: the new carry, the pre-tanh activation."""
     x_r, x_z, x_n = jnp.split(x, 3, axis=-1)
     u_r, u_z, u_n = jnp.split(h @ layer.recurrent_kernel, 3, axis=-1)
     r = jax.nn.sigmoid(x_r + u_r)
@@ -55,7 +55,7 @@ def free_running(
 
 
 def discriminator(params: DiscriminatorParams, behavior: Array) -> Array:
-    """One logit a sequence, `[B]`."""
+    """One logit for each sequence, `[B]`."""
     x = behavior @ params.input.kernel + params.input.bias
     directions = []
     for direction, x_direction in enumerate(jnp.split(x, 2, axis=-1)):
@@ -87,7 +87,7 @@ def generator_loss(
     targets: Array,
     noise: Array,
 ) -> tuple[Array, tuple[Array, Array]]:
-    """NLL + C_f, and the behaviors of both modes."""
+    """The generator's loss `NLL + C_f`, and the behaviors of both modes."""
     logits, activations = teacher_forced(generator, inputs)
     nll = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
     of_data = jnp.concatenate([activations, jax.nn.softmax(logits)], axis=-1)
@@ -100,7 +100,7 @@ def generator_loss(
 def discriminator_loss(
     params: DiscriminatorParams, behaviors: tuple[Array, Array]
 ) -> Array:
-    """C_d."""
+    """The discriminator's loss `C_d`."""
     of_data, of_samples = (discriminator(params, behavior) for behavior in behaviors)
     return jnp.mean(jax.nn.softplus(-of_data) + jax.nn.softplus(of_samples))
 

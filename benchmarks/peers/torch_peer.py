@@ -1,7 +1,7 @@
-"""PyTorch: a loop of cells for the generator, `nn.GRU` for the discriminator.
+"""PyTorch: a loop over cells for the generator, `nn.GRU` for the discriminator.
 
-The generator's loop is written out, since `nn.GRU` keeps its pre-tanh activations to
-itself.
+The generator's loop is written out, since `nn.GRU` does not return its pre-tanh
+activations.
 """
 
 import numpy as np
@@ -14,7 +14,7 @@ from pf_jax.generator import GeneratorParams
 
 
 class Generator(nn.Module):
-    """An embedding, one GRU, a readout."""
+    """An embedding, one GRU and a readout."""
 
     def __init__(self, params: GeneratorParams):
         super().__init__()
@@ -28,7 +28,7 @@ class Generator(nn.Module):
         self.b_out = _parameter(params.readout.bias)
 
     def cell(self, x: Tensor, h: Tensor) -> tuple[Tensor, Tensor]:
-        """One step from the projected input: the new state and the pre-tanh."""
+        """One step from the projected input `x`: the new carry, the pre-tanh activation."""
         x_rz, x_n = x.split([2 * h.shape[1], h.shape[1]], dim=1)
         u_rz, u_n = F.linear(h, self.w_hh).split([2 * h.shape[1], h.shape[1]], dim=1)
         r, z = torch.sigmoid(x_rz + u_rz).chunk(2, dim=1)
@@ -66,7 +66,7 @@ class Generator(nn.Module):
 
 
 class LanguageModel(nn.Module):
-    """The same generator without its behavior: `nn.GRU` does the loop."""
+    """The generator without its behavior: `nn.GRU` runs the loop."""
 
     def __init__(self, params: GeneratorParams):
         super().__init__()
@@ -93,7 +93,7 @@ class LanguageModel(nn.Module):
 
     @torch.no_grad()
     def sample(self, first_input: Tensor, num_steps: int) -> Tensor:
-        """Tokens, `[T, B]`, a step at a time."""
+        """Sampled tokens, `[T, B]`, one step at a time."""
         weights = (
             self.rnn.weight_ih_l0,
             self.rnn.weight_hh_l0,
@@ -112,7 +112,7 @@ class LanguageModel(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """A bidirectional GRU, three ReLU layers, the mean over time."""
+    """A bidirectional GRU, three ReLU layers, and the mean over time."""
 
     def __init__(self, params: DiscriminatorParams):
         super().__init__()
@@ -137,7 +137,7 @@ class Discriminator(nn.Module):
         )
 
     def forward(self, behavior: Tensor) -> Tensor:
-        """One logit a sequence, `[B]`."""
+        """One logit for each sequence, `[B]`."""
         x, _ = self.rnn(behavior)
         for w, b in zip(self.weights[:-1], self.biases[:-1], strict=True):
             x = F.relu(F.linear(x, w, b))
@@ -154,7 +154,7 @@ def _parameter(array: object) -> nn.Parameter:
 
 
 def mean_nll(logits: Tensor, targets: Tensor) -> Tensor:
-    """Summed over time, in nats a sequence."""
+    """The negative log-likelihood, summed over time, in nats a sequence."""
     flat = logits.flatten(0, 1), targets.flatten()
     return F.cross_entropy(*flat, reduction="sum") / targets.shape[1]
 
@@ -165,7 +165,7 @@ def likelihood_update(
     inputs: Tensor,
     targets: Tensor,
 ) -> Tensor:
-    """One Adam step by the likelihood alone."""
+    """One Adam step on the likelihood alone; returns the loss."""
     optimizer.zero_grad()
     loss = mean_nll(model(inputs), targets)
     loss.backward()
@@ -180,7 +180,7 @@ def losses_and_gradients(
     targets: Tensor,
     noise: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Both players' losses, the gates open; their gradients go to `.grad`."""
+    """Both players' losses, the gates open; the gradients are added to `.grad`."""
     logits, activations = generator.teacher_forced(inputs)
     nll = mean_nll(logits, targets)
     of_data = torch.cat([activations, logits.softmax(-1)], dim=-1)
@@ -205,7 +205,7 @@ def update(
     optimizers: tuple[torch.optim.Optimizer, torch.optim.Optimizer],
     batch: tuple[Tensor, Tensor, Tensor],
 ) -> tuple[Tensor, Tensor]:
-    """Both players' Adam steps; `batch` is inputs, targets and noise."""
+    """One Adam step of both players, on inputs, targets and noise; returns the losses."""
     for optimizer in optimizers:
         optimizer.zero_grad()
     losses = losses_and_gradients(generator, discriminator, *batch)
