@@ -13,16 +13,16 @@ FIELDS = {
     "outputs": lambda unroll, emission: (emission.statistics(unroll.logits),),
     "hidden": lambda unroll, emission: unroll.hidden,
 }
-"""The kinds of fields: pre-tanh activations of every layer, statistics of the output
+"""Kinds of fields by name: pre-tanh activations of every layer, statistics of the output
 distribution, hidden activations of every layer."""
 
 
 class Behavior(NamedTuple):
-    """`B(x, y, theta)`, a batch of sequences.
+    """`B(x, y, theta)` of a batch of sequences.
 
     Attributes:
-        features: `[T, N, F]`.
-        mask: `[T, N]` float32, or None where every step counts.
+        features: Fields of the unroll, side by side, `[T, N, F]`.
+        mask: Float32 `[T, N]`, one where a step counts; None if every step counts.
     """
 
     features: Array
@@ -39,10 +39,10 @@ def unroll_behavior(
     """The behavior of an unroll; all of it carries gradients.
 
     Args:
-        unroll: Of either mode or both, `N` rows.
-        mask: `[T, N]`, or None.
-        fields: Which kinds, in this order: keys of `FIELDS`.
-        emission: The generator's.
+        unroll: Unroll of one mode or of both, `N` rows.
+        mask: Float32 `[T, N]`, one where a step counts; None if every step counts.
+        fields: Keys of `FIELDS`, in the order of the features.
+        emission: Emission of the generator, whose statistics are the field `outputs`.
     """
     parts = [part for name in fields for part in FIELDS[name](unroll, emission)]
     return Behavior(jnp.concatenate(parts, axis=-1), mask)

@@ -1,7 +1,7 @@
 """A discriminator over grids: three convolutions over the behavior of pixels.
 
 For images read as sequences, pixel by pixel, the paper's discriminator is convolutional
-(section 4.2), because pixels lie on a grid: the neighbor above is a row away in time.
+(section 4.2), because pixels lie on a grid: the pixel above was read `width` steps before.
 """
 
 import functools
@@ -28,7 +28,7 @@ class ConvolutionalSizes(NamedTuple):
 
     Attributes:
         input_channels: `C`, channels of the projection at each pixel.
-        filter_channels: `M`, channels of the convolutions behind it.
+        filter_channels: `M`, output channels of each convolution.
     """
 
     input_channels: int
@@ -39,10 +39,10 @@ class ConvolutionalParams(NamedTuple):
     """The weights of a convolutional discriminator.
 
     Attributes:
-        input: Layer `[F, C]` at each pixel.
+        input: Affine layer `[F, C]`, the same at each pixel.
         filters: Three convolutions with stride 2 and ReLU; kernels `[3, 3, C, M]`, then
             `[3, 3, M, M]`.
-        output: Layer onto one logit a position of the last grid.
+        output: Affine layer `[M, 1]` onto one logit for each position of the last grid.
     """
 
     input: Affine
@@ -56,10 +56,10 @@ def init_convolutional(
     """New parameters; kernels are He-normal where a ReLU follows.
 
     Args:
-        key: A typed key.
-        num_features: `F`.
+        key: Typed key.
+        num_features: `F`, features of the behavior.
         input_channels: `C`, channels of the projection at each pixel.
-        filter_channels: `M`, channels of the convolutions behind it.
+        filter_channels: `M`, output channels of each convolution.
     """
     input_key, *filter_keys, output_key = jax.random.split(key, NUM_FILTERS + 2)
     sizes = (input_channels, *[filter_channels] * (NUM_FILTERS - 1))
@@ -83,13 +83,13 @@ def convolution(params: Affine, x: Array, *, dtype: DType = None) -> Array:
     """A 3 x 3 convolution with stride 2 and "SAME" padding; all of it carries gradients.
 
     As in `affine`, the operands of both passes are rounded to `dtype`, and the products
-    accumulate in `x`'s own type. JAX's derivative of a convolution of rounded operands
-    runs in the accumulator's type instead, and rounds the gradients in the end.
+    accumulate in `x`'s own type. JAX's own derivative of a convolution of rounded operands
+    would multiply in the accumulator's type instead, and round only the gradients.
 
     Args:
-        params: Weights; kernel `[3, 3, I, O]`.
+        params: Weights of the convolution; kernel `[3, 3, I, O]`, bias `[O]`.
         x: Grid `[height, width, N, I]`.
-        dtype: Type of the products' operands, in both passes.
+        dtype: Type of the products' operands in both passes; None keeps their own.
 
     Returns:
         `[ceil(height / 2), ceil(width / 2), N, O]`.
@@ -106,9 +106,9 @@ def _padding(x: Array) -> list[tuple[int, int]]:
     return [(size % 2, 1) for size in x.shape[:2]]
 
 
-# Grids lie with their sequences behind them, as the behavior does, and need no transpose:
-# on CPU, at 28 x 28 pixels, 32 sequences and 64 channels, forward and backward take as
-# long as with the sequences in front, and 0.6 times as long as products of patches.
+# Grids are `[height, width, N, C]`, the layout of a behavior, and so need no transpose. On
+# CPU, at 28 x 28 pixels, 32 sequences and 64 channels, forward and backward take as long as
+# with `N` as the first axis, and 0.6 times as long as products of patches.
 def _convolution_primal(params: Affine, x: Array, dtype: DType) -> Array:
     operand, kernel = _rounded(dtype, x, params.kernel)
     products = lax.conv_general_dilated(
@@ -131,7 +131,7 @@ def _convolution_fwd(
 def _convolution_bwd(
     dtype: DType, residuals: tuple[Affine, Array], d_out: Array
 ) -> tuple[Affine, Array]:
-    """Both gradients are convolutions with the grid of `d_out` spread by the stride."""
+    """Both gradients, by convolutions in which `d_out` is dilated by the stride."""
     params, x = residuals
     operand, kernel, delta = _rounded(dtype, x, params.kernel, d_out)
     d_kernel = lax.conv_general_dilated(
@@ -140,7 +140,7 @@ def _convolution_bwd(
         (1, 1),
         _padding(x),
         rhs_dilation=STRIDE,
-        # Summed over the sequences, which so take the place of the channels.
+        # The sum is over sequences, so they are the input channels of this convolution.
         dimension_numbers=("HWCN", "HWIO", "HWNC"),
         preferred_element_type=x.dtype,
     )
@@ -170,7 +170,7 @@ def convolutional_logits(
     loop: Loop = Loop(),
     constant_rows: int = 0,
 ) -> Array:
-    """One logit a sequence; `sigmoid` of it is the probability of teacher-forced.
+    """One logit for each sequence; its `sigmoid` is the probability of teacher-forced.
 
         s = clip(mean over positions of output(filters(input(B))), -10, 10)
 
@@ -178,12 +178,12 @@ def convolutional_logits(
     No operation crosses sequences.
 
     Args:
-        params: Weights.
-        behavior: Behavior of `N` sequences of `T = height * width` steps, row by row,
-            without a mask.
+        params: Weights of the discriminator.
+        behavior: Behavior of `N` sequences of `T = height * width` steps, pixel by pixel
+            and row by row, without a mask.
         height: Height of the grid, in pixels.
         width: Width of the grid, in pixels.
-        loop: How the products compute; of its fields, `dtype` matters here.
+        loop: Settings of the computation, of which only `dtype` is used here.
         constant_rows: Number of leading sequences whose behavior is constant: no gradient
             is formed for it.
 
@@ -191,7 +191,7 @@ def convolutional_logits(
         Logits `[N]`.
 
     Raises:
-        ValueError: If the behavior is masked, or not of `T` steps.
+        ValueError: If the behavior has a mask, or not `height * width` steps.
     """
     features, mask = behavior
     chex.assert_rank(features, 3)
@@ -215,7 +215,7 @@ def convolutional_logits(
 
 @functools.cache
 def convolutional(height: int, width: int, /) -> Discriminator:
-    """The discriminator over grids of this size, in pixels.
+    """The convolutional discriminator over grids of this size, in pixels.
 
     Cached: jit compares settings, and partial functions of equal arguments are not equal,
     so a new one would recompile every step.

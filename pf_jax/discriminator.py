@@ -18,8 +18,9 @@ class Discriminator(NamedTuple):
     """A kind of discriminator, as functions. Hashable.
 
     Contract: a sequence's logit depends on that sequence's behavior alone. `joint_step`
-    relies on it (a normalisation over the batch would get a silently wrong gradient), and
-    `check_discriminator` finds a kind that breaks it; `separate_step` takes any kind.
+    relies on it (a normalization over the batch would get a wrong gradient without any
+    error), and `check_discriminator` detects a kind that breaks it; `separate_step` takes
+    any kind.
 
     Attributes:
         init: Function `(key, *, num_features, **sizes) -> params`; the sizes are the
@@ -35,8 +36,8 @@ class DiscriminatorSizes(NamedTuple):
     """Sizes of a recurrent discriminator.
 
     Attributes:
-        hidden_size: `D`, units of each direction.
-        mlp_size: `M`, units of each of the three layers behind them.
+        hidden_size: `D`, units of each direction of the GRU.
+        mlp_size: `M`, units of each of the three ReLU layers after the GRU.
     """
 
     hidden_size: int
@@ -44,13 +45,15 @@ class DiscriminatorSizes(NamedTuple):
 
 
 class DiscriminatorParams(NamedTuple):
-    """The weights of a discriminator; the directions are forward and backward in time.
+    """The weights of a recurrent discriminator.
+
+    The directions of its GRU are forward and backward in time, in this order.
 
     Attributes:
-        input: Layer `[F, 2 * 3D]` into the gates of both directions.
-        recurrent: Weights inside the loop of both directions, `[2, D, 3D]`.
-        mlp: Three affine layers with ReLU, shared over time.
-        output: Layer onto one logit a step.
+        input: Affine layer `[F, 2 * 3D]` into the gates of both directions.
+        recurrent: Weights inside the loops of both directions, kernels `[2, D, 3D]`.
+        mlp: Three affine layers with ReLU, the same at each step.
+        output: Affine layer `[M, 1]` onto one logit for each step.
     """
 
     input: Affine
@@ -65,10 +68,10 @@ def init_discriminator(
     """New parameters.
 
     Args:
-        key: A typed key.
-        num_features: `F`.
-        hidden_size: `D`, units of each direction.
-        mlp_size: `M`, units of each of the three layers behind them.
+        key: Typed key.
+        num_features: `F`, features of the behavior.
+        hidden_size: `D`, units of each direction of the GRU.
+        mlp_size: `M`, units of each of the three ReLU layers after the GRU.
     """
     forward_key, backward_key, *mlp_keys, output_key = jax.random.split(key, 6)
     directions = [
@@ -100,16 +103,16 @@ def discriminator_logits(
     loop: Loop = Loop(),
     constant_rows: int = 0,
 ) -> Array:
-    """One logit a sequence; `sigmoid` of it is the probability of teacher-forced.
+    """One logit for each sequence; its `sigmoid` is the probability of teacher-forced.
 
         s = clip(mean over valid steps of mlp(h_forward[t], h_backward[t]), -10, 10)
 
     All of it carries gradients. No operation crosses sequences.
 
     Args:
-        params: Weights.
+        params: Weights of the discriminator.
         behavior: Behavior of `N` sequences.
-        loop: How the loops compute.
+        loop: Settings of the loops over time.
         constant_rows: Number of leading sequences whose behavior is constant: no gradient
             is formed for it.
 
@@ -128,7 +131,7 @@ def discriminator_logits(
 def _step_logits(
     params: DiscriminatorParams, behavior: Behavior, loop: Loop, constant_rows: int
 ) -> Array:
-    """`[T, N]`, before the mean over time."""
+    """One logit for each step, `[T, N]`, before the mean over time."""
     projections = affine(
         params.input, behavior.features, dtype=loop.dtype, constant_rows=constant_rows
     )
@@ -146,8 +149,8 @@ def _hold_where_masked(projections: Array, mask: Array) -> Array:
     """Makes masked steps keep their carry: an update gate of exactly one.
 
     Args:
-        projections: `W x + b` of both directions, `[..., 2 * 3D]`.
-        mask: One where a step counts, `[...]`.
+        projections: Inputs to the gates, `W x + b` of both directions, `[..., 2 * 3D]`.
+        mask: Mask `[...]`, one where a step counts.
     """
     size = projections.shape[-1] // 6
     update = jnp.where(jnp.arange(6 * size) // size % 3 == 1, 1e9, 0.0)
@@ -155,7 +158,7 @@ def _hold_where_masked(projections: Array, mask: Array) -> Array:
 
 
 recurrent = Discriminator(init_discriminator, discriminator_logits)
-"""A bidirectional GRU."""
+"""The discriminator with a bidirectional GRU."""
 
 
 def check_discriminator(
@@ -165,15 +168,15 @@ def check_discriminator(
     num_features: int = 4,
     num_steps: int = 6,
 ) -> None:
-    """Checks that a discriminator's rows do not see one another, as `joint_step` needs.
+    """Checks that each row's logit depends on that row alone, as `joint_step` needs.
 
-    One row's behavior is changed, and no other row's logit may move.
+    The behavior of one row after the other is changed; no other row's logit may change.
 
     Args:
-        discriminator: The kind.
-        sizes: Sizes of its parameters, small ones suffice.
+        discriminator: Kind of discriminator to check.
+        sizes: Sizes of the discriminator's parameters; small ones suffice.
         num_features: Number of features of the behavior.
-        num_steps: Number of steps of the behavior, where the kind fixes it.
+        num_steps: Number of steps of the behavior; set it where the kind requires one.
 
     Raises:
         ValueError: If a row's logit depends on another row.
@@ -192,8 +195,8 @@ def check_discriminator(
         moved = jnp.abs(after - before) > 1e-5 * (1 + jnp.abs(before))
         if bool(jnp.any(moved.at[row].set(False))):
             raise ValueError(
-                "the discriminator's rows see one another: a change of one sequence "
-                "moved another's logit, so the joint update's gradient would be wrong: "
-                "use train.update=separate (separate_step), or a discriminator without "
-                "operations over the batch"
+                "the discriminator's rows depend on one another: a change of one "
+                "sequence changed another's logit, so the joint update's gradient would "
+                "be wrong: use train.update=separate (separate_step), or a discriminator "
+                "without operations over the batch"
             )

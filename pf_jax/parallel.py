@@ -1,6 +1,6 @@
 """Data parallelism: many updates in one dispatch, over all devices of all processes.
 
-Here is all that knows of `jax.pmap`; a step is a plain function of one device's rows.
+Only this module uses `jax.pmap`; a step is a plain function of one device's rows.
 """
 
 from collections.abc import Callable
@@ -20,10 +20,12 @@ Update = Callable[[TrainState, Array, np.ndarray, Array], tuple[TrainState, Metr
 
 
 def replicate(state: TrainState) -> TrainState:
-    """The state on all devices, as updates return it: their second call compiles no more.
+    """The state on all devices, placed as an update returns it.
+
+    Updates that start from it compile once: the second call's arguments are placed alike.
 
     Args:
-        state: On any devices.
+        state: Training state on any devices.
     """
     mesh = jax.sharding.Mesh(np.array(jax.devices()), (AXIS,))
     everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
@@ -36,16 +38,18 @@ def make_update(
 ) -> Update:
     """A function that runs one update for each row of `rows`, in order.
 
-    State, data and key are the same on every device; a batch's rows are spread over them.
-    The state is donated: use the returned one.
+    State, data and key are the same on every device; a batch's rows are spread over the
+    devices. The update donates the state: use the returned one.
 
     Args:
-        step: `(state, batch, key, axis_name=...) -> (state, metrics)`.
-        make_batch: `(data, rows [b, ...]) -> Batch` of `b` sequences, on the device.
+        step: Function `(state, batch, key, axis_name=...) -> (state, metrics)`.
+        make_batch: Function `(data, rows [b, ...]) -> Batch` of `b` sequences, run on each
+            device.
 
     Returns:
-        `(state, data, rows [K, B, ...], key) -> (state, metrics)`, the metrics summed over
-        the `K` updates. Update number `state.step` draws from `fold_in(key, state.step)`.
+        Function `(state, data, rows [K, B, ...], key) -> (state, metrics)`, the metrics
+        summed over the `K` updates. Update number `state.step` takes its randomness from
+        `fold_in(key, state.step)`.
     """
 
     def updates(
