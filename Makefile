@@ -1,6 +1,9 @@
-# make demo: trains on the built-in text and evaluates. make test: the test suite but for
-# what takes long, which make test-slow runs. TESTS= picks some of them.
-# PYTHON= picks the Python that a new $(VENV) is made with; make clean removes it.
+# make demo       trains on the built-in text, then evaluates
+# make test       runs the tests that are not marked slow; TESTS= names some of them
+# make test-slow  runs the tests that are marked slow; TESTS= names some of them
+# make lint       runs ruff and pyright
+# make venv       creates $(VENV); PYTHON= names the Python to create it with
+# make clean      removes the virtual environments, the demo run, builds and caches
 
 PYTHON ?=
 TESTS ?=
@@ -28,13 +31,13 @@ lint: $(INSTALLED)
 
 venv: $(INSTALLED)
 
-# Each candidate is run, not only looked up: version managers put names on PATH that
-# fail to start, and some systems ship Python without the modules that make a venv.
+# Each candidate Python is run, since a name on PATH is not enough: those of version managers
+# can fail to start, and some systems ship Python without the modules that create a venv.
 $(INSTALLED): pyproject.toml
 	@test -x $(BIN)/pip || { \
 	  for python in $(or $(PYTHON),python3.11 python3.12 python3.13 python3); do \
 	    if "$$python" -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null; then \
-	      echo "Making $(VENV) with $$python"; \
+	      echo "Creating $(VENV) with $$python"; \
 	      exec "$$python" -m venv --clear $(VENV); \
 	    fi; \
 	  done; \
