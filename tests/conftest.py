@@ -6,11 +6,11 @@ import pytest
 # several devices stands in for a large one. JAX_PLATFORMS=cuda tests a GPU.
 _FLAGS = {"--xla_force_host_platform_device_count": "8"}
 if os.environ.setdefault("JAX_PLATFORMS", "cpu") == "cpu":
-    # Most of the tests' time is XLA's, and what they compare needs no fast code. Set to 0
-    # for the code that users run; `.ci/run` does so on one of its two Pythons.
+    # Compiling takes most of the tests' time, and they need no fast code. Set it to 0 to
+    # test the code that users run; `.ci/run` does so on one of its two Pythons.
     os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 else:
-    # Tests compare float32 with its reference, and bits with bits.
+    # Tests compare float32 results with references, and some results bit by bit.
     os.environ.setdefault("JAX_DEFAULT_MATMUL_PRECISION", "highest")
     _FLAGS["--xla_gpu_deterministic_ops"] = "true"
 for _flag, _value in _FLAGS.items():
@@ -20,7 +20,7 @@ for _flag, _value in _FLAGS.items():
 
 @pytest.fixture(scope="session")
 def on_eight_cpus():
-    """For what needs several devices, or is about a CPU."""
+    """Skips tests that need eight devices, or that are about a CPU, on other devices."""
     import jax
 
     if jax.default_backend() != "cpu":
@@ -30,7 +30,7 @@ def on_eight_cpus():
 
 @pytest.fixture(scope="module")
 def compiled_programs_are_kept(tmp_path_factory: pytest.TempPathFactory):
-    """Each run traces its programs anew; compiling equal ones again takes most time."""
+    """Keeps compiled programs: each run would compile equal ones again."""
     import jax
     from jax.experimental.compilation_cache import compilation_cache
 

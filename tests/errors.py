@@ -1,4 +1,4 @@
-"""What a user sees of a mistake."""
+"""Error messages as a user sees them."""
 
 import pytest
 

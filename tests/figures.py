@@ -1,4 +1,4 @@
-"""Figures, to look into beside the files that they are written to."""
+"""Figure objects, for tests of more than the files that they are written to."""
 
 import pathlib
 
@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 
 def drawn_by(module, monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """What a module draws from now on."""
+    """A list of the figures that a module draws from now on."""
     drawn: list[Figure] = []
     save = module.save_figure
 

@@ -20,7 +20,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
 SECONDS = 20.0
-"""After which programs that wait have waited in vain."""
+"""Longest wait of one program for another; then the test fails."""
 
 _program = threading.local()
 _lock = threading.Lock()
@@ -147,7 +147,7 @@ def _pallas_call(
 
 
 def run_kernels_in_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Until the test ends, and outside of any `jax.jit`."""
+    """Runs kernels in threads until the test ends, where no `jax.jit` traces them."""
     monkeypatch.setattr(pl, "pallas_call", _pallas_call)
     monkeypatch.setattr(pl, "program_id", lambda axis: np.int32(_program.numbers[axis]))
     monkeypatch.setattr(pl, "when", _when)

@@ -57,7 +57,7 @@ def discriminator_logits(params, features, mask):
 
 
 def _mean_step_logit(params, steps):
-    """Of one sequence, `[T, F]`."""
+    """Mean over the steps of one sequence, `[T, F]`, of their logits."""
     size = params.recurrent.bias.shape[1]
     forward = _gru_direction(params, 0, steps, size)
     backward = _gru_direction(params, 1, steps[::-1], size)[::-1]
@@ -112,7 +112,7 @@ def teacher_forced_loss(teacher_forced):
 
 
 def accuracy(teacher_forced, free_running):
-    """Of either mode, then the mean of the two."""
+    """The mean of the accuracies in the two modes."""
     of_teacher_forced = [s > 0 for s in teacher_forced]
     of_free_running = [s < 0 for s in free_running]
     return (np.mean(of_teacher_forced) + np.mean(of_free_running)) / 2

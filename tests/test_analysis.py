@@ -185,7 +185,7 @@ def paired(params, key, inputs):
 
 @pytest.fixture(scope="module")
 def own_stream(state):
-    """Sequences that the model draws itself, one behind the other: `[N (T + 1)]`."""
+    """Sequences sampled from the model itself, concatenated: `[N (T + 1)]`."""
     first = np.random.default_rng(3).integers(1, 12, NUM_ROWS)
     inputs = jnp.tile(jnp.asarray(first, jnp.int32), (LENGTH, 1))
     _, drawn = paired(state.generator.params, jax.random.key(9), inputs)

@@ -23,7 +23,7 @@ def carry_and_input():
 
 @pytest.fixture(scope="module")
 def initialized():
-    """With many inputs, for their statistics."""
+    """Weights of many inputs, for tests of their statistics."""
     init = jax.jit(lambda key: init_gru(key, 200, H))
     return to_numpy(init(jax.random.key(0)))
 

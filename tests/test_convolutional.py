@@ -47,7 +47,7 @@ def logits_and_gradient(params, features, cotangent=COTANGENT, **how):
 
 
 def random_params(seed=0):
-    """With ReLUs that are alive and logits that differ between sequences."""
+    """Parameters whose ReLUs are alive and whose logits differ between sequences."""
     shapes = jax.eval_shape(
         lambda: init_convolutional(
             jax.random.key(0), num_features=F, input_channels=C, filter_channels=M
@@ -78,7 +78,7 @@ def reference_convolution(layer, image):
     """One image `[height, width, I]` in numpy; stride 2, zeros around."""
     height, width = image.shape[:2]
     result = np.zeros(((height + 1) // 2, (width + 1) // 2, layer.bias.size))
-    # The windows of "SAME" lie in the middle; an odd zero is at the end.
+    # "SAME" pads both sides with zeros; where their number is odd, the end has one more.
     top, left = [
         max(2 * (after - 1) + 3 - before, 0) // 2
         for before, after in zip((height, width), result.shape, strict=False)
@@ -110,7 +110,7 @@ def reference_logits(params, features, height, width):
 
 
 def plain_convolution(params, x):
-    """A product of kernel and patches, for any derivative that JAX can form."""
+    """The convolution as a product of kernel and patches, differentiated by JAX."""
     padded = jnp.pad(x, [(x.shape[0] % 2, 1), (x.shape[1] % 2, 1), (0, 0), (0, 0)])
     height, width = (x.shape[0] + 1) // 2, (x.shape[1] + 1) // 2
     patches = jnp.stack(
@@ -145,7 +145,7 @@ def test_convolutional_gradient_equals_that_of_plain_patches(params, features):
         COTANGENT, params, features
     )
     assert_close(logits_and_gradient(params, features), plain)
-    # What is compared is there.
+    # The gradients that are compared are not zero.
     _, (d_params, d_features) = plain
     assert all(np.any(leaf != 0) for leaf in to_numpy(jax.tree.leaves(d_params)))
     assert np.all(np.any(np.asarray(d_features) != 0, axis=2))
@@ -233,7 +233,7 @@ def test_convolutional_logits_in_bfloat16_are_close_to_float32(params, features)
     def relative_error(rounded, exact):
         return np.linalg.norm(rounded - exact) / np.linalg.norm(exact)
 
-    # Operands of 8 bits through five layers, and ReLUs that open or close by it.
+    # Operands of 8 bits pass five layers, and rounding opens or closes some ReLUs.
     errors = jax.tree.map(relative_error, to_numpy(actual), to_numpy(expected))
     assert max(jax.tree.leaves(errors)) < 0.1
     assert errors[0] > 1e-5
@@ -289,7 +289,7 @@ def test_convolutional_gradient_under_shard_map_equals_one_device(
         logits_and_gradient,
         mesh=mesh,
         in_specs=(replicated, rows_second, rows),
-        # Differentiation sums the gradient of what is replicated over the devices.
+        # Differentiation sums the gradients of replicated parameters over the devices.
         out_specs=(rows, (replicated, rows_second)),
     )
     actual = jax.jit(sharded)(params, features, cotangent)

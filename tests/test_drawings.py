@@ -17,7 +17,7 @@ DRAWING = np.array([[2, 1, 0], [3, -4, 1], [10, 0, 1], [-2, 2, 0], [1, 5, 0]])
 
 
 def _line(num_letters: int, seed: int = 0) -> np.ndarray:
-    """Something like a long line of writing."""
+    """Random strokes that resemble a long line of writing."""
     rng = np.random.default_rng(seed)
     steps = rng.normal(0, 10, (num_letters * 10, 2))
     y = np.diff(np.cumsum(steps[:, 1]) % 40, prepend=0)
@@ -133,7 +133,7 @@ def test_write_svg_has_everything_in_view_with_a_margin(
     )
     assert np.all(points.min(axis=0) - width / 2 > low)
     assert np.all(points.max(axis=0) + width / 2 < high)
-    # Not lost in it either: in one direction most of the view is used.
+    # The drawing is not too small: in one direction it fills most of the view.
     assert np.max(np.ptp(points, axis=0) / (high - low)) > 0.6 or len(points) == 1
 
 
@@ -186,7 +186,7 @@ def test_plot_drawings_colors_what_is_beyond_the_training_length(
     for length in (None, 200, 150, 100, 1):
         plot_drawings([strokes], file, training_length=length)
         pixels = _pixels(file)
-        # But for the legend below.
+        # The legend below is left out.
         counts.append(_num_colored(pixels[:-30]))
     assert counts[0] == counts[1] == 0
     assert 0 < counts[2] < counts[3] < counts[4]

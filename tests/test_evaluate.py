@@ -45,7 +45,7 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
     words = np.random.default_rng(0).choice(["ab", "cab", "a", "dad", "bee"], 1800)
     text = " ".join(words)
-    # In the validation split alone, hence unknown.
+    # "z" is in the validation split alone, so that it is an unknown character.
     position = len(text) * 92 // 100
     (folder / "text.txt").write_text(text[:position] + "zz" + text[position:])
     train_and_evaluate(make_config(folder / "text.txt"), folder / "run")

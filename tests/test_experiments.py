@@ -108,8 +108,9 @@ def _piano_roll(folder: pathlib.Path) -> dict:
 
 
 Writer = Callable[[pathlib.Path], dict]
-# What writes the data and returns its fields, the measure, and files of samples. Configs
-# that are not here differ from one that is by sizes alone, or have their own tests.
+# By config: a function that writes the data and returns its config fields, the measure, and
+# the files of samples. Configs that are left out differ from one of these by sizes alone,
+# or have tests of their own.
 EXPERIMENTS: dict[str, tuple[Writer, str, set[str]]] = {
     "seq_mnist": (
         _binarized_mnist,
@@ -153,7 +154,7 @@ def test_experiment_trains_by_either_objective_resumes_evaluates_and_draws(
     write, measure, files = EXPERIMENTS[name]
     (tmp_path / "data").mkdir()
     fields = write(tmp_path / "data")
-    # From zeros: of random data the frequencies are all there is to learn.
+    # The bias starts from zeros, since random data have only frequencies to learn.
     plain = fields | {
         "objective": "teacher_forcing",
         "train.learning_rate": 5e-2,

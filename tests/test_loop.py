@@ -375,7 +375,7 @@ def test_best_checkpoint_without_validation_is_the_newest(tmp_path):
     assert checkpoints.best_step() is None
     for step in (3, 4, 5):
         checkpoints.save(_tiny_state(step), [])
-    # Also while the last one is still being written.
+    # This holds even while the last checkpoint is still being written.
     assert checkpoints.best_step() == 5
     checkpoints.close()
     assert _checkpoint_steps(tmp_path) == {4, 5}
@@ -416,7 +416,7 @@ def test_workdir_of_another_model_is_left_as_it_is(
     assert _contents(workdir) == _contents(base[1])
 
 
-# With one update the weights break after a loss that was still right.
+# In a run of one update the loss is still finite, but the weights after it are not.
 @pytest.mark.parametrize("num_steps, found_at", [(8, 4), (1, 1)])
 def test_run_that_is_not_finite_stops_and_is_not_saved(
     config_with, tmp_path, num_steps, found_at

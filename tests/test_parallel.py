@@ -20,10 +20,10 @@ KEY = jax.random.key(5)
 LEARNING_RATE = 1e-2
 SPREAD, OFFSET = 20.0, -24.8  # of the logits, to have accuracies around the bounds
 SETTINGS = Settings(
-    # Two sequences a device: its own accuracy is a multiple of 1/4, and on many devices
-    # on another side of a bound than the whole batch's.
+    # With two sequences a device, the accuracy of one device is a multiple of 1/4, and
+    # for many devices on the other side of a bound than the accuracy of the whole batch.
     gate=AccuracyGate(0.34, 0.7, 0.42),
-    # After the mean over devices; the clipping would not commute with it.
+    # Clipping must come after the mean over devices: the two do not commute.
     optimizer=optax.chain(optax.clip_by_global_norm(0.1), optax.adam(LEARNING_RATE)),
     weight=3.0,
 )
@@ -31,7 +31,7 @@ STEPS = [steps.joint_step, steps.separate_step, steps.teacher_forcing_step]
 
 
 def make_state():
-    """A discriminator that is sure of itself, and often wrong."""
+    """A state whose discriminator is sure of itself, and often wrong."""
     state = random_state(
         GeneratorSizes(V, 4, 3), DiscriminatorSizes(3, 4), SETTINGS, spread=SPREAD
     )
@@ -46,7 +46,7 @@ ROWS = np.random.default_rng(1).integers(NUM_SEQUENCES, size=(K, B)).astype(np.i
 
 
 def make_batch(data, rows):
-    """With a mask that differs between rows: the first are whole, the others shorter."""
+    """A batch whose rows have masks of different lengths, `T` to `T - 2`."""
     sequences = data[rows].T
     length = T - rows % 3
     mask = (jnp.arange(T)[:, None] < length).astype(jnp.float32)

@@ -16,7 +16,7 @@ T, B, H, V, D, M = 9, 4, 6, 7, 5, 5
 
 @pytest.fixture(scope="module")
 def case():
-    """A batch, and the losses and gradients that `joint_step` goes by."""
+    """A state, a batch with noise, and the losses and gradients of `joint_step`."""
     key = jax.random.key(3)
     settings = pf_jax.Settings(
         gate=pf_jax.AccuracyGate(0.0, 1.0, 1.0), optimizer=optax.sgd(1.0)
@@ -92,8 +92,8 @@ def test_torch_language_model_samples_from_its_own_distribution(case):
 
     state, _, _, _ = case
     model = torch_peer.LanguageModel(state.generator.params)
-    # One sharp distribution a step: the sample is then the argmax, which teacher
-    # forcing over the samples must give back.
+    # The distributions become so sharp that each sample is the argmax, which teacher
+    # forcing over the samples must give too.
     with torch.no_grad():
         model.w_out.mul_(1e4)
     first = torch.arange(B) % V

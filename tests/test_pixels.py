@@ -72,7 +72,7 @@ def test_pixels_measure_is_of_the_whole_image():
     encoding = Pixels(28, 28)
     assert encoding.sequence_length == 784
     assert encoding.measure.name == "nats_per_image"
-    # Every pixel by a fair coin.
+    # The likelihood of a fair coin for every pixel.
     assert encoding.measure.of_nll(np.log(2)) == pytest.approx(543.427, abs=1e-3)
 
 
@@ -401,7 +401,7 @@ def _real(tmp_path: pathlib.Path, name: str) -> str:
     if not (folder := os.environ.get("PF_JAX_DATA")):
         pytest.skip(f"PF_JAX_DATA does not name a folder with {name}/")
     for file in (pathlib.Path(folder) / name).iterdir():
-        # The packed copies are to go elsewhere.
+        # Packed copies are not linked, so that loaders write theirs to `tmp_path`.
         if file.suffix != ".packed":
             (tmp_path / file.name).symlink_to(file)
     return str(tmp_path)

@@ -45,7 +45,7 @@ def test_make_optimizer_keeps_the_form_of_adam_whatever_its_options():
 
 
 def test_make_optimizer_equals_adamw_that_does_not_decay_biases():
-    # A bias may be a matrix too: of two directions.
+    # A bias is a matrix where it has two directions.
     params = PARAMS | {"stacked_bias": jnp.ones((2, 3))}
     mask = {"kernel": True, "bias": False, "stacked_bias": False}
     expected = optax.adamw(RATE, weight_decay=0.2, mask=mask)

@@ -42,8 +42,9 @@ class Case(NamedTuple):
     mask: np.ndarray | None = None
 
 
-# Few, since each is compiled; together they have every field, both losses, clipping, a
-# mask and two layers. The slow averages let a state's average decide the gates.
+# Few cases, since each is compiled; together they cover every field, both losses, clipping,
+# a mask and two layers. The averages decay slowly, so that a state's average decides the
+# gates.
 CASES = {
     "everything": Case(
         Settings(
@@ -205,19 +206,19 @@ def gradient_of(optimizer_state):
 
 
 def clipped(gradient):
-    """To the largest norm; a gradient above it, so that clipping is seen."""
+    """A gradient scaled to the largest norm, which it must exceed to show the clipping."""
     norm = optax.tree.norm(gradient)
     assert norm > 2 * MAX_NORM
     return jax.tree.map(lambda x: x * MAX_NORM / norm, gradient)
 
 
 def due(case, gradient):
-    """What the optimizer is due to see."""
+    """The gradient that the optimizer should receive."""
     return clipped(gradient) if case == "everything" else gradient
 
 
 def logits_of_both_modes(case, state, key):
-    """By the reference, from what the free run read."""
+    """Logits by the reference, over the data and over the inputs of the free run."""
     batch = make_batch(case)
     windows = state.settings.num_windows
     free_running = generator_inputs(
@@ -269,7 +270,7 @@ def test_generator_step_follows_the_gradient_of_its_loss(case):
     expected, _ = gradients(case, state, batch, key)
     assert_close(gradient_of(new.generator.optimizer_state), due(case, expected))
     assert_same_bits(new.discriminator, state.discriminator)
-    # The adversarial terms are in it, well above the tolerance.
+    # The adversarial terms contribute to it, well above the tolerance.
     alone, _ = written_out_gradients(state, batch, key, 0.0)
     assert optax.tree.norm(optax.tree.sub(expected, alone)) > 0.1
 
@@ -445,7 +446,7 @@ def test_gate_goes_by_the_moving_average(step):
     new, history = run(step, case, state)
     average = 0.7
     for measured in history:
-        # The batch alone would have the gates the other way round.
+        # By the accuracy of the batch alone the gates would be the other way round.
         assert measured["discriminator_accuracy"] < 0.4
         assert measured["generator_gate_open"] == 1
         assert measured["discriminator_gate_open"] == 0

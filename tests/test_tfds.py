@@ -34,7 +34,7 @@ def _error(name: str, *arguments: str) -> str:
         getattr(tfds, name)(*arguments)
     message = str(error.value)
     assert len(message.splitlines()) == 1 and message.startswith(f"{name}: ")
-    # What to do without TFDS.
+    # The message says what to do without TFDS.
     if name == "tiny_shakespeare":
         assert "--config.data.name=text --config.data.path=FILE" in message
     else:
@@ -94,7 +94,7 @@ class _UnpreparedBuilder(_Builder):
 
 @pytest.fixture
 def unprepared(monkeypatch: pytest.MonkeyPatch):
-    """Nothing is prepared; what preparing needs is there."""
+    """No data set is prepared, but all that preparing needs is installed."""
     monkeypatch.setattr(tensorflow_datasets, "builder", _UnpreparedBuilder)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
 
@@ -257,7 +257,7 @@ def _prepared(name: str, tmp_path: pathlib.Path) -> tuple[dict, dict]:
     originals = tmp_path / "originals"
     originals.mkdir()
     for original in ORIGINALS[name]:
-        # What reading them leaves behind is to go elsewhere.
+        # Loaders write their packed copies here, not beside the published files.
         (originals / original).symlink_to(pathlib.Path(folder) / name / original)
     prepared = tmp_path / "prepared"
     prepared.mkdir()

@@ -50,7 +50,7 @@ def test_a_joint_step_is_four_kernels_and_no_loop_on_a_gpu(lowered, dtype):
 
     num_kernels, num_loops = lowered(functools.partial(update, kernels=True))
     assert num_kernels == 4
-    # Beside the loops over time there are those of the orthogonal kernels' creation.
+    # The remaining loops, `num_loops`, create the orthogonal kernels.
     assert lowered(functools.partial(update, kernels=False)) == (0, num_loops + 4)
 
 
