@@ -74,6 +74,7 @@ def unroll_mixed(
             has no effect.
     """
     num_steps, num_rows = _check_values("given", given)
+    is_given = jnp.asarray(is_given, bool)
     if is_given.shape != (num_steps, num_rows):
         raise ValueError(
             f"is_given has the shape {list(is_given.shape)}: must be that of given's "
@@ -154,6 +155,11 @@ def unroll_free_running(
         ValueError: Where shapes do not match, the key is not a typed one, or a setting
             has no effect.
     """
+    if first_input.ndim < 1:
+        raise ValueError(
+            "first_input has the shape []: must be [B, ...]: for one sequence use "
+            "first_input[None]"
+        )
     given = jnp.broadcast_to(first_input, (num_steps, *first_input.shape))
     return unroll_mixed(
         params,
