@@ -227,7 +227,8 @@ def unroll_windows(
     """Both modes, the free-running one for longer, cut into windows (paper, section 4).
 
     The free run goes on for `num_windows` times the steps that are read from data, its
-    carry passed on and differentiated through.
+    carry passed on and differentiated through. With relaxed feedback the second window
+    starts from the ordinary value that stands for the relaxed one, a constant.
 
     Args:
         params: Weights.
