@@ -26,7 +26,7 @@ from pf_jax.generator import (
     stack_step,
 )
 from pf_jax.recurrence import Reading, Rollout, where_rows
-from pf_jax.types import Array, Carry
+from pf_jax.types import Array, Carry, vary_alike
 
 
 def find_relaxation(emission: Emission, name: str) -> Relaxation:
@@ -91,11 +91,13 @@ def relaxed_rollout(
         if generator.feedback_steps:
             is_cut = t % generator.feedback_steps == 0
             carry, own = _constant_rows(is_cut, carry, num_reading), _cut(is_cut, own)
-        x = embed(params, given, dropout, generator=generator)
-        own_x = where_rows(is_given, x[num_reading:], embed_own(own))
-        x = jnp.concatenate([x[:num_reading], own_x])
         hard = where_rows(is_given, given[num_reading:], hard)
         values = jnp.concatenate([given[:num_reading], hard])
+        # Of hard values where a row reads its own: a given one there may be anything, and
+        # even the gradient of zero by NaN is NaN.
+        x = embed(params, values, dropout, generator=generator)
+        own_x = where_rows(is_given, x[num_reading:], embed_own(own))
+        x = jnp.concatenate([x[:num_reading], own_x])
         carry, outputs = stack_step(params, carry, x, generator=generator)
         top = outputs[-1].hidden[num_reading:]
         logits = readout(params, top, masks, generator=generator)
@@ -109,11 +111,9 @@ def relaxed_rollout(
         (num_sampling, params.readout.kernel.shape[-1]), params.readout.kernel.dtype
     )
     own = jax.eval_shape(relaxed, example, first_noise)
-    # Not read: the first step reads a given value.
-    first = (
-        carry,
-        jnp.zeros(own.shape, own.dtype),
-        reading.given[0, num_reading:],
+    # Zeros are not read: the first step reads a given value.
+    first = vary_alike(
+        carry, jnp.zeros(own.shape, own.dtype), reading.given[0, num_reading:]
     )
     is_given = reading.is_given.at[:1].set(True)
     steps = jnp.arange(len(is_given))

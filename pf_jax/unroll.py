@@ -74,6 +74,7 @@ def unroll_mixed(
             has no effect.
     """
     num_steps, num_rows = _check_values("given", given)
+    is_given = jnp.asarray(is_given, bool)
     if is_given.shape != (num_steps, num_rows):
         raise ValueError(
             f"is_given has the shape {list(is_given.shape)}: must be that of given's "
@@ -154,6 +155,11 @@ def unroll_free_running(
         ValueError: Where shapes do not match, the key is not a typed one, or a setting
             has no effect.
     """
+    if first_input.ndim < 1:
+        raise ValueError(
+            "first_input has the shape []: must be [B, ...]: for one sequence use "
+            "first_input[None]"
+        )
     given = jnp.broadcast_to(first_input, (num_steps, *first_input.shape))
     return unroll_mixed(
         params,
@@ -221,7 +227,8 @@ def unroll_windows(
     """Both modes, the free-running one for longer, cut into windows (paper, section 4).
 
     The free run goes on for `num_windows` times the steps that are read from data, its
-    carry passed on and differentiated through.
+    carry passed on and differentiated through. With relaxed feedback the second window
+    starts from the ordinary value that stands for the relaxed one, a constant.
 
     Args:
         params: Weights.

@@ -8,6 +8,8 @@ import pytest
 from benchmarks import bench_scaling, bench_unroll, bench_update, timing
 from benchmarks.forms import Shape, multiply_adds
 
+pytestmark = pytest.mark.slow
+
 SMALL = ["--batch=2", "--steps=4", "--hidden=4", "--vocab=5"]
 
 

@@ -18,7 +18,10 @@ from pf_jax.experiment import checks, evaluation
 from pf_jax.experiment.loop import train_and_evaluate
 from pf_jax.experiment.run_log import read_metrics
 
-pytestmark = pytest.mark.usefixtures("compiled_programs_are_kept")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.usefixtures("compiled_programs_are_kept"),
+]
 
 ROOT = pathlib.Path(__file__).parent.parent
 CONFIGS = sorted(path.stem for path in (ROOT / "configs").glob("[a-z]*.py"))

@@ -17,6 +17,8 @@ from pf_jax.recurrence.loops import GRUWeights, Loop, RolloutInputs
 from pf_jax.recurrence.scan import gru_scan
 from pf_jax.recurrence.tiles import Device, Tiles
 
+pytestmark = pytest.mark.slow
+
 TILES = Tiles(rows=16, columns=16, depth=16)
 H100 = Device(132, 211 * 1024)
 FULL = Loop(dtype="float32")

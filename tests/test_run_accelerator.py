@@ -12,6 +12,8 @@ from benchmarks.accelerator_report import markdown, time_row
 from benchmarks.forms import Shape, multiply_adds
 from benchmarks.run_accelerator import Ended, completed, run_command
 
+pytestmark = pytest.mark.slow
+
 ROOT = pathlib.Path(__file__).parent.parent
 SHAPE = Shape(2, 3, 4, 5, 6, 7)
 

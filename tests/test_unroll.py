@@ -6,15 +6,31 @@ import numpy as np
 import pytest
 import reference
 import scipy.stats
+from generators import (
+    FAST,
+    GAUSSIAN,
+    KEY,
+    PLAIN,
+    RECOMPUTED,
+    B,
+    H,
+    T,
+    V,
+    cotangents_of,
+    differentiable,
+    make_carry,
+    make_inputs,
+    make_params,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import PartitionSpec
 from trees import assert_close, assert_same_bits, random_like, to_numpy
 
-from pf_jax.affine import Affine, init_affine
-from pf_jax.emissions import Emission, categorical
-from pf_jax.generator import Generator, init_generator, initial_carry
-from pf_jax.recurrence import Cell, CellOutput, gru
+from pf_jax.affine import init_affine
+from pf_jax.emissions import categorical
+from pf_jax.generator import Generator, init_generator
+from pf_jax.recurrence import Cell, CellOutput
 from pf_jax.unroll import (
     row_keys,
     split_modes,
@@ -24,15 +40,7 @@ from pf_jax.unroll import (
     unroll_windows,
 )
 
-T, B, V, E, H = 5, 3, 6, 4, 3
-KEY = jax.random.key(7)
-FAST = Generator()
-RECOMPUTED = Generator(recompute=True)
 UNROLLED = Generator(unroll=2)
-
-
-# The same cell without its fast path.
-PLAIN = Generator(cell=gru._replace(rollout=None))
 
 
 def init_lstm(key, input_size, hidden_size):
@@ -55,46 +63,6 @@ def lstm_step(params, carry, x):
 LSTM = Generator(cell=Cell(init_lstm, lstm_initial_carry, lstm_step))
 
 
-# Real numbers with a sampler that forgets to stop the gradient.
-GAUSSIAN = Emission(
-    init_input=init_affine,
-    embed=lambda params, values: values @ params.kernel + params.bias,
-    compose=lambda params, kernel, bias: Affine(
-        params.kernel @ kernel, params.bias @ kernel + bias
-    ),
-    noise=lambda key, num_outputs, dtype: jax.random.normal(key, (num_outputs,), dtype),
-    sample=lambda mean, noise, temperature: mean + temperature * noise,
-    log_prob=lambda mean, values: -jnp.sum((values - mean) ** 2, axis=-1) / 2,
-    statistics=lambda mean: mean,
-)
-
-
-@functools.cache
-def make_params(num_layers=1, generator=FAST, dtype=jnp.float32, seed=0):
-    def init():
-        return init_generator(
-            KEY,
-            num_outputs=V,
-            hidden_size=H,
-            embedding_size=E,
-            num_layers=num_layers,
-            generator=generator,
-        )
-
-    shapes = jax.eval_shape(init)
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), shapes)
-    return random_like(shapes, seed, scale=0.8)
-
-
-def make_carry(params, num_rows=B, generator=FAST):
-    return random_like(initial_carry(params, num_rows, generator=generator), seed=1)
-
-
-def make_inputs(num_steps=T, num_rows=B):
-    tokens = np.random.default_rng(2).integers(V, size=(num_steps, num_rows))
-    return jnp.asarray(tokens, jnp.int32)
-
-
 def teacher_forced(generator, params, carry, inputs):
     return unroll_teacher_forced(params, inputs, carry, generator=generator)
 
@@ -111,14 +79,6 @@ def paired(generator, params, carry, inputs):
 
 MODES = [teacher_forced, free_running, paired]
 jitted = {mode: jax.jit(mode, static_argnums=0) for mode in MODES}
-
-
-def differentiable(unroll):
-    return unroll.hidden, unroll.preactivation, unroll.logits, unroll.carry
-
-
-def cotangents_of(unroll):
-    return random_like(differentiable(unroll), seed=3, scale=1.0)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

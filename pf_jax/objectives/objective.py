@@ -44,12 +44,28 @@ class Objective(NamedTuple):
 
 
 def readable(batch: Batch, params: GeneratorParams) -> Batch:
-    """The batch with masked values that cannot be read, such as padding of -1, as zeros."""
-    if batch.mask is None:
+    """The batch with masked values that cannot be read, such as padding of -1, as zeros.
+
+    Raises:
+        ValueError: If the shapes of inputs, targets and mask do not match.
+    """
+    inputs, targets, mask = batch
+    if inputs.ndim < 2 or targets.shape != inputs.shape:
+        raise ValueError(
+            f"the batch has inputs {list(inputs.shape)} and targets "
+            f"{list(targets.shape)}: must both be time-major, [T, B, ...]: for one "
+            "sequence use x[:, None]"
+        )
+    if mask is not None and mask.shape != inputs.shape[:2]:
+        raise ValueError(
+            f"the batch has a mask {list(mask.shape)} for inputs {list(inputs.shape)}: "
+            f"must be [T, B], {list(inputs.shape[:2])}: a batch-major mask needs "
+            "jnp.swapaxes(mask, 0, 1)"
+        )
+    if mask is None:
         return batch
     inputs, targets = (
-        without_unreadable(params.input, values, batch.mask)
-        for values in (batch.inputs, batch.targets)
+        without_unreadable(params.input, values, mask) for values in (inputs, targets)
     )
     return batch._replace(inputs=inputs, targets=targets)
 

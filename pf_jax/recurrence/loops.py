@@ -409,7 +409,7 @@ def rollout(
             traces.append(Trace(hidden, (gates,)))
         top = traces[-1].hidden[num_reading:]
         sample = interface.sample(inputs.readout, top, noise, inputs.temperature)
-        sample = sample.astype(own.dtype)
+        sample = lax.stop_gradient(sample).astype(own.dtype)
         # Chosen here, not where it is read: XLA:CPU would choose anew for every column of
         # the table's row.
         own = where_rows(is_given_next, given_next, sample)
