@@ -1,4 +1,6 @@
+import gc
 import os
+import sys
 
 import pytest
 
@@ -16,6 +18,18 @@ else:
 for _flag, _value in _FLAGS.items():
     if _flag not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_flag}={_value}"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs_are_freed():
+    """Frees a module's compiled programs: a process may have 65,530 memory maps.
+
+    Each program takes dozens of them, and XLA crashes where no more are left.
+    """
+    yield
+    if "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()
+        gc.collect()
 
 
 @pytest.fixture(scope="session")

@@ -31,6 +31,8 @@ from pf_jax.unroll import (
     unroll_teacher_forced,
 )
 
+pytestmark = pytest.mark.slow
+
 
 def paired(generator, params, carry, inputs):
     return unroll_paired(params, KEY, inputs, carry, generator=generator)

@@ -45,6 +45,8 @@ from pf_jax.unroll import (
 )
 
 TEMPERATURE, RELAXATION_TEMPERATURE = 0.8, 0.6
+pytestmark = pytest.mark.slow
+
 SOFT = Generator(feedback="soft", feedback_temperature=RELAXATION_TEMPERATURE)
 STRAIGHT = SOFT._replace(feedback="straight_through")
 TOKENS = pytest.mark.parametrize("relaxed", [SOFT, STRAIGHT], ids=["soft", "straight"])
