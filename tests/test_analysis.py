@@ -11,14 +11,9 @@ from pf_jax.analysis import gap, plots, samples
 from pf_jax.data import Vocabulary, join_sequences
 from pf_jax.discriminator import DiscriminatorSizes
 from pf_jax.gate import AccuracyGate
+from pf_jax.randomness import draw_noise, row_keys
 from pf_jax.state import GeneratorSizes, create_train_state
-from pf_jax.unroll import (
-    draw_noise,
-    row_keys,
-    split_modes,
-    unroll_paired,
-    unroll_teacher_forced,
-)
+from pf_jax.unroll import split_modes, unroll_paired, unroll_teacher_forced
 
 VOCABULARY = Vocabulary.from_text("abcdefghij \n")
 KEY = jax.random.key(3)

@@ -34,8 +34,11 @@ def test_demo_without_a_fair_start_gives_the_figures_of_before(tmp_path):
     config.evaluation.sample_length = 2
     train_and_evaluate(config, tmp_path)
     train, valid = read_metrics(tmp_path)
-    # Float32 rounding through 20 updates; a sequence more or less on its side of 0 would
-    # change the accuracy by 8e-4.
+    # Float32 rounding through 20 updates. A sequence whose logit is near 0 may change sides
+    # with it: one of the 1,280 moves the accuracy by 8e-4, and may move a gate once.
+    apart = {"discriminator_accuracy": 2e-3}
+    apart |= dict.fromkeys(("generator_gate_open", "discriminator_gate_open"), 0.051)
     for name, value in BEFORE.items():
-        assert train[name] == pytest.approx(value, rel=5e-4), name
+        tolerance = apart.get(name, 5e-4 * value)
+        assert train[name] == pytest.approx(value, abs=tolerance), name
     assert valid["nll"] == pytest.approx(2.9040462972266883, rel=5e-4)

@@ -36,12 +36,11 @@ from pf_jax.objectives import (
     joint_step,
     separate_step,
 )
+from pf_jax.randomness import draw_dropout, row_keys
 from pf_jax.recurrence import gru_step
 from pf_jax.state import GeneratorSizes, Settings
 from pf_jax.types import Batch
 from pf_jax.unroll import (
-    draw_dropout,
-    row_keys,
     split_modes,
     unroll_free_running,
     unroll_mixed,

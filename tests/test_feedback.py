@@ -29,13 +29,11 @@ from pf_jax.gate import AccuracyGate
 from pf_jax.generator import Generator, init_generator, initial_carry
 from pf_jax.mixture import mixture_density
 from pf_jax.objectives import eval_step, joint_step
+from pf_jax.randomness import draw_dropout, draw_noise, row_keys
 from pf_jax.recurrence import gru_step, lstm
 from pf_jax.state import GeneratorSizes, Settings
 from pf_jax.types import Batch
 from pf_jax.unroll import (
-    draw_dropout,
-    draw_noise,
-    row_keys,
     split_modes,
     unroll_free_running,
     unroll_mixed,

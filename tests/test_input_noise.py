@@ -12,9 +12,9 @@ from pf_jax.emissions import independent_bernoullis
 from pf_jax.generator import Generator
 from pf_jax.objectives import teacher_forcing_step
 from pf_jax.objectives.input_noise import InputNoise, input_noise_step, noisy_inputs
+from pf_jax.randomness import row_keys
 from pf_jax.state import GeneratorSizes, Settings
 from pf_jax.types import Batch
-from pf_jax.unroll import row_keys
 
 KEY = jax.random.key(11)
 MASK = np.array([[1, 1, 1]] * 3 + [[1, 0, 1], [0, 0, 1]], np.float32)

@@ -23,10 +23,9 @@ from jax.sharding import PartitionSpec
 from trees import assert_close, assert_same_bits, random_like
 
 from pf_jax.generator import Generator
+from pf_jax.randomness import draw_noise, row_keys
 from pf_jax.recurrence import lstm
 from pf_jax.unroll import (
-    draw_noise,
-    row_keys,
     split_modes,
     unroll_free_running,
     unroll_mixed,

@@ -17,15 +17,11 @@ from pf_jax.objectives import (
     teacher_forcing_step,
 )
 from pf_jax.objectives.scheduled_sampling import data_probability, draw_coins
+from pf_jax.randomness import row_keys
 from pf_jax.recurrence import lstm
 from pf_jax.state import GeneratorSizes, Settings
 from pf_jax.types import Batch
-from pf_jax.unroll import (
-    row_keys,
-    unroll_free_running,
-    unroll_mixed,
-    unroll_teacher_forced,
-)
+from pf_jax.unroll import unroll_free_running, unroll_mixed, unroll_teacher_forced
 
 KEY = jax.random.key(11)
 ALWAYS = ScheduledSampling(start=1.0, slope=0.0)

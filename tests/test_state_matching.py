@@ -13,9 +13,10 @@ from pf_jax import metrics
 from pf_jax.discriminator import DiscriminatorSizes
 from pf_jax.objectives import StateMatching, state_matching_step
 from pf_jax.objectives.state_matching import energy_distance, squared_difference
+from pf_jax.randomness import row_keys
 from pf_jax.state import GeneratorSizes, Settings
 from pf_jax.types import Batch
-from pf_jax.unroll import row_keys, unroll_free_running, unroll_teacher_forced
+from pf_jax.unroll import unroll_free_running, unroll_teacher_forced
 
 KEY = jax.random.key(11)
 B = 4

@@ -30,9 +30,9 @@ from trees import assert_close, assert_same_bits, random_like, to_numpy
 from pf_jax.affine import init_affine
 from pf_jax.emissions import categorical
 from pf_jax.generator import Generator, init_generator
+from pf_jax.randomness import row_keys
 from pf_jax.recurrence import Cell, CellOutput
 from pf_jax.unroll import (
-    row_keys,
     split_modes,
     unroll_free_running,
     unroll_paired,
