@@ -35,8 +35,9 @@ def test_demo_without_a_fair_start_gives_the_figures_of_before(tmp_path):
     train_and_evaluate(config, tmp_path)
     train, valid = read_metrics(tmp_path)
     # Float32 rounding through 20 updates. A sequence whose logit is near 0 may change sides
-    # with it: one of the 1,280 moves the accuracy by 8e-4, and may move a gate once.
-    apart = {"discriminator_accuracy": 2e-3}
+    # with it: one of the 1,280 moves the accuracy by 8e-4, and may move a gate once; seen
+    # were 8e-4, no gate, and 6e-4 of the discriminator's gradient.
+    apart = {"discriminator_accuracy": 2e-3, "discriminator_gradient_norm": 5e-3}
     apart |= dict.fromkeys(("generator_gate_open", "discriminator_gate_open"), 0.051)
     for name, value in BEFORE.items():
         tolerance = apart.get(name, 5e-4 * value)
