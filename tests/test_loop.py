@@ -28,7 +28,7 @@ from pf_jax.experiment.loop import train_and_evaluate
 from pf_jax.experiment.run_log import RunLog, read_metrics
 from pf_jax.experiment.saved_config import read_config
 from pf_jax.experiment.streams import Stream
-from pf_jax.objectives import joint_step
+from pf_jax.objectives import OBJECTIVES, joint_step
 from pf_jax.parallel import make_update
 from pf_jax.players import Player, create_player
 from pf_jax.state import Settings, TrainState
@@ -589,3 +589,23 @@ def test_checkpoints_restore_older_runs(tmp_path, clips, has_discriminator):
     restored = checkpoints.restore(newer, 5)
     checkpoints.close()
     assert_same_bits(restored, newer)
+
+
+def test_an_lstm_is_trained_validated_and_resumed_to_the_bit(config_with, tmp_path):
+    fields = {"generator.cell": "lstm", "generator.num_layers": 2}
+    whole = train_and_evaluate(config_with(fields), tmp_path / "whole")
+    train_and_evaluate(config_with(fields | {"train.num_steps": 6}), tmp_path / "cut")
+    resumed = train_and_evaluate(config_with(fields), tmp_path / "cut")
+    _assert_same_states(resumed, whole)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_every_objective_is_resumed_to_the_bit(objective, config_with, tmp_path):
+    fields = {"objective": objective, "generator.dropout": 0.1}
+    whole = train_and_evaluate(config_with(fields), tmp_path / "whole")
+    train_and_evaluate(config_with(fields | {"train.num_steps": 6}), tmp_path / "cut")
+    resumed = train_and_evaluate(config_with(fields), tmp_path / "cut")
+    _assert_same_states(resumed, whole)
+    assert (whole.discriminator is None) == (objective != "professor_forcing")
+    for line in read_metrics(tmp_path / "whole"):
+        assert math.isfinite(line["nll"])

@@ -177,9 +177,10 @@ def init_lstm(key: Array, input_size: int, hidden_size: int) -> LSTMParams:
 
 def lstm_initial_carry(params: LSTMParams, batch_size: int) -> LSTMCarry:
     """A carry of zeros, `[B, H]` each."""
-    size = params.recurrent_kernel.shape[0]
-    zeros = jnp.zeros((batch_size, size), params.recurrent_kernel.dtype)
-    return LSTMCarry(zeros, zeros)
+    shape = (batch_size, params.recurrent_kernel.shape[0])
+    # Two arrays: one buffer cannot be donated twice.
+    cell, hidden = (jnp.zeros(shape, params.recurrent_kernel.dtype) for _ in range(2))
+    return LSTMCarry(cell, hidden)
 
 
 def lstm_step(
