@@ -8,7 +8,7 @@ def get_config() -> config_dict.ConfigDict:
     config = config_dict.ConfigDict()
 
     config.seed = 0  # seed of parameters, batches and samples
-    config.objective = "professor_forcing"  # an objective of pf_jax/objectives
+    config.objective = "professor_forcing"  # or another one of the README's table
     config.dtype = "float32"  # type of matrix products: "float32" or "bfloat16"
 
     config.data = data = config_dict.ConfigDict()
@@ -27,12 +27,12 @@ def get_config() -> config_dict.ConfigDict:
     generator.hidden_size = 256  # units of each layer
     generator.embedding_size = 64  # size of an input's embedding
     generator.num_components = 20  # components of the mixture that models pen offsets
-    generator.dropout = 0.0  # share of a layer's inputs that are dropped in training
+    generator.dropout = 0.0  # share dropped of the embedding and the readout's input
     # Initial bias of the readout: "data", the training split's frequencies; or "zeros".
     generator.readout_bias = "data"
     # Value that a free run feeds back: "sample", constant to differentiation; or one that
-    # carries gradients: "soft" (expected embedding), "straight_through" (Gumbel, for
-    # tokens), "reparameterized" (for numbers).
+    # carries gradients: "soft" (expected embedding), "straight_through" (Gumbel softmax),
+    # "reparameterized" (pen strokes alone, which have no other).
     generator.feedback = "sample"
     generator.feedback_temperature = 1.0  # softmax temperature of "soft" feedback etc.
     generator.feedback_steps = 0  # steps a feedback gradient goes back; 0: all the way

@@ -9,7 +9,7 @@ import pytest
 _FLAGS = {"--xla_force_host_platform_device_count": "8"}
 if os.environ.setdefault("JAX_PLATFORMS", "cpu") == "cpu":
     # Compiling takes most of the tests' time, and they need no fast code. Set it to 0 to
-    # test the code that users run; `.ci/run` does so on one of its two Pythons.
+    # test the code that users run; `.ci/run` does so for the core, on both Pythons.
     os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 else:
     # Tests compare float32 results with references, and some results bit by bit.
