@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from pf_jax.errors import UserError
-from pf_jax.generator import GeneratorParams
+from pf_jax.generator import Dropout, GeneratorParams
 from pf_jax.metrics import Metrics
 from pf_jax.objectives.objective import (
     Objective,
@@ -20,7 +20,7 @@ from pf_jax.objectives.objective import (
     readable,
     total_nll,
 )
-from pf_jax.randomness import RowStream, draw_dropout
+from pf_jax.randomness import RowStream
 from pf_jax.state import TrainState
 from pf_jax.types import Array, Batch
 from pf_jax.unroll import unroll_teacher_forced
@@ -94,15 +94,16 @@ def input_noise_step(
     keys = batch_keys(key, batch, axis_name)
     inputs = noisy_inputs(batch.inputs, keys, settings.options, batch.mask)
 
-    def loss(params: GeneratorParams) -> tuple[Array, tuple[Array, Metrics]]:
-        dropout = draw_dropout(params, keys, inputs[0], generator=settings.generator)
+    def loss(
+        params: GeneratorParams, dropout: Dropout | None
+    ) -> tuple[Array, tuple[Array, Metrics]]:
         unroll = unroll_teacher_forced(
             params, inputs, dropout=dropout, generator=settings.generator
         )
         total = total_nll(unroll, batch, settings)
         return total / inputs.shape[1], (total, {})
 
-    return generator_alone(state, batch, loss, axis_name)
+    return generator_alone(state, batch, keys, loss, axis_name)
 
 
 def _make_options(config: Any) -> InputNoise:

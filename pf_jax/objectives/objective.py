@@ -15,15 +15,15 @@ from jax import lax
 
 from pf_jax import losses
 from pf_jax.emissions import without_unreadable
-from pf_jax.generator import GeneratorParams
+from pf_jax.generator import Dropout, GeneratorParams
 from pf_jax.metrics import Metrics, average, sum_over_devices
 from pf_jax.players import update_player
-from pf_jax.randomness import row_keys
+from pf_jax.randomness import draw_dropout, row_keys
 from pf_jax.state import Settings, TrainState
 from pf_jax.types import Array, Batch, Unroll, vary_over
 
 Step = Callable[..., tuple[TrainState, Metrics]]
-Loss = Callable[[GeneratorParams], tuple[Array, tuple[Array, Metrics]]]
+Loss = Callable[[GeneratorParams, Dropout | None], tuple[Array, tuple[Array, Metrics]]]
 
 
 class Objective(NamedTuple):
@@ -116,21 +116,24 @@ def update_generator(
 
 
 def generator_alone(
-    state: TrainState, batch: Batch, loss: Loss, axis_name: str | None
+    state: TrainState, batch: Batch, keys: Array, loss: Loss, axis_name: str | None
 ) -> tuple[TrainState, Metrics]:
     """One update of the generator by a loss of its parameters.
 
     Args:
         state: The training state.
         batch: The batch, whose mask the likelihood's metric counts by.
-        loss: Function `params -> (loss, (total NLL, metrics))`.
+        keys: Typed keys of the rows, `[B]`, for dropout.
+        loss: Function `(params, dropout) -> (loss, (total NLL, metrics))`.
         axis_name: Mapped axis over devices, if any.
 
     Returns:
         The new state, and the metrics of all devices.
     """
+    params, generator = state.generator.params, state.settings.generator
+    dropout = draw_dropout(params, keys, batch.inputs[0], generator=generator)
     gradient, (total, more) = jax.grad(loss, has_aux=True)(
-        on_device(state.generator.params, axis_name)
+        on_device(params, axis_name), dropout
     )
     state, metrics = update_generator(state, gradient, axis_name)
     metrics |= likelihood_metrics(total, batch) | more

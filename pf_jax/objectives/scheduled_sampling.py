@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from pf_jax.errors import UserError
-from pf_jax.generator import GeneratorParams
+from pf_jax.generator import Dropout, GeneratorParams
 from pf_jax.metrics import Metrics, average
 from pf_jax.objectives.objective import (
     Objective,
@@ -20,7 +20,7 @@ from pf_jax.objectives.objective import (
     readable,
     total_nll,
 )
-from pf_jax.randomness import RowStream, draw_dropout
+from pf_jax.randomness import RowStream
 from pf_jax.state import TrainState
 from pf_jax.types import Array, Batch
 from pf_jax.unroll import unroll_mixed
@@ -103,10 +103,9 @@ def scheduled_sampling_step(
     probability = data_probability(settings.options, state.step)
     coins = draw_coins(keys, batch.inputs.shape[0], probability)
 
-    def loss(params: GeneratorParams) -> tuple[Array, tuple[Array, Metrics]]:
-        dropout = draw_dropout(
-            params, keys, batch.inputs[0], generator=settings.generator
-        )
+    def loss(
+        params: GeneratorParams, dropout: Dropout | None
+    ) -> tuple[Array, tuple[Array, Metrics]]:
         unroll = unroll_mixed(
             params,
             keys,
@@ -119,7 +118,7 @@ def scheduled_sampling_step(
         metrics = {"data_probability": average(probability)}
         return total / batch.inputs.shape[1], (total, metrics)
 
-    return generator_alone(state, batch, loss, axis_name)
+    return generator_alone(state, batch, keys, loss, axis_name)
 
 
 def _make_options(config: Any) -> ScheduledSampling:

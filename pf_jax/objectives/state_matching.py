@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from pf_jax.errors import UserError
-from pf_jax.generator import GeneratorParams
+from pf_jax.generator import Dropout, GeneratorParams
 from pf_jax.metrics import Metrics, average
 from pf_jax.objectives.objective import (
     Objective,
@@ -22,7 +22,6 @@ from pf_jax.objectives.objective import (
     readable,
     total_nll,
 )
-from pf_jax.randomness import draw_dropout
 from pf_jax.state import TrainState
 from pf_jax.types import Array, Batch
 from pf_jax.unroll import split_modes, unroll_paired
@@ -128,10 +127,9 @@ def state_matching_step(
     batch = readable(batch, state.generator.params)
     keys = batch_keys(key, batch, axis_name)
 
-    def loss(params: GeneratorParams) -> tuple[Array, tuple[Array, Metrics]]:
-        dropout = draw_dropout(
-            params, keys, batch.inputs[0], generator=settings.generator
-        )
+    def loss(
+        params: GeneratorParams, dropout: Dropout | None
+    ) -> tuple[Array, tuple[Array, Metrics]]:
         both = unroll_paired(
             params, keys, batch.inputs, dropout=dropout, generator=settings.generator
         )
@@ -144,7 +142,7 @@ def state_matching_step(
         value = total / batch.inputs.shape[1] + options.weight * distance
         return value, (total, metrics)
 
-    return generator_alone(state, batch, loss, axis_name)
+    return generator_alone(state, batch, keys, loss, axis_name)
 
 
 def _make_options(config: Any) -> StateMatching:

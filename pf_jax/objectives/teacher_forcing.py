@@ -1,6 +1,6 @@
 """Teacher forcing: the likelihood alone."""
 
-from pf_jax.generator import GeneratorParams
+from pf_jax.generator import Dropout, GeneratorParams
 from pf_jax.metrics import Metrics
 from pf_jax.objectives.objective import (
     Objective,
@@ -9,7 +9,6 @@ from pf_jax.objectives.objective import (
     readable,
     total_nll,
 )
-from pf_jax.randomness import draw_dropout
 from pf_jax.state import TrainState
 from pf_jax.types import Array, Batch
 from pf_jax.unroll import unroll_teacher_forced
@@ -33,17 +32,16 @@ def teacher_forcing_step(
     batch = readable(batch, state.generator.params)
     keys = batch_keys(key, batch, axis_name)
 
-    def loss(params: GeneratorParams) -> tuple[Array, tuple[Array, Metrics]]:
-        dropout = draw_dropout(
-            params, keys, batch.inputs[0], generator=settings.generator
-        )
+    def loss(
+        params: GeneratorParams, dropout: Dropout | None
+    ) -> tuple[Array, tuple[Array, Metrics]]:
         unroll = unroll_teacher_forced(
             params, batch.inputs, dropout=dropout, generator=settings.generator
         )
         total = total_nll(unroll, batch, settings)
         return total / batch.inputs.shape[1], (total, {})
 
-    return generator_alone(state, batch, loss, axis_name)
+    return generator_alone(state, batch, keys, loss, axis_name)
 
 
 objective = Objective(make_step=lambda config: teacher_forcing_step)
