@@ -31,32 +31,48 @@ def init_affine(key: Array, input_size: int, output_size: int) -> Affine:
     return Affine(kernel, jnp.zeros(output_size))
 
 
-def matmul(x: Array, kernel: Array, dtype: DType = None) -> Array:
-    """`x @ kernel` with operands rounded to `dtype` and accumulation in `x`'s own type.
+def stored(x: Array, dtype: DType) -> Array:
+    """An array in the type in which it is stored; None keeps its own.
 
-    Without a `dtype` nothing is rounded.
+    Half precision has a small range: larger numbers are clipped to it, NaN stays.
     """
-    if dtype is None:
-        return jnp.matmul(x, kernel)
-    return jnp.matmul(
-        x.astype(dtype), kernel.astype(dtype), preferred_element_type=x.dtype
-    )
+    if dtype is None or x.dtype == dtype:
+        return x
+    if dtype == jnp.float16:
+        largest = jnp.finfo(jnp.float16).max.astype(x.dtype)
+        x = jnp.clip(x, -largest, largest)
+    return x.astype(dtype)
+
+
+def matmul(x: Array, kernel: Array, dtype: DType = None) -> Array:
+    """`x @ kernel` with operands rounded to `dtype`, in the kernel's own type.
+
+    Products accumulate in that type; without a `dtype` nothing is rounded to another.
+    """
+    out = kernel.dtype
+    x, kernel = (each.astype(out if dtype is None else dtype) for each in (x, kernel))
+    return jnp.matmul(x, kernel, preferred_element_type=out)
 
 
 def sum_of_products(
-    x: Array, y: Array, dtype: DType = None, *, num_stacked: int = 0
+    x: Array,
+    y: Array,
+    dtype: DType = None,
+    *,
+    out: DType = None,
+    num_stacked: int = 0,
 ) -> Array:
     """`sum_r x[r]^T y[r]` over the rows: `[..., I]`, `[..., O]` -> `[*S, I, O]`.
 
     Args:
         x: Rows `[*S, ..., I]`.
         y: Rows `[*S, ..., O]`.
-        dtype: Type of the operands; accumulation is in `x`'s own type.
+        dtype: Type of the operands; None for that of the result.
+        out: Type of the sums and of the result; None for `x`'s own.
         num_stacked: Number of leading axes `S` of stacks that are not summed over.
     """
-    out, stack = x.dtype, tuple(range(num_stacked))
-    if dtype is not None:
-        x, y = x.astype(dtype), y.astype(dtype)
+    out, stack = x.dtype if out is None else out, tuple(range(num_stacked))
+    x, y = (each.astype(out if dtype is None else dtype) for each in (x, y))
     x, y = (
         each.reshape(*each.shape[:num_stacked], -1, each.shape[-1]) for each in (x, y)
     )
@@ -65,11 +81,13 @@ def sum_of_products(
 
 
 def sum_rows(x: Array) -> Array:
-    """`[..., N, O]` -> `[..., O]`, as products with ones.
+    """`[..., N, O]` -> `[..., O]`, as products with ones; in float32 at least.
 
     Summing those over time afterwards makes long sums in two short stages, which keeps
     their rounding small.
     """
+    if x.dtype.itemsize < 4:
+        return jnp.sum(x, axis=-2, dtype=jnp.float32)
     ones = jnp.ones((*x.shape[:-2], 1, x.shape[-2]), x.dtype)
     return jnp.matmul(ones, x, precision=lax.Precision.HIGHEST)[..., 0, :]
 
@@ -87,20 +105,23 @@ def affine(
             formed for them.
 
     Returns:
-        `[..., N, O]`.
+        `[..., N, O]`, in the weights' type.
     """
-    if jax.default_backend() == "gpu":
-        params, x = _aligned(params, x)
+    params, x = aligned(params, x)
     return _affine(*vary_alike(params, x), dtype, constant_rows)
 
 
-def _aligned(params: Affine, x: Array) -> tuple[Affine, Array]:
-    """With zeros behind the `I` inputs, so that rows start at multiples of 32 bytes.
+def aligned(params: Affine, x: Array) -> tuple[Affine, Array]:
+    """On a GPU, with zeros behind the `I` inputs so that rows start at 32 bytes.
 
     A GPU's fast products read in such pieces; with 1074 inputs XLA has to take a slow one.
+
+    Args:
+        params: Weights of an affine layer.
+        x: Inputs `[..., N, I]`.
     """
     missing = -x.shape[-1] % 8
-    if missing == 0 or x.shape[-1] < 64:
+    if jax.default_backend() != "gpu" or missing == 0 or x.shape[-1] < 64:
         return params, x
     kernel = jnp.pad(params.kernel, [(0, missing), (0, 0)])
     x = jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(0, missing)])
@@ -112,10 +133,49 @@ def _rows(x: Array) -> Array:
     return x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
 
-def _affine_primal(params: Affine, x: Array, dtype: DType, constant_rows: int) -> Array:
-    del constant_rows
+def affine_value(params: Affine, x: Array, dtype: DType = None) -> Array:
+    """`x @ kernel + bias` by one product of all rows, without its fast derivative."""
     rows = matmul(_rows(x), params.kernel, dtype) + params.bias
     return rows.reshape(*x.shape[:-1], rows.shape[-1])
+
+
+def affine_gradients(
+    params: Affine,
+    x: Array,
+    d_out: Array,
+    dtype: DType = None,
+    *,
+    d_bias: Array | None = None,
+    constant_rows: int = 0,
+) -> tuple[Affine, Array]:
+    """Cotangents of the weights and the inputs of `x @ kernel + bias`.
+
+    Args:
+        params: Weights.
+        x: Inputs `[..., N, I]`.
+        d_out: Cotangent of the result, `[..., N, O]`.
+        dtype: Type of the matrix products' operands.
+        d_bias: Sum of `d_out` over all rows, where it is known already.
+        constant_rows: Number of leading rows of `N` whose inputs get zeros.
+    """
+    if d_bias is None:
+        d_bias = sum_rows(d_out[None] if d_out.ndim == 1 else d_out)
+        d_bias = jnp.sum(d_bias, axis=range(d_bias.ndim - 1))
+    # Rounded once for both products, so that XLA sums and rounds in one pass.
+    d_out = d_out if dtype is None else d_out.astype(dtype)
+    d_kernel = sum_of_products(x, d_out, dtype, out=params.kernel.dtype)
+    if constant_rows:
+        d_out = d_out[..., constant_rows:, :]
+    d_x = matmul(_rows(d_out), params.kernel.T, dtype)
+    d_x = d_x.reshape(*d_out.shape[:-1], x.shape[-1])
+    if constant_rows:
+        d_x = jnp.pad(d_x, [(0, 0)] * (x.ndim - 2) + [(constant_rows, 0), (0, 0)])
+    return Affine(d_kernel, d_bias.astype(params.bias.dtype)), d_x
+
+
+def _affine_primal(params: Affine, x: Array, dtype: DType, constant_rows: int) -> Array:
+    del constant_rows
+    return affine_value(params, x, dtype)
 
 
 def _affine_fwd(
@@ -128,17 +188,77 @@ def _affine_bwd(
     dtype: DType, constant_rows: int, residuals: tuple[Affine, Array], d_out: Array
 ) -> tuple[Affine, Array]:
     params, x = residuals
-    d_kernel = sum_of_products(x, d_out, dtype)
-    d_bias = sum_rows(d_out[None] if d_out.ndim == 1 else d_out)
-    d_bias = jnp.sum(d_bias, axis=range(d_bias.ndim - 1))
-    if constant_rows:
-        d_out = d_out[..., constant_rows:, :]
-    d_x = matmul(_rows(d_out), params.kernel.T, dtype)
-    d_x = d_x.reshape(*d_out.shape[:-1], x.shape[-1])
-    if constant_rows:
-        d_x = jnp.pad(d_x, [(0, 0)] * (x.ndim - 2) + [(constant_rows, 0), (0, 0)])
-    return Affine(d_kernel, d_bias), d_x
+    d_params, d_x = affine_gradients(
+        params, x, d_out, dtype, constant_rows=constant_rows
+    )
+    return d_params, d_x.astype(x.dtype)
 
 
 _affine = jax.custom_vjp(_affine_primal, nondiff_argnums=(2, 3))
 _affine.defvjp(_affine_fwd, _affine_bwd)
+
+
+def relu_network(
+    layers: tuple[Affine, ...],
+    x: Array,
+    *,
+    dtype: DType = None,
+    storage: DType = None,
+) -> Array:
+    """Affine layers with a ReLU between each two; all of it carries gradients.
+
+    Args:
+        layers: Weights; there is no ReLU behind the last.
+        x: Inputs `[..., N, I]`.
+        dtype: Type of the matrix products' operands, in both passes.
+        storage: Type of what one layer passes to the next; None for the weights' own.
+
+    Returns:
+        `[..., N, O]`, in the weights' type.
+    """
+    return _relu_network(*vary_alike(layers, x), dtype, storage)
+
+
+def _run_network(
+    layers: tuple[Affine, ...], x: Array, dtype: DType, storage: DType
+) -> tuple[Array, list[Array]]:
+    """The result, and what each layer read."""
+    read = [x]
+    for layer in layers[:-1]:
+        y = jax.nn.relu(affine_value(layer, read[-1], dtype))
+        read.append(stored(y, storage))
+    return affine_value(layers[-1], read[-1], dtype), read
+
+
+def _network_primal(
+    layers: tuple[Affine, ...], x: Array, dtype: DType, storage: DType
+) -> Array:
+    return _run_network(layers, x, dtype, storage)[0]
+
+
+def _network_fwd(
+    layers: tuple[Affine, ...], x: Array, dtype: DType, storage: DType
+) -> tuple[Array, tuple[tuple[Affine, ...], list[Array]]]:
+    out, read = _run_network(layers, x, dtype, storage)
+    return out, (layers, read)
+
+
+def _network_bwd(
+    dtype: DType,
+    storage: DType,
+    residuals: tuple[tuple[Affine, ...], list[Array]],
+    d_out: Array,
+) -> tuple[tuple[Affine, ...], Array]:
+    del storage
+    layers, read = residuals
+    gradients = []
+    for index in reversed(range(len(layers))):
+        gradient, d_x = affine_gradients(layers[index], read[index], d_out, dtype)
+        gradients.append(gradient)
+        # What the layer read is the ReLU's result, which tells where that was open.
+        d_out = jnp.where(read[index] > 0, d_x, 0)
+    return tuple(reversed(gradients)), d_x.astype(read[0].dtype)
+
+
+_relu_network = jax.custom_vjp(_network_primal, nondiff_argnums=(2, 3))
+_relu_network.defvjp(_network_fwd, _network_bwd)

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from pf_jax.affine import Affine, affine, init_affine
+from pf_jax.affine import Affine, init_affine, relu_network
 from pf_jax.behavior import Behavior
-from pf_jax.recurrence import GRUWeights, Loop, gru_scan, init_gru
+from pf_jax.recurrence import GRUWeights, Layer, Loop, gru_layer, init_gru
 from pf_jax.types import Array, Params
 
 MAX_LOGIT = 10.0
@@ -132,29 +132,23 @@ def _step_logits(
     params: DiscriminatorParams, behavior: Behavior, loop: Loop, constant_rows: int
 ) -> Array:
     """One logit for each step, `[T, N]`, before the mean over time."""
-    projections = affine(
-        params.input, behavior.features, dtype=loop.dtype, constant_rows=constant_rows
+    layer = Layer(
+        params.input,
+        params.recurrent,
+        behavior.features,
+        _no_carry(params, behavior.features.shape[1]),
     )
-    if behavior.mask is not None:
-        projections = _hold_where_masked(projections, behavior.mask)
-    size = params.recurrent.bias.shape[-1]
-    carry = jnp.zeros((2, projections.shape[1], size), projections.dtype)
-    x = gru_scan(params.recurrent, projections, carry, loop)
-    for layer in params.mlp:
-        x = jax.nn.relu(affine(layer, x, dtype=loop.dtype))
-    return affine(params.output, x, dtype=loop.dtype)[..., 0]
+    held = None if behavior.mask is None else 1 - behavior.mask
+    x = gru_layer(layer, loop, held=held, constant_rows=constant_rows).hidden
+    layers = (*params.mlp, params.output)
+    storage = loop.storage.operands
+    return relu_network(layers, x, dtype=loop.dtype, storage=storage)[..., 0]
 
 
-def _hold_where_masked(projections: Array, mask: Array) -> Array:
-    """Makes masked steps keep their carry: an update gate of exactly one.
-
-    Args:
-        projections: Inputs to the gates, `W x + b` of both directions, `[..., 2 * 3D]`.
-        mask: Mask `[...]`, one where a step counts.
-    """
-    size = projections.shape[-1] // 6
-    update = jnp.where(jnp.arange(6 * size) // size % 3 == 1, 1e9, 0.0)
-    return projections + (1 - mask)[..., None] * update.astype(projections.dtype)
+def _no_carry(params: DiscriminatorParams, num_rows: int) -> Array:
+    """First carries of zeros, `[2, N, D]`."""
+    bias = params.recurrent.bias
+    return jnp.zeros((len(bias), num_rows, bias.shape[-1]), bias.dtype)
 
 
 recurrent = Discriminator(init_discriminator, discriminator_logits)

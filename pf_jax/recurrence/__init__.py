@@ -19,7 +19,7 @@ from pf_jax.recurrence.cells import (
 )
 from pf_jax.recurrence.loops import GRUWeights, Interface, Loop, where_rows
 from pf_jax.recurrence.rollout import Reading, Rollout, gru
-from pf_jax.recurrence.scan import gru_scan
+from pf_jax.recurrence.scan import Layer, gru_layer
 
 __all__ = [
     "Cell",
@@ -29,13 +29,14 @@ __all__ = [
     "Interface",
     "LSTMCarry",
     "LSTMParams",
+    "Layer",
     "Loop",
     "Reading",
     "Rollout",
     "gru",
     "gru_params_from_flax",
     "gru_params_from_torch",
-    "gru_scan",
+    "gru_layer",
     "gru_step",
     "init_gru",
     "init_lstm",

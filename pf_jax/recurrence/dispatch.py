@@ -12,6 +12,22 @@ from pf_jax.recurrence.loops import Loop
 from pf_jax.types import Array
 
 
+def on_device(loop: Loop, like: Array) -> Loop:
+    """The loop, with what depends on the device: whether float32 products are in TF32.
+
+    Args:
+        loop: How the loop computes.
+        like: Array of the type that the loop computes in.
+    """
+    is_tf32 = (
+        loop.kernels
+        and loop.dtype is None
+        and like.dtype == jnp.float32
+        and tiles.find_device(None) is not None
+    )
+    return loop._replace(is_tf32=is_tf32)
+
+
 def choose(
     form: str,
     loop: Loop,

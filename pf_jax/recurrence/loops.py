@@ -13,9 +13,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
-from pf_jax.affine import DType, matmul
+from pf_jax.affine import DType, matmul, stored, sum_rows
 from pf_jax.recurrence.cells import gru_gates
 from pf_jax.types import Array
 
@@ -32,6 +33,23 @@ class GRUWeights(NamedTuple):
     bias: Array
 
 
+class Storage(NamedTuple):
+    """Types of the arrays over time; None is the type that everything computes in.
+
+    States inside of loops, sums over time and parameters are not rounded to these.
+
+    Attributes:
+        hidden: Type of hidden states.
+        gates: Type of what only loops read: projections and `Gates`.
+        operands: Type of what only products outside of loops read: the cotangents that a
+            backward loop leaves, and activations between layers.
+    """
+
+    hidden: DType = None
+    gates: DType = None
+    operands: DType = None
+
+
 class Loop(NamedTuple):
     """How a loop over time computes.
 
@@ -40,11 +58,28 @@ class Loop(NamedTuple):
         unroll: Number of steps in the loop's body, as in `lax.scan`; 0 is 4 on a GPU,
             where each round of the loop has work of its own, and 1 elsewhere.
         kernels: Whether a loop runs as one kernel on a GPU, where there is one for it.
+        is_tf32: Whether products without a `dtype` are computed in TF32, so that what is
+            multiplied needs ten bits; `dispatch.on_device` sets it.
     """
 
     dtype: DType = None
     unroll: int = 0
     kernels: bool = True
+    is_tf32: bool = False
+
+    @property
+    def storage(self) -> Storage:
+        """The types of the arrays over time.
+
+        Hidden states are stored as products read them. Gates saturate, so half precision,
+        with clipping, serves them; it has three bits more than bfloat16. Cotangents that
+        are added to others are not rounded, and in TF32 none are: they may be of any size.
+        """
+        if self.dtype is not None and np.dtype(self.dtype).itemsize == 2:
+            return Storage(self.dtype, jnp.float16, self.dtype)
+        if self.dtype is None and self.is_tf32:
+            return Storage(jnp.float16, jnp.float16, None)
+        return Storage()
 
     @property
     def body_steps(self) -> int:
@@ -76,10 +111,12 @@ class Trace(NamedTuple):
     Attributes:
         hidden: `h'` of all directions side by side, `[T, N, S H]`.
         gates: The rest, of each direction.
+        last: Last carries `[S, N, H]`, which are not rounded as `hidden` may be.
     """
 
     hidden: Array
     gates: tuple[Gates, ...]
+    last: Array
 
     def side(self, direction: int) -> Array:
         """The hidden states `[T, N, H]` of a direction."""
@@ -96,11 +133,15 @@ class Deltas(NamedTuple):
         projections: Cotangents of `W x + b` of all directions side by side,
             `[T, N, S 3H]`.
         carry: Cotangent of the first carries, `[S, N, H]`.
+        input_bias: Sums of `projections` over steps and rows, `[S 3H]`.
+        candidate_bias: Sums of `product`'s candidates over steps and rows, `[S, H]`.
     """
 
     product: Array
     projections: Array
     carry: Array
+    input_bias: Array
+    candidate_bias: Array
 
 
 Product = Callable[[Array], Array]
@@ -176,7 +217,8 @@ def previous_hidden(trace: Trace, carry: Array, direction: int) -> Array:
         carry: First carries `[S, N, H]`.
         direction: Number of the direction.
     """
-    hidden, first = trace.side(direction), carry[direction][None]
+    hidden = trace.side(direction)
+    first = stored(carry[direction][None], hidden.dtype)
     if direction:
         return jnp.concatenate([hidden[1:], first])
     return jnp.concatenate([first, hidden[:-1]])
@@ -222,11 +264,23 @@ def forward(
             )
         ]
         hidden, gates = zip(*sides, strict=True)
-        return hidden, (hidden, gates)
+        return hidden, _stored_trace(loop, hidden, gates)
 
     sides = _as_run(_sides(projections, len(carry)))
-    _, (hidden, gates) = lax.scan(step, tuple(carry), sides, unroll=loop.body_steps)
-    return Trace(jnp.concatenate(_as_run(hidden), axis=-1), _as_run(gates))
+    last, (hidden, gates) = lax.scan(step, tuple(carry), sides, unroll=loop.body_steps)
+    hidden = jnp.concatenate(_as_run(hidden), axis=-1)
+    return Trace(hidden, _as_run(gates), jnp.stack(last))
+
+
+def stored_gates(loop: Loop, gates: Any) -> Any:
+    """A pytree of gates, as they are stored."""
+    return jax.tree.map(lambda x: stored(x, loop.storage.gates), gates)
+
+
+def _stored_trace(loop: Loop, hidden: Any, gates: Any) -> tuple[Any, Any]:
+    """Pytrees of a step's hidden states and gates, as they are stored."""
+    hidden = jax.tree.map(lambda x: stored(x, loop.storage.hidden), hidden)
+    return hidden, stored_gates(loop, gates)
 
 
 def backward(
@@ -256,12 +310,13 @@ def backward(
     transposed = jnp.swapaxes(weights.kernel, -1, -2)
     products = _step_products(transposed, carry.shape[1], loop.dtype)
     factors = tuple(
-        _factors(gates, previous_hidden(trace, carry, direction))
+        _factors(*_computed(carry, (gates, previous_hidden(trace, carry, direction))))
         for direction, gates in enumerate(trace.gates)
     )
     d_sides = _as_run(_sides(d_hidden, len(carry)))
     if d_preactivation is not None:
         d_preactivation = _as_run(_sides(d_preactivation, len(carry)))  # pyright: ignore
+    kept_dtype = loop.storage.operands
 
     def step(dh: tuple[Array, ...], now: Any) -> Any:
         d_hidden, d_preactivation, factors = now
@@ -277,10 +332,11 @@ def backward(
             delta = jnp.concatenate([da * to_r, dh_d * to_z, da * reset], axis=-1)
             kept.append(dh_d * update)
             deltas.append(delta)
-            candidates.append(da)
+            candidates.append(stored(da, kept_dtype))
         back = products(tuple(deltas))
         before = tuple(x + y for x, y in zip(kept, back, strict=True))
-        return before, (tuple(deltas), tuple(candidates))
+        deltas = tuple(stored(delta, kept_dtype) for delta in deltas)
+        return before, (deltas, tuple(candidates))
 
     d_carry, (deltas, candidates) = lax.scan(
         step,
@@ -296,8 +352,19 @@ def backward(
         for delta, da in zip(deltas, _as_run(candidates), strict=True)
         for part in (delta[..., : 2 * size], da)
     ]
-    d_projections = jnp.concatenate(d_projections, axis=-1)
-    return Deltas(jnp.stack(deltas), d_projections, jnp.stack(d_carry))
+    d_projections, deltas = jnp.concatenate(d_projections, axis=-1), jnp.stack(deltas)
+    return Deltas(
+        deltas,
+        d_projections,
+        jnp.stack(d_carry),
+        jnp.sum(sum_rows(d_projections), axis=0),
+        jnp.sum(sum_rows(deltas[..., 2 * size :]), axis=1),
+    )
+
+
+def _computed(carry: Array, tree: Any) -> Any:
+    """Stored arrays in the type that loops compute in, that of the carry."""
+    return jax.tree.map(lambda x: x.astype(carry.dtype), tree)
 
 
 def _factors(gates: Gates, before: Array) -> tuple[Array, ...]:
@@ -366,14 +433,17 @@ class RolloutTrace(NamedTuple):
     """What a rollout leaves.
 
     Attributes:
-        traces: Trace of each layer.
-        last: Last carry `[N, H]` of each layer.
+        traces: Trace of each layer, of one direction.
         samples: What each step sampled, `[T, S, ...]`.
     """
 
     traces: tuple[Trace, ...]
-    last: tuple[Array, ...]
     samples: Array
+
+    @property
+    def last(self) -> tuple[Array, ...]:
+        """Last carry `[N, H]` of each layer."""
+        return tuple(trace.last[0] for trace in self.traces)
 
 
 def rollout(
@@ -397,29 +467,29 @@ def rollout(
         carry, own = state
         given, given_next, is_given_next, noise = now
         x = interface.embed(inputs.table, jnp.concatenate([given, own]))
-        traces = []
+        new, gates = [], []
         for index, weights in enumerate(inputs.weights):
             if index:
                 kernel, bias = inputs.inner[index - 1]
-                x = matmul(traces[-1].hidden, kernel, loop.dtype) + bias
+                x = matmul(new[-1], kernel, loop.dtype) + bias
             u = products[index](carry[index])
-            hidden, gates = gru_trace(
+            hidden, layer_gates = gru_trace(
                 x, u, weights.bias, carry[index], is_saved=is_saved
             )
-            traces.append(Trace(hidden, (gates,)))
-        top = traces[-1].hidden[num_reading:]
+            new.append(hidden)
+            gates.append(layer_gates)
+        top = new[-1][num_reading:]
         sample = interface.sample(inputs.readout, top, noise, inputs.temperature)
         sample = lax.stop_gradient(sample).astype(own.dtype)
         # Chosen here, not where it is read: XLA:CPU would choose anew for every column of
         # the table's row.
         own = where_rows(is_given_next, given_next, sample)
-        carry = tuple(trace.hidden for trace in traces)
-        return (carry, own), (tuple(traces), sample)
+        return (tuple(new), own), (*_stored_trace(loop, new, gates), sample)
 
     given, may_be_given = inputs.given[:, :num_reading], inputs.given[:, num_reading:]
     # The last carry is the loop's own: a slice of all carries would keep them all alive
     # where nothing but samples is asked for.
-    (last, _), (traces, samples) = lax.scan(
+    (last, _), (hidden, gates, samples) = lax.scan(
         step,
         (inputs.carry, may_be_given[0]),
         (
@@ -429,7 +499,11 @@ def rollout(
         ),
         unroll=loop.body_steps,
     )
-    return RolloutTrace(traces, last, samples)
+    traces = tuple(
+        Trace(each, (layer_gates,), carry[None])
+        for each, layer_gates, carry in zip(hidden, gates, last, strict=True)
+    )
+    return RolloutTrace(traces, samples)
 
 
 def where_rows(is_first: Array, first: Array, second: Array) -> Array:

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 
-from pf_jax.affine import Affine, affine, matmul
+from pf_jax.affine import Affine, matmul
 from pf_jax.recurrence.cells import (
     Cell,
     GRUParams,
@@ -20,7 +21,7 @@ from pf_jax.recurrence.cells import (
     gru_step,
     init_gru,
 )
-from pf_jax.recurrence.dispatch import choose
+from pf_jax.recurrence.dispatch import choose, on_device
 from pf_jax.recurrence.loops import (
     GRUWeights,
     Interface,
@@ -29,9 +30,11 @@ from pf_jax.recurrence.loops import (
     RolloutTrace,
     Trace,
     gru_trace,
+    previous_hidden,
+    stored_gates,
     where_rows,
 )
-from pf_jax.recurrence.scan import gru_forward, gru_replay
+from pf_jax.recurrence.scan import Layer, LayerOutput, gru_forward, gru_layer
 from pf_jax.types import Array
 
 
@@ -117,6 +120,7 @@ def gru_rollout(
         noise,
         temperature,
     )
+    loop = on_device(loop, carry[0])
     return _rollout(_Options(loop, recompute, interface), inputs)
 
 
@@ -142,8 +146,7 @@ def _run_layers(
         stacked = GRUWeights(*(each[None] for each in weights))
         carry = inputs.carry[index][None]
         traces.append(gru_forward(stacked, x, carry, options.loop, is_saved=is_saved))
-    last = tuple(trace.hidden[-1] for trace in traces)
-    return RolloutTrace(tuple(traces), last, inputs.given[:, :0])
+    return RolloutTrace(tuple(traces), inputs.given[:, :0])
 
 
 def _run_steps(
@@ -189,10 +192,12 @@ def _inputs_read(inputs: RolloutInputs, samples: Array) -> Array:
 
 
 def _as_rollout(inputs: Array, run: RolloutTrace) -> Rollout:
+    """The result, in the type that the loop computed in."""
+    dtype = run.last[0].dtype
     return Rollout(
         inputs,
-        tuple(trace.hidden for trace in run.traces),
-        tuple(trace.gates[0].preactivation for trace in run.traces),
+        tuple(trace.hidden.astype(dtype) for trace in run.traces),
+        tuple(trace.gates[0].preactivation.astype(dtype) for trace in run.traces),
         run.last,
         run.samples,
     )
@@ -203,26 +208,35 @@ def _rollout_primal(options: _Options, inputs: RolloutInputs) -> Rollout:
     return _as_rollout(_inputs_read(inputs, run.samples), run)
 
 
-def _rollout_fwd(options: _Options, inputs: RolloutInputs) -> tuple[Rollout, Any]:
+def _rollout_fwd(options: _Options, inputs: Any) -> tuple[Rollout, Any]:
+    inputs = jax.tree.map(lambda x: x.value, inputs)
     run = _run(options, not options.recompute, inputs)
     out = _as_rollout(_inputs_read(inputs, run.samples), run)
-    traces = None if options.recompute else run.traces
+    traces = run.traces
+    if options.recompute:
+        traces = tuple(trace._replace(gates=()) for trace in traces)
     weights = inputs._replace(given=None, noise=None, readout=None, temperature=None)
-    return out, (weights, out.inputs, out.hidden, traces)
+    return out, (weights, out.inputs, traces)
 
 
 def _rollout_bwd(
     options: _Options, residuals: Any, cotangents: Rollout
 ) -> tuple[RolloutInputs]:
-    inputs, read, hidden, traces = residuals
+    inputs, read, traces = residuals
+    outputs = cotangents.hidden, cotangents.preactivation, cotangents.carry
+    outputs, structure = jax.tree.flatten(outputs)
+    # A zero that is known to be one costs nothing, unlike an array of zeros.
+    used = [not isinstance(each, SymbolicZero) for each in outputs]
 
     def replay(table: Any, inner: Any, weights: Any, carry: Any, read: Any) -> Any:
-        return _replay(options, table, inner, weights, carry, read, hidden, traces)
+        replayed = _replay(options, table, inner, weights, carry, read, traces)
+        replayed = structure.flatten_up_to(replayed)
+        return [x for x, is_used in zip(replayed, used, strict=True) if is_used]
 
     arguments = (inputs.table, inputs.inner, inputs.weights, inputs.carry, read)
     _, pullback = jax.vjp(replay, *arguments)
     *gradients, d_read = pullback(
-        (cotangents.hidden, cotangents.preactivation, cotangents.carry)
+        [x for x, is_used in zip(outputs, used, strict=True) if is_used]
     )
     d_table, d_inner, d_weights, d_carry = gradients
     if jnp.issubdtype(read.dtype, jnp.inexact):
@@ -243,7 +257,7 @@ def _rollout_bwd(
 
 
 _rollout = jax.custom_vjp(_rollout_primal, nondiff_argnums=(0,))
-_rollout.defvjp(_rollout_fwd, _rollout_bwd)
+_rollout.defvjp(_rollout_fwd, _rollout_bwd, symbolic_zeros=True)
 
 
 def _replay(
@@ -253,26 +267,36 @@ def _replay(
     weights: tuple[GRUWeights, ...],
     carry: tuple[Array, ...],
     read: Array,
-    hidden: tuple[Array, ...],
-    traces: tuple[Trace, ...] | None,
+    traces: tuple[Trace, ...],
 ) -> tuple[tuple[Array, ...], tuple[Array, ...], tuple[Array, ...]]:
-    """Teacher forcing over inputs already read; without traces they are rebuilt."""
+    """Teacher forcing over inputs already read: hidden, preactivation and last carry."""
     loop, x = options.loop, options.interface.embed(table, read)
-    outputs = []
-    for index, each in enumerate(weights):
+    outputs: list[LayerOutput] = []
+    for index, trace in enumerate(traces):
+        stacked = GRUWeights(*(each[None] for each in weights[index]))
+        layer = Layer(None, stacked, x, carry[index][None])
         if index:
-            x = affine(inner[index - 1], outputs[-1][0], dtype=loop.dtype)
-        if traces is None:
-            first, states = carry[index][None], hidden[index]
-            before = jnp.concatenate([first, states[:-1]])
-            product = matmul(before, each.kernel, loop.dtype)
-            _, gates = gru_trace(x, product, each.bias, before)
-            trace = Trace(states, (gates,))
-        else:
-            trace = traces[index]
-        outputs.append(gru_replay(each, x, carry[index], trace, loop))
-    hidden, preactivation, last = zip(*outputs, strict=True)
-    return hidden, preactivation, last
+            layer = layer._replace(input=inner[index - 1], x=outputs[-1].hidden)
+        if not trace.gates:
+            trace = _rebuilt(loop, layer, trace)
+        outputs.append(gru_layer(layer, loop, trace=trace))
+    return (
+        tuple(each.hidden for each in outputs),
+        tuple(each.preactivation for each in outputs),
+        tuple(each.last[0] for each in outputs),
+    )
+
+
+def _rebuilt(loop: Loop, layer: Layer, trace: Trace) -> Trace:
+    """A trace whose gates were not saved, by one product over all steps."""
+    x = layer.x
+    if layer.input is not None:
+        x = matmul(x, layer.input.kernel, loop.dtype) + layer.input.bias
+    kernel, bias = (each[0] for each in layer.weights)
+    before = previous_hidden(trace, layer.carry, 0)
+    product = matmul(before, kernel, loop.dtype)
+    _, gates = gru_trace(x, product, bias, before.astype(x.dtype))
+    return trace._replace(gates=(stored_gates(loop, gates),))
 
 
 gru = Cell(init_gru, gru_initial_carry, gru_step, gru_rollout)

@@ -1,19 +1,27 @@
-"""GRUs over time, differentiated: a backward pass that defers the weight gradients.
+"""A layer of GRUs over time, with a derivative of its own.
 
-`jax.grad` of a `lax.scan` adds to `dU` at every step. Here the backward loop carries
-`dh` alone; the weight gradients are matrix products over all steps at once, after it.
-The functions take input projections `W x + b`, which are one product over all steps.
+`jax.grad` of a scan would form `dU` at every step. Here the backward loop carries `dh`
+alone; the weight gradients are matrix products over all steps at once, after it. So are
+the input projections `W x + b` before the forward loop.
 """
+
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 
-from pf_jax.affine import sum_of_products, sum_rows
-from pf_jax.recurrence.dispatch import choose
+from pf_jax.affine import (
+    Affine,
+    affine_gradients,
+    affine_value,
+    aligned,
+    stored,
+    sum_of_products,
+)
+from pf_jax.recurrence.dispatch import choose, on_device
 from pf_jax.recurrence.loops import Deltas, GRUWeights, Loop, Trace, previous_hidden
 from pf_jax.types import Array, vary_alike
-
-_Gradients = tuple[GRUWeights, Array, Array]
 
 
 def gru_forward(
@@ -36,128 +44,164 @@ def gru_forward(
     Returns:
         The trace, in the order of time.
     """
+    projections = stored(projections, loop.storage.gates)
     run = choose("forward", loop, is_saved, carry=carry, gates=3)
     return run(weights, projections, carry)
 
 
-def gru_scan(
-    weights: GRUWeights, projections: Array, carry: Array, loop: Loop = Loop()
-) -> Array:
+class Layer(NamedTuple):
+    """What a layer of GRUs computes from, all of it differentiable.
+
+    Attributes:
+        input: Input layer, kernel `[I, S 3H]` and bias `[S 3H]`, of all directions side by
+            side; None where `x` holds projections already.
+        weights: Kernels `[S, H, 3H]` and biases `[S, H]`, of one or two directions.
+        x: Inputs `[T, N, I]`, or projections `[T, N, S 3H]`.
+        carry: First carries `[S, N, H]`.
+    """
+
+    input: Affine | None
+    weights: GRUWeights
+    x: Array
+    carry: Array
+
+
+class LayerOutput(NamedTuple):
+    """What a layer of GRUs puts out.
+
+    Attributes:
+        hidden: Hidden states of all directions side by side, `[T, N, S H]`.
+        preactivation: Arguments of the last tanh, `[T, N, S H]`.
+        last: Last carries `[S, N, H]`.
+    """
+
+    hidden: Array
+    preactivation: Array
+    last: Array
+
+
+class _Options(NamedTuple):
+    loop: Loop
+    constant_rows: int
+
+
+def gru_layer(
+    layer: Layer,
+    loop: Loop = Loop(),
+    *,
+    held: Array | None = None,
+    trace: Trace | None = None,
+    constant_rows: int = 0,
+) -> LayerOutput:
     """GRUs over time: one, or one forward and one backward in time.
 
+    A loop that must produce its inputs as it goes (free running) leaves a trace; given
+    that trace, this attaches the derivative to it without running the loop again.
+
     Args:
-        weights: Kernels `[S, H, 3H]` and biases `[S, H]`, of one or two directions.
-        projections: `W x + b` of all directions side by side, `[T, N, S 3H]`.
-        carry: First carries `[S, N, H]`.
+        layer: What the layer computes from.
         loop: How the loop computes.
+        held: One where a step keeps its carry, zero elsewhere, `[T, N]`; constant.
+        trace: What the same pass left earlier; constant.
+        constant_rows: Number of leading rows of `x` that are constants.
 
     Returns:
-        Hidden states of all directions side by side, `[T, N, S H]`; all of them carry
-        gradients.
+        The output, of which all carries gradients, in the type of the carry.
     """
-    return _scan(*vary_alike(weights, projections, carry), loop)
+    loop = on_device(loop, layer.carry)
+    if layer.input is not None:
+        layer = layer._replace(
+            **dict(zip(("input", "x"), aligned(layer.input, layer.x), strict=True))
+        )
+    arguments = vary_alike(layer, held, trace)
+    return _layer(_Options(loop, constant_rows), *arguments)
 
 
-def _scan_primal(
-    weights: GRUWeights, projections: Array, carry: Array, loop: Loop
-) -> Array:
-    return gru_forward(weights, projections, carry, loop, is_saved=False).hidden
+def _projections(options: _Options, layer: Layer, held: Array | None) -> Array:
+    """`W x + b`, with an update gate of exactly one where a step keeps its carry."""
+    projections = layer.x
+    if layer.input is not None:
+        projections = affine_value(layer.input, layer.x, options.loop.dtype)
+    if held is None:
+        return projections
+    size = layer.carry.shape[-1]
+    is_update = jnp.arange(projections.shape[-1]) // size % 3 == 1
+    update = jnp.where(is_update, 1e9, 0.0).astype(projections.dtype)
+    return projections + held[..., None] * update
 
 
-def _scan_fwd(
-    weights: GRUWeights, projections: Array, carry: Array, loop: Loop
-) -> tuple[Array, tuple[GRUWeights, Array, Trace]]:
-    trace = gru_forward(weights, projections, carry, loop)
-    return trace.hidden, (weights, carry, trace)
+def _output(trace: Trace) -> LayerOutput:
+    """A trace as the layers outside of the loop see it, in the carry's type.
 
-
-def _scan_bwd(
-    loop: Loop,
-    residuals: tuple[GRUWeights, Array, Trace],
-    d_hidden: Array,
-) -> _Gradients:
-    no_last = jnp.zeros_like(residuals[1])
-    return _pullback(loop, *residuals, d_hidden, None, no_last)
-
-
-_scan = jax.custom_vjp(_scan_primal, nondiff_argnums=(3,))
-_scan.defvjp(_scan_fwd, _scan_bwd)
-
-
-def gru_replay(
-    weights: GRUWeights,
-    projection: Array,
-    carry: Array,
-    trace: Trace,
-    loop: Loop = Loop(),
-) -> tuple[Array, Array, Array]:
-    """The derivative of a forward pass that already ran: values from its trace.
-
-    A loop that must produce its inputs as it goes (free running) leaves a trace; this
-    attaches the derivative to it without running the loop again.
-
-    Args:
-        weights: Kernel `[H, 3H]` and bias `[H]` of the pass.
-        projection: `W x + b`, `[T, N, 3H]`, that the pass read.
-        carry: First carry `[N, H]`.
-        trace: What the pass left; constant.
-        loop: How the backward pass computes.
-
-    Returns:
-        `hidden` and `preactivation`, each `[T, N, H]`, and the last carry `[N, H]`; all
-        carry gradients.
+    XLA converts where a product reads, so that nothing is written in that type.
     """
-    return _replay(*vary_alike(weights, projection, carry, trace), loop)
-
-
-def _replay_primal(
-    weights: GRUWeights, projection: Array, carry: Array, trace: Trace, loop: Loop
-) -> tuple[Array, Array, Array]:
-    del weights, projection, carry, loop
-    return trace.hidden, trace.gates[0].preactivation, trace.hidden[-1]
-
-
-def _replay_fwd(
-    weights: GRUWeights, projection: Array, carry: Array, trace: Trace, loop: Loop
-) -> tuple[tuple[Array, Array, Array], tuple[GRUWeights, Array, Trace]]:
-    outputs = _replay_primal(weights, projection, carry, trace, loop)
-    return outputs, (weights, carry, trace)
-
-
-def _replay_bwd(
-    loop: Loop,
-    residuals: tuple[GRUWeights, Array, Trace],
-    cotangents: tuple[Array, Array, Array],
-) -> tuple[GRUWeights, Array, Array, None]:
-    weights, carry, trace = residuals
-    d_hidden, d_preactivation, d_last = cotangents
-    stacked = GRUWeights(*(each[None] for each in weights))
-    d_weights, d_projection, d_carry = _pullback(
-        *(loop, stacked, carry[None], trace),
-        *(d_hidden, d_preactivation, d_last[None]),
+    dtype = trace.last.dtype
+    preactivation = [gates.preactivation.astype(dtype) for gates in trace.gates]
+    return LayerOutput(
+        trace.hidden.astype(dtype), jnp.concatenate(preactivation, axis=-1), trace.last
     )
-    d_weights = GRUWeights(*(each[0] for each in d_weights))
-    return d_weights, d_projection, d_carry[0], None
 
 
-_replay = jax.custom_vjp(_replay_primal, nondiff_argnums=(4,))
-_replay.defvjp(_replay_fwd, _replay_bwd)
+def _run(
+    options: _Options,
+    is_saved: bool,
+    layer: Layer,
+    held: Array | None,
+    trace: Trace | None,
+) -> Trace:
+    if trace is not None:
+        return trace
+    projections = _projections(options, layer, held)
+    return gru_forward(
+        layer.weights, projections, layer.carry, options.loop, is_saved=is_saved
+    )
 
 
-def _pullback(
-    loop: Loop,
-    weights: GRUWeights,
-    carry: Array,
-    trace: Trace,
-    d_hidden: Array,
-    d_preactivation: Array | None,
-    d_last: Array,
-) -> _Gradients:
-    """Cotangents of the weights, the projections and the first carries."""
-    run = choose("backward", loop, carry=carry, gates=1)
-    deltas = run(weights, carry, trace, d_hidden, d_preactivation, d_last)
-    d_weights = weight_gradients(loop, carry, trace, deltas)
-    return d_weights, deltas.projections, deltas.carry
+def _layer_primal(
+    options: _Options, layer: Layer, held: Array | None, trace: Trace | None
+) -> LayerOutput:
+    return _output(_run(options, False, layer, held, trace))
+
+
+def _layer_fwd(
+    options: _Options, layer: Any, held: Any, trace: Any
+) -> tuple[LayerOutput, tuple[Layer, Trace]]:
+    layer, held, trace = jax.tree.map(lambda x: x.value, (layer, held, trace))
+    trace = _run(options, True, layer, held, trace)
+    return _output(trace), (layer, trace)
+
+
+def _layer_bwd(
+    options: _Options, residuals: tuple[Layer, Trace], cotangents: LayerOutput
+) -> tuple[Layer, None, None]:
+    layer, trace = residuals
+    loop = options.loop
+    d_hidden, d_preactivation, d_last = cotangents
+    if isinstance(d_preactivation, SymbolicZero):
+        d_preactivation = None
+    d_hidden, d_last = map(_as_array, (d_hidden, d_last))
+    run = choose("backward", loop, carry=layer.carry, gates=1)
+    deltas = run(layer.weights, layer.carry, trace, d_hidden, d_preactivation, d_last)
+    d_weights = weight_gradients(loop, layer.carry, trace, deltas)
+    if layer.input is None:
+        d_x = deltas.projections.astype(layer.x.dtype)
+        return Layer(None, d_weights, d_x, deltas.carry), None, None
+    d_input, d_x = affine_gradients(
+        *(layer.input, layer.x, deltas.projections, loop.dtype),
+        d_bias=deltas.input_bias,
+        constant_rows=options.constant_rows,
+    )
+    return Layer(d_input, d_weights, d_x, deltas.carry), None, None
+
+
+def _as_array(cotangent: Any) -> Array:
+    if isinstance(cotangent, SymbolicZero):
+        return jnp.zeros(cotangent.shape, cotangent.dtype)
+    return cotangent
+
+
+_layer = jax.custom_vjp(_layer_primal, nondiff_argnums=(0,))
+_layer.defvjp(_layer_fwd, _layer_bwd, symbolic_zeros=True)
 
 
 def weight_gradients(
@@ -174,11 +218,10 @@ def weight_gradients(
     Returns:
         Gradients `[S, H, 3H]` and `[S, H]`.
     """
-    size = carry.shape[-1]
     before = jnp.stack(
         [previous_hidden(trace, carry, direction) for direction in range(len(carry))]
     )
-    return GRUWeights(
-        sum_of_products(before, deltas.product, loop.dtype, num_stacked=1),
-        jnp.sum(sum_rows(deltas.product[..., 2 * size :]), axis=1),
+    d_kernel = sum_of_products(
+        before, deltas.product, loop.dtype, out=carry.dtype, num_stacked=1
     )
+    return GRUWeights(d_kernel, deltas.candidate_bias)

@@ -46,6 +46,8 @@ class Tiles(NamedTuple):
         depth: Terms of a product that are read at once.
         stages: Reads that are under way at once.
         warps: Warps of a program.
+        is_resident: Whether a program reads its weights once, before the time loop, and
+            keeps them.
     """
 
     rows: int
@@ -53,6 +55,7 @@ class Tiles(NamedTuple):
     depth: int = 64
     stages: int = 3
     warps: int = 4
+    is_resident: bool = False
 
 
 def find_device(dtype: DType) -> Device | None:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental.pallas import triton
 
+from pf_jax.affine import DType
 from pf_jax.recurrence.cells import gru_gates
 from pf_jax.recurrence.kernels.programs import (
     Operand,
@@ -17,6 +18,8 @@ from pf_jax.recurrence.kernels.programs import (
     for_each_direction,
     launch,
     product,
+    read,
+    read_operand,
     scaled,
     state_divisor,
     wait,
@@ -29,24 +32,25 @@ from pf_jax.types import Array
 
 
 def _forward_kernel(
-    tiles: Tiles, read: Any, updated: Any, trace_refs: Trace, direction: int
+    tiles: Tiles, inputs: Any, updated: Any, trace_refs: Trace, direction: int
 ) -> None:
-    projection_ref, operand, divisor_ref, bias_ref, carry_ref = read
+    projection_ref, operand, divisor_ref, bias_ref, carry_ref = inputs
     exchange_ref, count_ref = updated
     _, num_rows, size = carry_ref.shape
     num_steps = projection_ref.shape[0]
     place = find_place(tiles, num_rows, size, direction)
+    resident = read_operand(tiles, operand, direction, place.gates)
     bias = triton.load(bias_ref.at[direction, place.columns])[None]
     divisor = triton.load(divisor_ref.at[0])
 
     def read_projection(t: Any) -> list[Array]:
         at = (place.in_time(t, num_steps), place.rows)
-        return [triton.load(projection_ref.at[*at, gate]) for gate in place.side_gates]
+        return [read(projection_ref, (*at, gate)) for gate in place.side_gates]
 
     def step(t: Any, state: tuple[Array, list[Array]]) -> tuple[Array, list[Array]]:
         hidden, x = state
         rows = (t & 1, direction, place.rows)
-        u = product(tiles, exchange_ref, rows, operand, place.gates)
+        u = product(tiles, exchange_ref, rows, operand, place.gates, resident)
         hidden, *gates = gru_gates(x, u, bias, hidden)
         at = ((t + 1) & 1, direction, *place.own)
         write(exchange_ref, at, hidden / divisor)
@@ -60,18 +64,20 @@ def _forward_kernel(
         return hidden, x
 
     first = triton.load(carry_ref.at[direction, *place.own])
-    lax.fori_loop(0, num_steps, step, (first, read_projection(jnp.int32(0))))
+    last, _ = lax.fori_loop(0, num_steps, step, (first, read_projection(jnp.int32(0))))
+    write(trace_refs.last, (direction, *place.own), last)
 
 
 def _backward_kernel(
-    tiles: Tiles, read: Any, updated: Any, made: Any, direction: int
+    tiles: Tiles, inputs: Any, updated: Any, made: Any, direction: int
 ) -> None:
-    operand, last_ref, carry_ref, trace, d_hidden_ref, d_preactivation_ref = read
+    operand, last_ref, carry_ref, trace, d_hidden_ref, d_preactivation_ref = inputs
     (count_ref,) = updated
-    exchange_ref, delta_ref, d_projection_ref, d_carry_ref = made
+    exchange_ref, delta_ref, d_projection_ref, d_carry_ref, sums_ref = made
     _, num_rows, size = carry_ref.shape
     num_steps = d_hidden_ref.shape[0]
     place = find_place(tiles, num_rows, size, direction)
+    resident = read_operand(tiles, operand, direction, [place.columns])
     own = place.own
 
     def read_step(t: Any) -> list[Array]:
@@ -79,23 +85,22 @@ def _backward_kernel(
         last = place.in_time(jnp.maximum(t - 1, 0), num_steps)
         before = jnp.where(
             t == 0,
-            triton.load(carry_ref.at[direction, *own]),
-            triton.load(trace.hidden.at[last, *place.side]),
+            read(carry_ref, (direction, *own)),
+            read(trace.hidden, (last, *place.side)),
         )
         sides = [d_hidden_ref]
         if d_preactivation_ref is not None:
             sides.append(d_preactivation_ref)
         return [
             before,
-            *(triton.load(ref.at[now, *own]) for ref in trace.gates[direction]),
-            *(triton.load(ref.at[now, *place.side]) for ref in sides),
+            *(read(ref, (now, *own)) for ref in trace.gates[direction]),
+            *(read(ref, (now, *place.side)) for ref in sides),
         ]
 
-    def step(
-        number: Any, state: tuple[Array, list[Array]]
-    ) -> tuple[Array, list[Array]]:
+    def step(number: Any, state: Any) -> Any:
         t = num_steps - 1 - number
-        dh, (before, preactivation, reset, update, recurrent, d_output, *rest) = state
+        dh, sums, now = state
+        before, preactivation, reset, update, recurrent, d_output, *rest = now
         dh = dh + d_output
         candidate = jnp.tanh(preactivation)
         da = dh * (1 - update) * (1 - candidate * candidate)
@@ -115,15 +120,21 @@ def _backward_kernel(
             write(delta_ref, (direction, *at, gate), delta)
         for gate, delta in zip(place.side_gates, (delta_r, delta_z, da), strict=True):
             write(d_projection_ref, (*at, gate), delta)
+        deltas = (delta_r, delta_z, da, delta_n)
+        sums = [total + delta for total, delta in zip(sums, deltas, strict=True)]
         now = read_step(jnp.maximum(t - 1, 0))
         wait(count_ref, place.group, (number + 1) * place.programs)
-        (back,) = product(tiles, exchange_ref, rows, operand, [place.columns])
-        return dh * update + back, now
+        (back,) = product(tiles, exchange_ref, rows, operand, [place.columns], resident)
+        return dh * update + back, sums, now
 
     last = triton.load(last_ref.at[direction, *own])
-    state = last, read_step(jnp.int32(num_steps - 1))
-    dh, _ = lax.fori_loop(0, num_steps, step, state)
+    zeros = [jnp.zeros((place.rows.size, place.columns.size), jnp.float32)] * 4
+    state = last, zeros, read_step(jnp.int32(num_steps - 1))
+    dh, sums, _ = lax.fori_loop(0, num_steps, step, state)
     write(d_carry_ref, (direction, *own), dh)
+    for index, total in enumerate(sums):
+        at = (direction, place.block, index, place.columns)
+        write(sums_ref, at, jnp.sum(total, axis=0))
 
 
 def _directions(kernel: Any, tiles: Tiles, num_directions: int) -> Any:
@@ -155,10 +166,11 @@ def forward(
     divisor = state_divisor(carry)
     num_directions, num_rows, size = carry.shape
 
-    def over_time(width: int) -> Any:
-        return jax.ShapeDtypeStruct((len(projections), num_rows, width), carry.dtype)
+    def over_time(width: int, dtype: DType) -> Any:
+        dtype = carry.dtype if dtype is None else dtype
+        return jax.ShapeDtypeStruct((len(projections), num_rows, width), dtype)
 
-    gates = Gates(*[over_time(size)] * (4 if is_saved else 1))
+    gates = Gates(*[over_time(size, loop.storage.gates)] * (4 if is_saved else 1))
     _, trace = launch(
         _directions(_forward_kernel, tiles, num_directions),
         tiles,
@@ -174,7 +186,11 @@ def forward(
             (jnp.stack([carry, carry]) / divisor).astype(operand),
             _counters(tiles, carry),
         ),
-        Trace(over_time(num_directions * size), (gates,) * num_directions),
+        Trace(
+            over_time(num_directions * size, loop.storage.hidden),
+            (gates,) * num_directions,
+            jax.ShapeDtypeStruct(carry.shape, carry.dtype),
+        ),
     )
     return trace
 
@@ -195,20 +211,25 @@ def backward(
     num_steps = d_hidden.shape[0]
     stacked = (num_directions, num_steps, num_rows, 3 * size)
     all_sides = (num_steps, num_rows, num_directions * 3 * size)
-    _, (_, *deltas) = launch(
+    partial_sums = (num_directions, num_rows // tiles.rows, 4, size)
+    kept = loop.storage.operands
+    kept = carry.dtype if kept is None else kept
+    _, (_, *deltas, sums) = launch(
         _directions(_backward_kernel, tiles, num_directions),
         tiles,
         _grid(tiles, carry),
         (
             Operand(weights.kernel.astype(operand), jnp.ones(1, carry.dtype)),
-            *(d_last, carry, trace, d_hidden, d_preactivation),
+            *(d_last, carry, trace._replace(last=None), d_hidden, d_preactivation),
         ),
         (_counters(tiles, carry),),
         (
             jax.ShapeDtypeStruct((2, num_directions, num_rows, 3 * size), operand),
-            jax.ShapeDtypeStruct(stacked, carry.dtype),
-            jax.ShapeDtypeStruct(all_sides, carry.dtype),
+            jax.ShapeDtypeStruct(stacked, kept),
+            jax.ShapeDtypeStruct(all_sides, kept),
             jax.ShapeDtypeStruct(carry.shape, carry.dtype),
+            jax.ShapeDtypeStruct(partial_sums, carry.dtype),
         ),
     )
-    return Deltas(*deltas)
+    sums = jnp.sum(sums, axis=1)
+    return Deltas(*deltas, sums[:, :3].reshape(-1), sums[:, 3])

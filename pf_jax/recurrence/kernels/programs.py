@@ -9,7 +9,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
-from pf_jax.affine import DType
+from pf_jax.affine import DType, stored
 from pf_jax.recurrence.tiles import Tiles
 from pf_jax.types import Array, vary_alike
 
@@ -35,7 +35,9 @@ class Place(NamedTuple):
 
     Attributes:
         direction: Number of the direction: 1 runs backward in time.
-        group: Number of the block of rows; programs with the same one meet.
+        block: Number of the block of rows.
+        group: Number of the block of rows among those of all directions; programs with
+            the same one meet.
         rows: Slice of the rows.
         columns: Slice of the columns of the hidden state.
         programs: Number of programs in the group.
@@ -43,6 +45,7 @@ class Place(NamedTuple):
     """
 
     direction: int
+    block: Any
     group: Any
     rows: Any
     columns: Any
@@ -84,6 +87,7 @@ def find_place(tiles: Tiles, num_rows: int, size: int, direction: int = 0) -> Pl
     block, groups = pl.program_id(1), num_rows // tiles.rows
     return Place(
         direction,
+        block,
         direction * groups + block,
         pl.ds(block * tiles.rows, tiles.rows),
         pl.ds(pl.program_id(0) * tiles.columns, tiles.columns),
@@ -113,12 +117,46 @@ class Operand(NamedTuple):
     scale: Any
 
 
+Resident = list[list[Array]]
+"""Blocks of a kernel's terms, in each of which the slices of its columns."""
+
+
+def read_operand(
+    tiles: Tiles, operand: Operand, direction: Any, columns: list[Any]
+) -> Resident | None:
+    """A kernel's part that a program multiplies by, read once before the time loop.
+
+    Triton then keeps it in shared memory or registers. None where it would not fit: then
+    `product` reads it again at every step.
+
+    Args:
+        tiles: How the work is spread.
+        operand: References to the kernel and its scale.
+        direction: Number of the direction, the kernel's first index.
+        columns: Slices of the product's columns.
+    """
+    if not tiles.is_resident:
+        return None
+    return [
+        [_read_block(tiles, operand, direction, each, block) for each in columns]
+        for block in range(operand.kernel.shape[-1] // tiles.depth)
+    ]
+
+
+def _read_block(
+    tiles: Tiles, operand: Operand, direction: Any, columns: Any, block: Any
+) -> Array:
+    at = pl.ds(block * tiles.depth, tiles.depth)
+    return triton.load(operand.kernel.at[direction, columns, at])
+
+
 def product(
     tiles: Tiles,
     x_ref: Any,
     rows: tuple[Any, ...],
     operand: Operand,
     columns: list[Any],
+    resident: Resident | None,
 ) -> list[Array]:
     """`x @ kernel^T`, in several slices of its columns.
 
@@ -128,32 +166,44 @@ def product(
         rows: The first three indices of `x_ref`.
         operand: References to the kernel and its scale.
         columns: Slices of the product's columns.
+        resident: Result of `read_operand`.
     """
-    depth = tiles.depth
     scale = triton.load(operand.scale.at[0])
 
-    def add(block: Any, sums: list[Array]) -> list[Array]:
-        at = pl.ds(block * depth, depth)
-        x = triton.load(x_ref.at[*rows, at])
+    def add(block: Any, sums: list[Array], kernels: list[Array]) -> list[Array]:
+        x = triton.load(x_ref.at[*rows, pl.ds(block * tiles.depth, tiles.depth)])
         return [
             total
             + lax.dot_general(
-                x,
-                triton.load(operand.kernel.at[rows[1], each, at]),
-                (((1,), (1,)), ((), ())),
-                preferred_element_type=jnp.float32,
+                x, kernel, (((1,), (1,)), ((), ())), preferred_element_type=jnp.float32
             )
-            for total, each in zip(sums, columns, strict=True)
+            for total, kernel in zip(sums, kernels, strict=True)
         ]
 
-    zeros = [jnp.zeros((rows[2].size, each.size), jnp.float32) for each in columns]
-    sums = lax.fori_loop(0, x_ref.shape[-1] // depth, add, zeros)
+    def read_and_add(block: Any, sums: list[Array]) -> list[Array]:
+        kernels = [
+            _read_block(tiles, operand, rows[1], each, block) for each in columns
+        ]
+        return add(block, sums, kernels)
+
+    sums = [jnp.zeros((rows[2].size, each.size), jnp.float32) for each in columns]
+    if resident is None:
+        num_blocks = x_ref.shape[-1] // tiles.depth
+        sums = lax.fori_loop(0, num_blocks, read_and_add, sums)
+    else:
+        for block, kernels in enumerate(resident):
+            sums = add(block, sums, kernels)
     return [scale * total for total in sums]
+
+
+def read(ref: Any, at: tuple[Any, ...]) -> Array:
+    """Loads from a reference what is computed with in float32."""
+    return triton.load(ref.at[*at]).astype(jnp.float32)
 
 
 def write(ref: Any, at: tuple[Any, ...], value: Array) -> None:
     """Stores a value in a reference's own type."""
-    triton.store(ref.at[*at], value.astype(ref.dtype))
+    triton.store(ref.at[*at], stored(value, ref.dtype))
 
 
 def write_gates(refs: Any, at: tuple[Any, ...], gates: Any) -> None:

@@ -15,6 +15,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
+from pf_jax.affine import DType
 from pf_jax.recurrence.cells import gru_gates
 from pf_jax.recurrence.kernels.programs import (
     Operand,
@@ -22,6 +23,7 @@ from pf_jax.recurrence.kernels.programs import (
     find_place,
     launch,
     product,
+    read_operand,
     scaled,
     state_divisor,
     wait,
@@ -87,6 +89,10 @@ def _work(tiles: Tiles, read: _Read, updated: _Updated, traces: Any) -> None:
     divisor = triton.load(read.divisor.at[0])
     per_block = tiles.rows // sampled_rows(num_rows - num_reading)
     samplers = lax.select(is_sampling, jnp.int32(per_block), jnp.int32(0))
+    recurrent, upper = (
+        [read_operand(tiles, each, 0, gate_columns) for each in operands]
+        for operands in (read.recurrent_operands, read.input_operands)
+    )
 
     def step(t: Any, carry: list[Array]) -> list[Array]:
         new = []
@@ -95,9 +101,8 @@ def _work(tiles: Tiles, read: _Read, updated: _Updated, traces: Any) -> None:
             count = layer * num_groups + place.group
             wait(updated.counts, count, t * place.programs)
             rows = (t & 1, 0, place.rows)
-            u = product(
-                tiles, exchange, rows, read.recurrent_operands[layer], gate_columns
-            )
+            operand = read.recurrent_operands[layer]
+            u = product(tiles, exchange, rows, operand, gate_columns, recurrent[layer])
             if layer == 0:
                 sampled = num_layers * num_groups + place.group
                 wait(updated.counts, sampled, t * samplers)
@@ -107,8 +112,12 @@ def _work(tiles: Tiles, read: _Read, updated: _Updated, traces: Any) -> None:
                 wait(updated.counts, count - num_groups, (t + 1) * place.programs)
                 rows = ((t + 1) & 1, 0, place.rows)
                 operand = read.input_operands[layer - 1]
+                exchange_below, resident = (
+                    updated.exchanges[layer - 1],
+                    upper[layer - 1],
+                )
                 x = product(
-                    tiles, updated.exchanges[layer - 1], rows, operand, gate_columns
+                    tiles, exchange_below, rows, operand, gate_columns, resident
                 )
                 pairs = zip(x, input_biases[layer - 1], strict=True)
                 x = [each + bias for each, bias in pairs]
@@ -121,7 +130,9 @@ def _work(tiles: Tiles, read: _Read, updated: _Updated, traces: Any) -> None:
         return new
 
     carry = [triton.load(ref.at[*own]) for ref in read.carry]
-    lax.fori_loop(0, num_steps, step, carry)
+    last = lax.fori_loop(0, num_steps, step, carry)
+    for trace, each in zip(traces, last, strict=True):
+        write(trace.last, (0, *own), each)
 
 
 def _sample(
@@ -140,6 +151,7 @@ def _sample(
     bias = triton.load(read.readout_bias.at[outputs])
     temperature = triton.load(read.temperature.at[0])
     top = (num_layers - 1) * num_groups + group
+    resident = read_operand(tiles, read.readout_operand, 0, [outputs])
 
     def step(t: Any, nothing: Any) -> Any:
         noise = triton.load(read.noise.at[t, own, outputs])
@@ -148,7 +160,12 @@ def _sample(
         wait(updated.counts, top, (t + 1) * programs)
         state = ((t + 1) & 1, 0, rows)
         (logits,) = product(
-            tiles, updated.exchanges[-1], state, read.readout_operand, [outputs]
+            tiles,
+            updated.exchanges[-1],
+            state,
+            read.readout_operand,
+            [outputs],
+            resident,
         )
         scores = logits + bias[None] + temperature * noise
         token = jnp.argmax(scores, axis=1).astype(given.dtype)
@@ -181,7 +198,11 @@ def rollout(
 
     table, tokens = _readable(inputs)
     groups = num_rows // tiles.rows
-    over_time: Any = jax.ShapeDtypeStruct((num_steps, num_rows, size), table.dtype)
+
+    def over_time(dtype: DType) -> Any:
+        dtype = table.dtype if dtype is None else dtype
+        return jax.ShapeDtypeStruct((num_steps, num_rows, size), dtype)
+
     read = _Read(
         table=table,
         readout_operand=as_operand(jnp.pad(readout.kernel, [(0, 0), (0, padding)])),
@@ -204,9 +225,10 @@ def rollout(
             for each in inputs.carry
         ),
     )
-    gates = Gates(*[over_time] * (4 if is_saved else 1))
+    gates = Gates(*[over_time(loop.storage.gates)] * (4 if is_saved else 1))
+    last = jax.ShapeDtypeStruct((1, num_rows, size), table.dtype)
     made = (
-        (Trace(over_time, (gates,)),) * num_layers,
+        (Trace(over_time(loop.storage.hidden), (gates,), last),) * num_layers,
         jax.ShapeDtypeStruct((num_steps, num_sampling), jnp.int32),
     )
 
@@ -219,8 +241,7 @@ def rollout(
     samplers = tiles.rows // sampled_rows(num_sampling)
     grid = (size // tiles.columns + samplers, groups, 1)
     _, (traces, samples) = launch(rollout_kernel, tiles, grid, read, updated, made)
-    last = tuple(trace.hidden[-1] for trace in traces)
-    return RolloutTrace(traces, last, samples.astype(inputs.given.dtype))
+    return RolloutTrace(traces, samples.astype(inputs.given.dtype))
 
 
 def _readable(inputs: RolloutInputs) -> tuple[Array, Array]:
