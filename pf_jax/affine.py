@@ -44,6 +44,12 @@ def stored(x: Array, dtype: DType) -> Array:
     return x.astype(dtype)
 
 
+def power_of_two(x: Array) -> Array:
+    """The first power of two above the size of all numbers, `[]`; 1 for zeros."""
+    _, exponent = jnp.frexp(jnp.max(jnp.abs(x)))
+    return jnp.ldexp(jnp.ones((), x.dtype), exponent)
+
+
 def matmul(x: Array, kernel: Array, dtype: DType = None) -> Array:
     """`x @ kernel` with operands rounded to `dtype`, in the kernel's own type.
 
@@ -198,31 +204,20 @@ _affine = jax.custom_vjp(_affine_primal, nondiff_argnums=(2, 3))
 _affine.defvjp(_affine_fwd, _affine_bwd)
 
 
-def relu_network(
-    layers: tuple[Affine, ...],
-    x: Array,
-    *,
-    dtype: DType = None,
-    storage: DType = None,
-) -> Array:
-    """Affine layers with a ReLU between each two; all of it carries gradients.
+def run_relu_network(
+    layers: tuple[Affine, ...], x: Array, dtype: DType = None, storage: DType = None
+) -> tuple[Array, list[Array]]:
+    """Affine layers with a ReLU between each two, without their fast derivative.
 
     Args:
         layers: Weights; there is no ReLU behind the last.
         x: Inputs `[..., N, I]`.
-        dtype: Type of the matrix products' operands, in both passes.
+        dtype: Type of the matrix products' operands.
         storage: Type of what one layer passes to the next; None for the weights' own.
 
     Returns:
-        `[..., N, O]`, in the weights' type.
+        The result `[..., N, O]`, and what each layer read.
     """
-    return _relu_network(*vary_alike(layers, x), dtype, storage)
-
-
-def _run_network(
-    layers: tuple[Affine, ...], x: Array, dtype: DType, storage: DType
-) -> tuple[Array, list[Array]]:
-    """The result, and what each layer read."""
     read = [x]
     for layer in layers[:-1]:
         y = jax.nn.relu(affine_value(layer, read[-1], dtype))
@@ -230,35 +225,26 @@ def _run_network(
     return affine_value(layers[-1], read[-1], dtype), read
 
 
-def _network_primal(
-    layers: tuple[Affine, ...], x: Array, dtype: DType, storage: DType
-) -> Array:
-    return _run_network(layers, x, dtype, storage)[0]
-
-
-def _network_fwd(
-    layers: tuple[Affine, ...], x: Array, dtype: DType, storage: DType
-) -> tuple[Array, tuple[tuple[Affine, ...], list[Array]]]:
-    out, read = _run_network(layers, x, dtype, storage)
-    return out, (layers, read)
-
-
-def _network_bwd(
-    dtype: DType,
-    storage: DType,
-    residuals: tuple[tuple[Affine, ...], list[Array]],
-    d_out: Array,
+def relu_network_gradients(
+    layers: tuple[Affine, ...], read: list[Array], d_out: Array, dtype: DType = None
 ) -> tuple[tuple[Affine, ...], Array]:
-    del storage
-    layers, read = residuals
-    gradients = []
+    """Cotangents of the weights and the inputs of a `run_relu_network`.
+
+    Args:
+        layers: Weights.
+        read: What each layer read.
+        d_out: Cotangent of the result, `[..., N, O]`.
+        dtype: Type of the matrix products' operands.
+    """
+    gradients, d_x = [], d_out
     for index in reversed(range(len(layers))):
         gradient, d_x = affine_gradients(layers[index], read[index], d_out, dtype)
         gradients.append(gradient)
-        # What the layer read is the ReLU's result, which tells where that was open.
-        d_out = jnp.where(read[index] > 0, d_x, 0)
-    return tuple(reversed(gradients)), d_x.astype(read[0].dtype)
-
-
-_relu_network = jax.custom_vjp(_network_primal, nondiff_argnums=(2, 3))
-_relu_network.defvjp(_network_fwd, _network_bwd)
+        # What a layer read is the ReLU's result, which shows where that was open.
+        d_out, y = d_x, read[index]
+        if layers[index].bias.size > 1:
+            # After the barrier XLA:GPU sums and rounds in one pass. An outer product, the
+            # cotangent behind a single output, would be written for it.
+            d_out, y = lax.optimization_barrier((d_out, y))
+        d_out = jnp.where(y > 0, d_out, 0)
+    return tuple(reversed(gradients)), d_x

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from pf_jax.affine import Affine, init_affine, relu_network
+from pf_jax.affine import Affine, init_affine
 from pf_jax.behavior import Behavior
-from pf_jax.recurrence import GRUWeights, Layer, Loop, gru_layer, init_gru
+from pf_jax.recurrence import GRUWeights, Layer, Loop, gru_network, init_gru
 from pf_jax.types import Array, Params
 
 MAX_LOGIT = 10.0
@@ -139,10 +139,9 @@ def _step_logits(
         _no_carry(params, behavior.features.shape[1]),
     )
     held = None if behavior.mask is None else 1 - behavior.mask
-    x = gru_layer(layer, loop, held=held, constant_rows=constant_rows).hidden
-    layers = (*params.mlp, params.output)
-    storage = loop.storage.operands
-    return relu_network(layers, x, dtype=loop.dtype, storage=storage)[..., 0]
+    network = (*params.mlp, params.output)
+    steps = gru_network(layer, network, loop, held=held, constant_rows=constant_rows)
+    return steps[..., 0]
 
 
 def _no_carry(params: DiscriminatorParams, num_rows: int) -> Array:

@@ -13,8 +13,8 @@ from pf_jax.emissions import as_classes
 from pf_jax.generator import interface_of
 from pf_jax.recurrence import kernels, loops
 from pf_jax.recurrence import tiles as gpu
-from pf_jax.recurrence.loops import GRUWeights, Loop, RolloutInputs
-from pf_jax.recurrence.scan import gru_scan
+from pf_jax.recurrence.loops import GRUWeights, Loop, RolloutInputs, Scaled
+from pf_jax.recurrence.scan import Layer, gru_layer
 from pf_jax.recurrence.tiles import Device, Tiles
 
 pytestmark = pytest.mark.slow
@@ -92,7 +92,8 @@ def test_forward_in_half_precision_knows_no_bounds(in_threads, of_carry, of_kern
 def drawn_cotangents(trace, carry, has_preactivation=False):
     """Of what `forward` returns."""
     d_hidden, d_last = draw(4, *trace.hidden.shape), draw(5, *carry.shape)
-    return d_hidden, draw(6, *d_hidden.shape) if has_preactivation else None, d_last
+    d_preactivation = draw(6, *d_hidden.shape) if has_preactivation else None
+    return Scaled(d_hidden), d_preactivation, d_last
 
 
 @DIRECTIONS
@@ -260,7 +261,8 @@ def test_scan_takes_the_plain_loops_where_on_gpu_does(monkeypatch):
     cotangents = draw(7, 5, 32, 64)
 
     def value_and_gradients():
-        value, pull = jax.vjp(gru_scan, weights, projections, carry)
+        layer = Layer(None, weights, projections, carry)
+        value, pull = jax.vjp(lambda layer: gru_layer(layer, FULL).hidden, layer)
         return value, pull(cotangents)
 
     expected = value_and_gradients()

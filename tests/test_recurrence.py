@@ -7,7 +7,7 @@ from trees import assert_close, random_like
 
 from pf_jax.recurrence.cells import GRUParams, gru_step
 from pf_jax.recurrence.loops import GRUWeights, Loop, step_product
-from pf_jax.recurrence.scan import gru_forward, gru_replay, gru_scan
+from pf_jax.recurrence.scan import Layer, gru_forward, gru_layer
 
 T, N, H = 6, 3, 4
 
@@ -52,22 +52,28 @@ def stacked(*weights):
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *weights)
 
 
-def scan_alone(weights, projection, carry, loop=Loop()):
-    return gru_scan(stacked(weights), projection, carry[None], loop)
+def layer_alone(weights, projection, carry, loop=Loop(), trace=None):
+    layer = Layer(None, stacked(weights), projection, carry[None])
+    out = gru_layer(layer, loop, trace=trace)
+    return out.hidden, out.preactivation, out.last[0]
 
 
 def traced_scan(weights, projection, carry, loop=Loop()):
     """A loop without a derivative, and the derivative attached to what it left."""
     trace = gru_forward(stacked(weights), projection, carry[None], loop)
     trace = lax.stop_gradient(trace)
-    return gru_replay(weights, projection, carry, trace, loop)
+    return layer_alone(weights, projection, carry, loop, trace)
+
+
+def scan_alone(weights, projection, carry):
+    return layer_alone(weights, projection, carry)[0]
 
 
 plain = value_and_pullback(plain_scan)
 fast = value_and_pullback(traced_scan)
 
 
-def test_gru_scan_equals_plain_scan():
+def test_gru_layer_equals_plain_scan():
     arguments, (d_hidden, _, _) = random_arguments(), random_cotangents()
     actual = value_and_pullback(scan_alone)(arguments, d_hidden)
     expected = value_and_pullback(lambda *args: plain_scan(*args)[0])
@@ -84,7 +90,7 @@ def test_step_product_equals_matmul_on_either_side_of_its_choice(on_eight_cpus):
         np.testing.assert_allclose(product(x, kernel), x @ kernel, rtol=1e-5, atol=1e-6)
 
 
-def test_gru_scan_of_a_large_kernel_and_few_rows_equals_plain_scan():
+def test_gru_layer_of_a_large_kernel_and_few_rows_equals_plain_scan():
     arguments = random_arguments(6, size=80, num_rows=1, scale=0.1)
     d_hidden = random_like(jnp.zeros((T, 1, 80)), 7, scale=1.0)
     actual = value_and_pullback(scan_alone)(arguments, d_hidden)
@@ -93,7 +99,7 @@ def test_gru_scan_of_a_large_kernel_and_few_rows_equals_plain_scan():
 
 
 @pytest.mark.parametrize("loop", [Loop(), Loop(unroll=2)], ids=["rolled", "unrolled"])
-def test_gru_scan_in_two_directions_equals_two_scans(loop):
+def test_gru_layer_in_two_directions_equals_two_scans(loop):
     """The second direction is a scan of the reversed sequence, reversed."""
     one, two = random_arguments(0), random_arguments(8)
     d_hidden = jnp.concatenate(random_cotangents()[:2], axis=-1)
@@ -101,7 +107,7 @@ def test_gru_scan_in_two_directions_equals_two_scans(loop):
     def together(one, two):
         weights, carry = stacked(one[0], two[0]), jnp.stack([one[2], two[2]])
         projections = jnp.concatenate([one[1], two[1]], axis=-1)
-        return gru_scan(weights, projections, carry, loop)
+        return gru_layer(Layer(None, weights, projections, carry), loop).hidden
 
     def apart(one, two):
         weights, projection, carry = two
@@ -122,12 +128,12 @@ def test_gru_forward_without_a_backward_pass_keeps_two_arrays():
     assert whole.gates[0].reset is not None
 
 
-def test_gru_replay_equals_plain_scan():
+def test_gru_layer_of_a_trace_equals_plain_scan():
     arguments, cotangents = random_arguments(), random_cotangents()
     assert_close(fast(arguments, cotangents), plain(arguments, cotangents))
 
 
-def test_gru_replay_equals_plain_scan_in_float64():
+def test_gru_layer_of_a_trace_equals_plain_scan_in_float64():
     with jax.enable_x64(True):
         arguments, cotangents = random_arguments(), random_cotangents()
         assert arguments[1].dtype == jnp.float64
@@ -136,14 +142,14 @@ def test_gru_replay_equals_plain_scan_in_float64():
 
 
 @pytest.mark.parametrize("output", [0, 1, 2])
-def test_gru_replay_passes_on_the_cotangent_of_every_output(output):
+def test_gru_layer_of_a_trace_passes_on_the_cotangent_of_every_output(output):
     arguments, cotangents = random_arguments(), list(random_cotangents())
     cotangents[output] = jnp.zeros_like(cotangents[output])
     cotangents = tuple(cotangents)
     assert_close(fast(arguments, cotangents), plain(arguments, cotangents))
 
 
-def test_gru_replay_of_one_step_equals_plain_scan():
+def test_gru_layer_of_a_trace_of_one_step_equals_plain_scan():
     weights, projection, carry = random_arguments()
     arguments = (weights, projection[:1], carry)
     d_hidden, d_preactivation, d_last = random_cotangents()
@@ -151,7 +157,7 @@ def test_gru_replay_of_one_step_equals_plain_scan():
     assert_close(fast(arguments, cotangents), plain(arguments, cotangents))
 
 
-def test_gru_replay_gradient_equals_finite_difference():
+def test_gru_layer_of_a_trace_gradient_equals_finite_difference():
     with jax.enable_x64(True):
         arguments, cotangents = random_arguments(), random_cotangents()
         direction = random_arguments(seed=2)
@@ -177,7 +183,7 @@ def test_gru_replay_gradient_equals_finite_difference():
     np.testing.assert_allclose(slope, difference, rtol=1e-8)
 
 
-def test_gru_replay_in_bfloat16_is_close_to_float32():
+def test_gru_layer_of_a_trace_in_bfloat16_is_close_to_float32():
     arguments, cotangents = random_arguments(), random_cotangents()
     rounded = value_and_pullback(lambda *args: traced_scan(*args, Loop("bfloat16")))
     actual, expected = rounded(arguments, cotangents), plain(arguments, cotangents)

@@ -19,7 +19,7 @@ from pf_jax.recurrence.cells import (
 )
 from pf_jax.recurrence.loops import GRUWeights, Interface, Loop, where_rows
 from pf_jax.recurrence.rollout import Reading, Rollout, gru
-from pf_jax.recurrence.scan import Layer, gru_layer
+from pf_jax.recurrence.scan import Layer, gru_network
 
 __all__ = [
     "Cell",
@@ -36,7 +36,7 @@ __all__ = [
     "gru",
     "gru_params_from_flax",
     "gru_params_from_torch",
-    "gru_layer",
+    "gru_network",
     "gru_step",
     "init_gru",
     "init_lstm",

@@ -43,11 +43,13 @@ class Storage(NamedTuple):
         gates: Type of what only loops read: projections and `Gates`.
         operands: Type of what only products outside of loops read: the cotangents that a
             backward loop leaves, and activations between layers.
+        scaled: Type of cotangents that are stored over a scale, `Scaled`.
     """
 
     hidden: DType = None
     gates: DType = None
     operands: DType = None
+    scaled: DType = None
 
 
 class Loop(NamedTuple):
@@ -72,13 +74,14 @@ class Loop(NamedTuple):
         """The types of the arrays over time.
 
         Hidden states are stored as products read them. Gates saturate, so half precision,
-        with clipping, serves them; it has three bits more than bfloat16. Cotangents that
-        are added to others are not rounded, and in TF32 none are: they may be of any size.
+        with clipping, serves them; it has three bits more than bfloat16. Cotangents may be
+        of any size: those that are added to others before a product reads them are not
+        rounded, unless over a scale to more bits than products read; in TF32 none are.
         """
         if self.dtype is not None and np.dtype(self.dtype).itemsize == 2:
-            return Storage(self.dtype, jnp.float16, self.dtype)
+            return Storage(self.dtype, jnp.float16, self.dtype, jnp.float16)
         if self.dtype is None and self.is_tf32:
-            return Storage(jnp.float16, jnp.float16, None)
+            return Storage(jnp.float16, jnp.float16)
         return Storage()
 
     @property
@@ -112,16 +115,27 @@ class Trace(NamedTuple):
         hidden: `h'` of all directions side by side, `[T, N, S H]`.
         gates: The rest, of each direction.
         last: Last carries `[S, N, H]`, which are not rounded as `hidden` may be.
+        before: Carries `[S, T, N, H]` that the steps started from, of all directions
+            stacked, as the batched product for `dU` reads them; None where nothing will be
+            differentiated.
     """
 
     hidden: Array
     gates: tuple[Gates, ...]
     last: Array
+    before: Array | None
 
-    def side(self, direction: int) -> Array:
-        """The hidden states `[T, N, H]` of a direction."""
-        size = self.hidden.shape[-1] // len(self.gates)
-        return self.hidden[..., direction * size : (direction + 1) * size]
+
+class Scaled(NamedTuple):
+    """Cotangents over a scale, by which the numbers of half precision suffice.
+
+    Attributes:
+        values: Cotangents divided by the scale.
+        scale: The scale, a power of two, `[]`; None where it is 1.
+    """
+
+    values: Array
+    scale: Array | None = None
 
 
 class Deltas(NamedTuple):
@@ -209,19 +223,18 @@ def gru_trace(
     return hidden, Gates(*gates[: 4 if is_saved else 1])
 
 
-def previous_hidden(trace: Trace, carry: Array, direction: int) -> Array:
-    """The carries `[T, N, H]` that the steps of a direction started from.
+def previous_hidden(hidden: tuple[Array, ...], carry: Array) -> Array:
+    """The carries `[S, T, N, H]` that the steps of all directions started from.
 
     Args:
-        trace: What the forward pass left.
+        hidden: Hidden states `[T, N, H]` of each direction, in the order of time.
         carry: First carries `[S, N, H]`.
-        direction: Number of the direction.
     """
-    hidden = trace.side(direction)
-    first = stored(carry[direction][None], hidden.dtype)
-    if direction:
-        return jnp.concatenate([hidden[1:], first])
-    return jnp.concatenate([first, hidden[:-1]])
+    first = stored(carry[:, None], hidden[0].dtype)
+    before = [jnp.concatenate([first[0], hidden[0][:-1]])]
+    if len(hidden) > 1:
+        before.append(jnp.concatenate([hidden[1][1:], first[1]]))
+    return jnp.stack(before)
 
 
 def _sides(x: Array, num_directions: int) -> tuple[Array, ...]:
@@ -268,8 +281,10 @@ def forward(
 
     sides = _as_run(_sides(projections, len(carry)))
     last, (hidden, gates) = lax.scan(step, tuple(carry), sides, unroll=loop.body_steps)
-    hidden = jnp.concatenate(_as_run(hidden), axis=-1)
-    return Trace(hidden, _as_run(gates), jnp.stack(last))
+    hidden = _as_run(hidden)
+    before = previous_hidden(hidden, carry) if is_saved else None
+    hidden = jnp.concatenate(hidden, axis=-1)
+    return Trace(hidden, _as_run(gates), jnp.stack(last), before)
 
 
 def stored_gates(loop: Loop, gates: Any) -> Any:
@@ -288,7 +303,7 @@ def backward(
     weights: GRUWeights,
     carry: Array,
     trace: Trace,
-    d_hidden: Array,
+    d_hidden: Scaled,
     d_preactivation: Array | None,
     d_last: Array,
 ) -> Deltas:
@@ -309,11 +324,14 @@ def backward(
     """
     transposed = jnp.swapaxes(weights.kernel, -1, -2)
     products = _step_products(transposed, carry.shape[1], loop.dtype)
+    assert trace.before is not None
     factors = tuple(
-        _factors(*_computed(carry, (gates, previous_hidden(trace, carry, direction))))
-        for direction, gates in enumerate(trace.gates)
+        _factors(*_computed(carry, each))
+        for each in zip(trace.gates, trace.before, strict=True)
     )
-    d_sides = _as_run(_sides(d_hidden, len(carry)))
+    values, scale = _computed(carry, d_hidden)
+    values = values if scale is None else scale * values
+    d_sides = _as_run(_sides(values, len(carry)))
     if d_preactivation is not None:
         d_preactivation = _as_run(_sides(d_preactivation, len(carry)))  # pyright: ignore
     kept_dtype = loop.storage.operands
@@ -500,8 +518,15 @@ def rollout(
         unroll=loop.body_steps,
     )
     traces = tuple(
-        Trace(each, (layer_gates,), carry[None])
-        for each, layer_gates, carry in zip(hidden, gates, last, strict=True)
+        Trace(
+            each,
+            (layer_gates,),
+            last_carry[None],
+            previous_hidden((each,), first[None]) if is_saved else None,
+        )
+        for each, layer_gates, last_carry, first in zip(
+            hidden, gates, last, inputs.carry, strict=True
+        )
     )
     return RolloutTrace(traces, samples)
 

@@ -173,6 +173,7 @@ def _run_steps(
         reading=inputs.num_reading,
         sampling=inputs.is_given.shape[1],
         classes=0 if classes is None else classes[0].bias.shape[0],
+        layers=len(inputs.carry),
     )
     return run(inputs)
 
@@ -214,7 +215,7 @@ def _rollout_fwd(options: _Options, inputs: Any) -> tuple[Rollout, Any]:
     out = _as_rollout(_inputs_read(inputs, run.samples), run)
     traces = run.traces
     if options.recompute:
-        traces = tuple(trace._replace(gates=()) for trace in traces)
+        traces = tuple(trace._replace(gates=(), before=None) for trace in traces)
     weights = inputs._replace(given=None, noise=None, readout=None, temperature=None)
     return out, (weights, out.inputs, traces)
 
@@ -293,10 +294,10 @@ def _rebuilt(loop: Loop, layer: Layer, trace: Trace) -> Trace:
     if layer.input is not None:
         x = matmul(x, layer.input.kernel, loop.dtype) + layer.input.bias
     kernel, bias = (each[0] for each in layer.weights)
-    before = previous_hidden(trace, layer.carry, 0)
-    product = matmul(before, kernel, loop.dtype)
-    _, gates = gru_trace(x, product, bias, before.astype(x.dtype))
-    return trace._replace(gates=(stored_gates(loop, gates),))
+    before = previous_hidden((trace.hidden,), layer.carry)
+    product = matmul(before[0], kernel, loop.dtype)
+    _, gates = gru_trace(x, product, bias, before[0].astype(x.dtype))
+    return trace._replace(gates=(stored_gates(loop, gates),), before=before)
 
 
 gru = Cell(init_gru, gru_initial_carry, gru_step, gru_rollout)

@@ -16,11 +16,14 @@ from pf_jax.affine import (
     affine_gradients,
     affine_value,
     aligned,
+    power_of_two,
+    relu_network_gradients,
+    run_relu_network,
     stored,
     sum_of_products,
 )
 from pf_jax.recurrence.dispatch import choose, on_device
-from pf_jax.recurrence.loops import Deltas, GRUWeights, Loop, Trace, previous_hidden
+from pf_jax.recurrence.loops import Deltas, GRUWeights, Loop, Scaled, Trace
 from pf_jax.types import Array, vary_alike
 
 
@@ -108,13 +111,17 @@ def gru_layer(
     Returns:
         The output, of which all carries gradients, in the type of the carry.
     """
-    loop = on_device(loop, layer.carry)
-    if layer.input is not None:
-        layer = layer._replace(
-            **dict(zip(("input", "x"), aligned(layer.input, layer.x), strict=True))
-        )
+    loop, layer = _prepared(loop, layer)
     arguments = vary_alike(layer, held, trace)
     return _layer(_Options(loop, constant_rows), *arguments)
+
+
+def _prepared(loop: Loop, layer: Layer) -> tuple[Loop, Layer]:
+    """Both as they suit the device."""
+    if layer.input is not None:
+        weights, x = aligned(layer.input, layer.x)
+        layer = layer._replace(input=weights, x=x)
+    return on_device(loop, layer.carry), layer
 
 
 def _projections(options: _Options, layer: Layer, held: Array | None) -> Array:
@@ -174,30 +181,42 @@ def _layer_fwd(
 def _layer_bwd(
     options: _Options, residuals: tuple[Layer, Trace], cotangents: LayerOutput
 ) -> tuple[Layer, None, None]:
-    layer, trace = residuals
-    loop = options.loop
     d_hidden, d_preactivation, d_last = cotangents
     if isinstance(d_preactivation, SymbolicZero):
         d_preactivation = None
-    d_hidden, d_last = map(_as_array, (d_hidden, d_last))
+    layer, trace = residuals
+    d_hidden = Scaled(_as_array(d_hidden, trace.hidden))
+    d_last = _as_array(d_last, trace.last)
+    d_layer = _layer_gradients(options, layer, trace, d_hidden, d_preactivation, d_last)
+    return d_layer, None, None
+
+
+def _layer_gradients(
+    options: _Options,
+    layer: Layer,
+    trace: Trace,
+    d_hidden: Scaled,
+    d_preactivation: Array | None,
+    d_last: Array,
+) -> Layer:
+    """Cotangents of what a layer computes from, by those of what it puts out."""
+    loop = options.loop
     run = choose("backward", loop, carry=layer.carry, gates=1)
     deltas = run(layer.weights, layer.carry, trace, d_hidden, d_preactivation, d_last)
     d_weights = weight_gradients(loop, layer.carry, trace, deltas)
     if layer.input is None:
         d_x = deltas.projections.astype(layer.x.dtype)
-        return Layer(None, d_weights, d_x, deltas.carry), None, None
+        return Layer(None, d_weights, d_x, deltas.carry)
     d_input, d_x = affine_gradients(
         *(layer.input, layer.x, deltas.projections, loop.dtype),
         d_bias=deltas.input_bias,
         constant_rows=options.constant_rows,
     )
-    return Layer(d_input, d_weights, d_x, deltas.carry), None, None
+    return Layer(d_input, d_weights, d_x, deltas.carry)
 
 
-def _as_array(cotangent: Any) -> Array:
-    if isinstance(cotangent, SymbolicZero):
-        return jnp.zeros(cotangent.shape, cotangent.dtype)
-    return cotangent
+def _as_array(cotangent: Array | SymbolicZero, like: Array) -> Array:
+    return jnp.zeros_like(like) if isinstance(cotangent, SymbolicZero) else cotangent
 
 
 _layer = jax.custom_vjp(_layer_primal, nondiff_argnums=(0,))
@@ -218,10 +237,91 @@ def weight_gradients(
     Returns:
         Gradients `[S, H, 3H]` and `[S, H]`.
     """
-    before = jnp.stack(
-        [previous_hidden(trace, carry, direction) for direction in range(len(carry))]
-    )
+    assert trace.before is not None
     d_kernel = sum_of_products(
-        before, deltas.product, loop.dtype, out=carry.dtype, num_stacked=1
+        trace.before, deltas.product, loop.dtype, out=carry.dtype, num_stacked=1
     )
     return GRUWeights(d_kernel, deltas.candidate_bias)
+
+
+def gru_network(
+    layer: Layer,
+    network: tuple[Affine, ...],
+    loop: Loop = Loop(),
+    *,
+    held: Array | None = None,
+    constant_rows: int = 0,
+) -> Array:
+    """A layer of GRUs over time and a network of affine layers with ReLU at each step.
+
+    The same as `relu_network` of `gru_layer`'s hidden states. Together they store the
+    cotangents between them in half precision, over a scale that their caller's
+    cotangents give.
+
+    Args:
+        layer: What the layer of GRUs computes from.
+        network: Weights of the affine layers.
+        loop: How the loop computes.
+        held: One where a step keeps its carry, zero elsewhere, `[T, N]`; constant.
+        constant_rows: Number of leading rows of `x` that are constants.
+
+    Returns:
+        `[T, N, O]`; all of it carries gradients.
+    """
+    loop, layer = _prepared(loop, layer)
+    return _network(_Options(loop, constant_rows), *vary_alike(layer, network, held))
+
+
+def _network_primal(
+    options: _Options, layer: Layer, network: tuple[Affine, ...], held: Array | None
+) -> Array:
+    hidden = _output(_run(options, False, layer, held, None)).hidden
+    return _run_network(options, network, hidden)[0]
+
+
+def _run_network(
+    options: _Options, network: tuple[Affine, ...], hidden: Array
+) -> tuple[Array, list[Array]]:
+    loop = options.loop
+    return run_relu_network(network, hidden, loop.dtype, loop.storage.operands)
+
+
+def _network_fwd(
+    options: _Options, layer: Layer, network: tuple[Affine, ...], held: Array | None
+) -> tuple[Array, Any]:
+    trace = _run(options, True, layer, held, None)
+    out, read = _run_network(options, network, _output(trace).hidden)
+    return out, (layer, network, trace, read)
+
+
+def _network_bwd(
+    options: _Options, residuals: Any, d_out: Array
+) -> tuple[Layer, tuple[Affine, ...], None]:
+    layer, network, trace, read = residuals
+    loop = options.loop
+    d_network, d_hidden = relu_network_gradients(network, read, d_out, loop.dtype)
+    d_layer = _layer_gradients(
+        options,
+        layer,
+        trace,
+        _scaled(loop, d_hidden, d_out),
+        None,
+        jnp.zeros_like(layer.carry),
+    )
+    return d_layer, d_network, None
+
+
+def _scaled(loop: Loop, d_hidden: Array, d_out: Array) -> Scaled:
+    """The cotangents of hidden states over that of the step's outputs.
+
+    What is left is a derivative of the network. Half precision has room for one of 4,000
+    and, at 10 bits, for one of 4e-6.
+    """
+    if loop.storage.scaled is None:
+        return Scaled(d_hidden)
+    scale = power_of_two(d_out) / 16
+    return Scaled(stored(d_hidden / scale, loop.storage.scaled), scale)
+
+
+_network = jax.custom_vjp(_network_primal, nondiff_argnums=(0,))
+_network.defvjp(_network_fwd, _network_bwd)

@@ -14,6 +14,11 @@ from pf_jax.affine import DType
 _SIZES = (16, 32, 64, 128)
 _READS = {4: ((64, 4), (64, 3), (64, 2)), 2: ((128, 3), (64, 4), (64, 3), (64, 2))}
 """Depth and number of stages of the reads of a product, by bytes of a number."""
+_DEPTHS = (512, 256, 128, 64)
+"""Depths of the reads of a product whose weights are resident."""
+_HELD = {3: 512, 1: 128}
+"""Bytes of such a read that a thread can hold in registers, by `Work.gates`: those of a
+backward pass hold more besides."""
 _ROWS = {4: (16, 64, 32, 128), 2: (64, 16, 32, 128)}
 """Rows of a forward program, the fastest first, by bytes of a number."""
 _MEMORY = {"8.0": 163, "9.0": 227, "10.0": 227, "10.3": 227}
@@ -109,6 +114,7 @@ class Work(NamedTuple):
         reading: Number of leading rows that read given values at every step.
         sampling: Number of rows that sample; 0 where none does.
         classes: Number of classes sampled from.
+        layers: Number of layers that run in one loop.
     """
 
     shape: tuple[int, ...]
@@ -117,6 +123,7 @@ class Work(NamedTuple):
     reading: int = 0
     sampling: int = 0
     classes: int = 0
+    layers: int = 1
 
     def programs(self, tiles: Tiles) -> int:
         """The number of programs."""
@@ -125,11 +132,22 @@ class Work(NamedTuple):
         return working + self.sampling // sampled_rows(self.sampling)
 
     def memory(self, tiles: Tiles) -> int:
-        """Bytes of the reads of a program."""
-        read = tiles.rows + self.gates * tiles.columns
-        if self.sampling:
-            read = max(read, sampled_rows(self.sampling) + padded(self.classes))
-        return read * tiles.depth * tiles.stages * self.bytes
+        """Bytes of shared memory that a program takes."""
+        columns, rows = self.gates * tiles.columns, tiles.rows
+        sampled = sampled_rows(self.sampling) if self.sampling else 0
+        classes = padded(self.classes) if self.sampling else 0
+        if not tiles.is_resident:
+            read = max(rows + columns, sampled + classes)
+            return read * tiles.depth * tiles.stages * self.bytes
+        # The weights of all layers' products, of every layer's and the one below's states.
+        products = 2 * self.layers - 1
+        kept = max(products * columns, classes) * self.terms
+        return (kept + max(rows, sampled) * tiles.depth) * self.bytes
+
+    @property
+    def terms(self) -> int:
+        """The number of terms of a product, `H` forward and `3H` backward."""
+        return self.shape[-1] * (1 if self.gates == 3 else 3)
 
     def fits(self, tiles: Tiles, device: Device) -> bool:
         """Whether the work can be spread in this way."""
@@ -142,7 +160,13 @@ class Work(NamedTuple):
             and size % tiles.depth == 0
             and self.programs(tiles) <= device.cores
             and self.memory(tiles) <= device.memory
+            and (not tiles.is_resident or self.held(tiles) <= _HELD[self.gates])
         )
+
+    def held(self, tiles: Tiles) -> int:
+        """Bytes of a read that each thread of a program holds in registers."""
+        rows = max(tiles.rows, sampled_rows(self.sampling) if self.sampling else 0)
+        return rows * tiles.depth * self.bytes // (32 * tiles.warps)
 
 
 def _warps(rows: int, columns: int) -> int:
@@ -158,17 +182,20 @@ def find_tiles(work: Work, device: Device) -> Tiles | None:
             return tiles.rows + tiles.columns, 0
         return _ROWS[work.bytes].index(tiles.rows), tiles.columns
 
-    fitting = [
-        tiles
-        for depth, stages in _READS[work.bytes]
-        for rows in _SIZES
-        for columns in _SIZES
-        if work.fits(
-            tiles := Tiles(rows, columns, depth, stages, _warps(rows, columns)), device
-        )
-    ]
+    def fitting(is_resident: bool) -> list[Tiles]:
+        candidates = [
+            Tiles(rows, columns, depth, stages, _warps(rows, columns), is_resident)
+            for depth, stages in (
+                # Nothing is under way while a product waits for its only read.
+                [(depth, 1) for depth in _DEPTHS] if is_resident else _READS[work.bytes]
+            )
+            for rows in _SIZES
+            for columns in _SIZES
+        ]
+        return [tiles for tiles in candidates if work.fits(tiles, device)]
+
     # Of equals the first: the most that is read at once.
-    return min(fitting, key=slowness, default=None)
+    return min(fitting(True) or fitting(False), key=slowness, default=None)
 
 
 def on_gpu(kernel: Callable[..., Any], plain: Callable[..., Any]) -> Callable[..., Any]:

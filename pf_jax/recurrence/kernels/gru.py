@@ -26,7 +26,14 @@ from pf_jax.recurrence.kernels.programs import (
     write,
     write_gates,
 )
-from pf_jax.recurrence.loops import Deltas, Gates, GRUWeights, Loop, Trace
+from pf_jax.recurrence.loops import (
+    Deltas,
+    Gates,
+    GRUWeights,
+    Loop,
+    Scaled,
+    Trace,
+)
 from pf_jax.recurrence.tiles import Tiles, cotangents_dtype, states_dtype
 from pf_jax.types import Array
 
@@ -48,10 +55,10 @@ def _forward_kernel(
         return [read(projection_ref, (*at, gate)) for gate in place.side_gates]
 
     def step(t: Any, state: tuple[Array, list[Array]]) -> tuple[Array, list[Array]]:
-        hidden, x = state
+        before, x = state
         rows = (t & 1, direction, place.rows)
         u = product(tiles, exchange_ref, rows, operand, place.gates, resident)
-        hidden, *gates = gru_gates(x, u, bias, hidden)
+        hidden, *gates = gru_gates(x, u, bias, before)
         at = ((t + 1) & 1, direction, *place.own)
         write(exchange_ref, at, hidden / divisor)
         arrive(count_ref, place.group)
@@ -59,6 +66,8 @@ def _forward_kernel(
         now = place.in_time(t, num_steps)
         write(trace_refs.hidden, (now, *place.side), hidden)
         write_gates(trace_refs.gates[direction], (now, *place.own), gates)
+        if trace_refs.before is not None:
+            write(trace_refs.before, (direction, now, *place.own), before)
         x = read_projection(jnp.minimum(t + 1, num_steps - 1))
         wait(count_ref, place.group, (t + 1) * place.programs)
         return hidden, x
@@ -71,28 +80,23 @@ def _forward_kernel(
 def _backward_kernel(
     tiles: Tiles, inputs: Any, updated: Any, made: Any, direction: int
 ) -> None:
-    operand, last_ref, carry_ref, trace, d_hidden_ref, d_preactivation_ref = inputs
+    operand, last_ref, trace, d_hidden, d_preactivation_ref = inputs
     (count_ref,) = updated
     exchange_ref, delta_ref, d_projection_ref, d_carry_ref, sums_ref = made
-    _, num_rows, size = carry_ref.shape
-    num_steps = d_hidden_ref.shape[0]
+    _, num_rows, size = last_ref.shape
+    num_steps = d_hidden.values.shape[0]
     place = find_place(tiles, num_rows, size, direction)
     resident = read_operand(tiles, operand, direction, [place.columns])
     own = place.own
+    scale = 1.0 if d_hidden.scale is None else triton.load(d_hidden.scale.at[0])
 
     def read_step(t: Any) -> list[Array]:
         now = place.in_time(t, num_steps)
-        last = place.in_time(jnp.maximum(t - 1, 0), num_steps)
-        before = jnp.where(
-            t == 0,
-            read(carry_ref, (direction, *own)),
-            read(trace.hidden, (last, *place.side)),
-        )
-        sides = [d_hidden_ref]
+        sides = [d_hidden.values]
         if d_preactivation_ref is not None:
             sides.append(d_preactivation_ref)
         return [
-            before,
+            read(trace.before, (direction, now, *own)),
             *(read(ref, (now, *own)) for ref in trace.gates[direction]),
             *(read(ref, (now, *place.side)) for ref in sides),
         ]
@@ -101,7 +105,7 @@ def _backward_kernel(
         t = num_steps - 1 - number
         dh, sums, now = state
         before, preactivation, reset, update, recurrent, d_output, *rest = now
-        dh = dh + d_output
+        dh = dh + scale * d_output
         candidate = jnp.tanh(preactivation)
         da = dh * (1 - update) * (1 - candidate * candidate)
         if rest:
@@ -171,6 +175,10 @@ def forward(
         return jax.ShapeDtypeStruct((len(projections), num_rows, width), dtype)
 
     gates = Gates(*[over_time(size, loop.storage.gates)] * (4 if is_saved else 1))
+    hidden = over_time(num_directions * size, loop.storage.hidden)
+    stacked = (num_directions, len(projections), num_rows, size)
+    before: Any = jax.ShapeDtypeStruct(stacked, hidden.dtype) if is_saved else None
+    last: Any = jax.ShapeDtypeStruct(carry.shape, carry.dtype)
     _, trace = launch(
         _directions(_forward_kernel, tiles, num_directions),
         tiles,
@@ -186,11 +194,7 @@ def forward(
             (jnp.stack([carry, carry]) / divisor).astype(operand),
             _counters(tiles, carry),
         ),
-        Trace(
-            over_time(num_directions * size, loop.storage.hidden),
-            (gates,) * num_directions,
-            jax.ShapeDtypeStruct(carry.shape, carry.dtype),
-        ),
+        Trace(hidden, (gates,) * num_directions, last, before),
     )
     return trace
 
@@ -201,26 +205,31 @@ def backward(
     weights: GRUWeights,
     carry: Array,
     trace: Trace,
-    d_hidden: Array,
+    d_hidden: Scaled,
     d_preactivation: Array | None,
     d_last: Array,
 ) -> Deltas:
     """`loops.backward` as one kernel, its work spread by `tiles`."""
     operand = cotangents_dtype(loop.dtype)
     num_directions, num_rows, size = carry.shape
-    num_steps = d_hidden.shape[0]
+    num_steps = d_hidden.values.shape[0]
+    if d_hidden.scale is not None:
+        d_hidden = d_hidden._replace(scale=d_hidden.scale.reshape(1))
     stacked = (num_directions, num_steps, num_rows, 3 * size)
     all_sides = (num_steps, num_rows, num_directions * 3 * size)
     partial_sums = (num_directions, num_rows // tiles.rows, 4, size)
     kept = loop.storage.operands
     kept = carry.dtype if kept is None else kept
-    _, (_, *deltas, sums) = launch(
+    _, (_, product, projections, d_carry, sums) = launch(
         _directions(_backward_kernel, tiles, num_directions),
         tiles,
         _grid(tiles, carry),
         (
             Operand(weights.kernel.astype(operand), jnp.ones(1, carry.dtype)),
-            *(d_last, carry, trace._replace(last=None), d_hidden, d_preactivation),
+            d_last,
+            trace._replace(hidden=None, last=None),
+            d_hidden,
+            d_preactivation,
         ),
         (_counters(tiles, carry),),
         (
@@ -232,4 +241,5 @@ def backward(
         ),
     )
     sums = jnp.sum(sums, axis=1)
-    return Deltas(*deltas, sums[:, :3].reshape(-1), sums[:, 3])
+    input_bias, candidate_bias = sums[:, :3].reshape(-1), sums[:, 3]
+    return Deltas(product, projections, d_carry, input_bias, candidate_bias)

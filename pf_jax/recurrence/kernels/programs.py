@@ -9,7 +9,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
-from pf_jax.affine import DType, stored
+from pf_jax.affine import DType, power_of_two, stored
 from pf_jax.recurrence.tiles import Tiles
 from pf_jax.types import Array, vary_alike
 
@@ -265,12 +265,6 @@ def launch(
     )
 
 
-def _power_of_two(x: Array) -> Array:
-    """The first power of two above all numbers' sizes; 1 for zeros."""
-    _, exponent = jnp.frexp(jnp.max(jnp.abs(x)))
-    return jnp.ldexp(jnp.ones((), x.dtype), exponent)
-
-
 def state_divisor(*carry: Array) -> Array:
     """A power of two, `[1]`, over which all states of a GRU lie between -1 and 1.
 
@@ -278,7 +272,7 @@ def state_divisor(*carry: Array) -> Array:
         *carry: First carries; a step's state lies between the last one's and a tanh.
     """
     largest = jnp.stack([jnp.max(jnp.abs(layer)) for layer in carry])
-    return jnp.maximum(1.0, _power_of_two(largest)).reshape(1)
+    return jnp.maximum(1.0, power_of_two(largest)).reshape(1)
 
 
 def scaled(kernel: Array, divisor: Array, operand: DType) -> Operand:
@@ -289,5 +283,5 @@ def scaled(kernel: Array, divisor: Array, operand: DType) -> Operand:
         divisor: Divisor of the states.
         operand: Type of what is multiplied.
     """
-    scale = _power_of_two(kernel)
+    scale = power_of_two(kernel)
     return Operand((kernel / scale).astype(operand), scale * divisor)

@@ -121,11 +121,14 @@ def _work(tiles: Tiles, read: _Read, updated: _Updated, traces: Any) -> None:
                 )
                 pairs = zip(x, input_biases[layer - 1], strict=True)
                 x = [each + bias for each, bias in pairs]
-            hidden, *gates = gru_gates(x, u, biases[layer], carry[layer])
+            before = carry[layer]
+            hidden, *gates = gru_gates(x, u, biases[layer], before)
             write(exchange, ((t + 1) & 1, 0, *own), hidden / divisor)
             arrive(updated.counts, count)
             write(traces[layer].hidden, (t, *own), hidden)
             write_gates(traces[layer].gates[0], (t, *own), gates)
+            if traces[layer].before is not None:
+                write(traces[layer].before, (0, t, *own), before)
             new.append(hidden)
         return new
 
@@ -199,9 +202,9 @@ def rollout(
     table, tokens = _readable(inputs)
     groups = num_rows // tiles.rows
 
-    def over_time(dtype: DType) -> Any:
+    def over_time(dtype: DType, *stack: int) -> Any:
         dtype = table.dtype if dtype is None else dtype
-        return jax.ShapeDtypeStruct((num_steps, num_rows, size), dtype)
+        return jax.ShapeDtypeStruct((*stack, num_steps, num_rows, size), dtype)
 
     read = _Read(
         table=table,
@@ -226,9 +229,11 @@ def rollout(
         ),
     )
     gates = Gates(*[over_time(loop.storage.gates)] * (4 if is_saved else 1))
-    last = jax.ShapeDtypeStruct((1, num_rows, size), table.dtype)
+    last: Any = jax.ShapeDtypeStruct((1, num_rows, size), table.dtype)
+    before = over_time(loop.storage.hidden, 1) if is_saved else None
+    trace = Trace(over_time(loop.storage.hidden), (gates,), last, before)
     made = (
-        (Trace(over_time(loop.storage.hidden), (gates,), last),) * num_layers,
+        (trace,) * num_layers,
         jax.ShapeDtypeStruct((num_steps, num_sampling), jnp.int32),
     )
 
