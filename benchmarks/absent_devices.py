@@ -44,8 +44,18 @@ device_description_str: "NVIDIA H100 80GB HBM3"
 """
 """An H100 as XLA describes it, in protobuf's text format."""
 
+INSTALL = "use Python 3.12 or newer, and pip install -e '.[compile]'"
+"""How to get what compiles for these devices."""
+
 AXIS = "devices"
 """Name of the axis over which a batch is spread."""
+
+_WITHOUT_TPU = {
+    "TPU_SKIP_MDS_QUERY": "1",  # no server to ask about the TPU
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "true",  # no TPU that a process could take
+}
+"""Settings of libtpu on a machine without a TPU."""
 
 
 class UnavailableError(Exception):
@@ -67,13 +77,12 @@ class Target(NamedTuple):
 
     def mesh(self) -> jax.sharding.Mesh:
         """All devices along one axis."""
-        # Not by the topology's own order: one axis has no neighbors to choose.
         return jax.make_mesh((len(self.devices),), (AXIS,), devices=self.devices)
 
 
 def _require(package: str) -> None:
     if importlib.util.find_spec(package) is None:
-        raise UnavailableError(f"{package} is missing: pip install -e '.[compile]'")
+        raise UnavailableError(f"{package} is missing: {INSTALL}")
 
 
 def find_target(name: str) -> Target:
@@ -92,14 +101,13 @@ def find_target(name: str) -> Target:
         )
         return Target("gpu", "cuda", tuple(topology.devices))
     if not re.fullmatch(r"v\w+:\d+(x\d+)+", name):
-        raise UnavailableError(f"{name}: unknown; try h100, v5e:2x2 or v6e:8x8")
+        raise UnavailableError("unknown; try h100, v5e:2x2 or v6e:8x8")
     _require("libtpu")
-    # A machine without a TPU has no server that could be asked about one.
-    os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+    os.environ |= _WITHOUT_TPU | os.environ
     try:
         topology = topologies.get_topology_desc(platform="tpu", topology_name=name)
     except Exception as error:
-        raise UnavailableError(f"{name}: {error}") from error
+        raise UnavailableError(str(error)) from error
     return Target("tpu", "tpu", tuple(topology.devices))
 
 
@@ -117,10 +125,12 @@ def as_if_on(target: Target) -> Iterator[None]:
     )
     mesh = jax.sharding.AbstractMesh((), (), abstract_device=abstract)
     jax.clear_caches()
-    with (
-        mock.patch.object(jax, "default_backend", lambda: target.backend),
-        mock.patch.object(jax, "local_devices", lambda: list(target.devices)),
-        jax.sharding.use_abstract_mesh(mesh),
-    ):
-        yield
-    jax.clear_caches()
+    try:
+        with (
+            mock.patch.object(jax, "default_backend", lambda: target.backend),
+            mock.patch.object(jax, "local_devices", lambda: list(target.devices)),
+            jax.sharding.use_abstract_mesh(mesh),
+        ):
+            yield
+    finally:
+        jax.clear_caches()

@@ -13,6 +13,8 @@ import re
 import shutil
 from typing import Any, NamedTuple
 
+from benchmarks.absent_devices import INSTALL, UnavailableError
+
 _PTXAS = """#!/bin/sh
 # XLA calls: ptxas INPUT -o OUTPUT OPTION...; or ptxas --version.
 [ "$2" = -o ] || exec '{ptxas}' "$@"
@@ -58,14 +60,21 @@ class Launch(NamedTuple):
     shared: int
 
 
-def find_cuda() -> pathlib.Path | None:
-    """The folder of `bin/ptxas`: NVIDIA's wheels, else that on PATH; None without one."""
+def find_cuda() -> pathlib.Path:
+    """The folder of `bin/ptxas`: that of NVIDIA's wheels, else of the one on PATH.
+
+    Raises:
+        UnavailableError: There is none.
+    """
     wheels = importlib.util.find_spec("nvidia")
     places = list(wheels.submodule_search_locations or ()) if wheels else []
     folders = [pathlib.Path(place, "cu13") for place in places]
     if on_path := shutil.which("ptxas"):
         folders.append(pathlib.Path(on_path).resolve().parent.parent)
-    return next((each for each in folders if (each / "bin/ptxas").exists()), None)
+    for folder in folders:
+        if (folder / "bin" / "ptxas").exists():
+            return folder
+    raise UnavailableError(f"ptxas is missing: {INSTALL}")
 
 
 def record_assembler(folder: pathlib.Path, cuda: pathlib.Path) -> dict[str, Any]:

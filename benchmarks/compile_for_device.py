@@ -9,7 +9,6 @@ Nothing runs, so there are no times. On a TPU the batch is spread over all devic
 """
 
 import argparse
-import os
 import pathlib
 import re
 import sys
@@ -18,11 +17,10 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-if not __package__:
-    sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
+if not __package__:  # run as a file, which puts only its own folder on the path
+    sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
-# Read when jax starts: a real device is neither needed nor taken.
-os.environ["JAX_PLATFORMS"] = "cpu"
+import jax
 
 from benchmarks import assembled, compiled_forms, compiled_report, ptx, timing
 from benchmarks.absent_devices import UnavailableError, find_target
@@ -55,11 +53,10 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     arguments.shape = Shape(*(getattr(arguments, name) for name in Shape._fields))
     try:
         arguments.target = find_target(arguments.device)
-        arguments.cuda = None
-        if arguments.target.platform == "cuda":
-            arguments.cuda = assembled.find_cuda()
+        on_gpu = arguments.target.platform == "cuda"
+        arguments.cuda = assembled.find_cuda() if on_gpu else None
     except UnavailableError as error:
-        parser.error(f"--device={error}")
+        parser.error(f"--device={arguments.device}: {error}")
     devices = len(arguments.target.devices)
     if arguments.shape.batch % devices:
         parser.error(f"--batch={arguments.batch}: must be a multiple of {devices}")
@@ -101,6 +98,7 @@ def report_kernels(folder: pathlib.Path, hlo: str) -> dict[str, Any]:
             continue
         arrays = calls[len(pallas)].arrays
         loads = ptx.loads_over_time((folder / f"{name}.ptx").read_text())
+        row["arrays"] = arrays
         row["loads_over_time"] = {
             f"{number} {arrays[number]}": count for number, count in loads.items()
         }
@@ -116,75 +114,102 @@ def report_kernels(folder: pathlib.Path, hlo: str) -> dict[str, Any]:
     }
 
 
+def report_all(
+    arguments: argparse.Namespace, compiled: Any, folder: pathlib.Path
+) -> dict[str, Any]:
+    """The content of the JSON file.
+
+    Args:
+        arguments: The flags.
+        compiled: The compiled program.
+        folder: Folder that the compilation left its files in.
+    """
+    on_gpu = arguments.target.platform == "cuda"
+    return {
+        "device": arguments.device,
+        "num_devices": len(arguments.target.devices),
+        "form": arguments.form,
+        "precision": arguments.precision,
+        "shape": arguments.shape._asdict(),
+        **report_program(compiled),
+        **(report_kernels(folder, compiled.as_text()) if on_gpu else {}),
+        "versions": timing.surroundings()["versions"],
+    }
+
+
 def kernel_table(report: Mapping[str, Any]) -> str:
     """A table of registers, spills and launches of the Pallas kernels and all others."""
     columns = ("registers", "spilled", "stack", "programs", "threads", "shared")
     lines = [f"{'kernel':24}" + "".join(f"{each:>11}" for each in columns)]
     for row in report["pallas_kernels"]:
         numbers = "".join(f"{row[each]:11}" for each in columns)
-        loads = ", ".join(
-            f"{count} of {array}" for array, count in row["loads_over_time"].items()
-        )
-        lines += [f"{row['name'][:23]:24}{numbers}", f"    loads a step: {loads}"]
+        loads = [f"{n} of {array}" for array, n in row["loads_over_time"].items()]
+        lines += [
+            f"{row['name'][:23]:24}{numbers}",
+            f"    loads inside the loop over time: {', '.join(loads)}",
+        ]
     others = report["other_kernels"]
     name = f"{others['number']} others, at most"
-    return "\n".join(
-        [*lines, f"{name:24}{others['registers']:11}{others['spilled']:11}"]
-    )
+    lines.append(f"{name:24}{others['registers']:11}{others['spilled']:11}")
+    return "\n".join(lines)
 
 
-def compile_and_report(arguments: argparse.Namespace, folder: pathlib.Path) -> str:
-    """Compiles, writes the files, and returns what to print.
+def text_of(report: Mapping[str, Any], hlo: str, above: int | None) -> str:
+    """What is printed.
+
+    Args:
+        report: Content of the JSON file.
+        hlo: Text of the compiled program.
+        above: Least size of the instructions to list, in MB; None for no list.
+    """
+    found = compiled_report.instructions(hlo)
+    sizes = report["memory"].items()
+    memory = ", ".join(f"{name} {size / 1e9:.3f}" for name, size in sizes)
+    parts = [
+        f"{report['form']}, {report['precision']}, for {report['num_devices']} x "
+        f"{report['device']}: compiled in {report['compile_seconds']:.0f} s\n"
+        f"memory of a device, GB: {memory}\n"
+        f"loops: {report['loops']}, all-reduces: {report['all_reduces']}",
+        compiled_report.table(found),
+    ]
+    if "pallas_kernels" in report:
+        parts.append(kernel_table(report))
+    if above:
+        parts.append(compiled_report.largest(found, 1e6 * above))
+    return "\n\n".join(parts)
+
+
+def run(arguments: argparse.Namespace, folder: pathlib.Path) -> None:
+    """Compiles, prints and writes.
 
     Args:
         arguments: The flags.
-        folder: Folder for what the assembler reads and writes.
+        folder: Folder for the kernels.
     """
-    target, options = arguments.target, {}
+    options: dict[str, Any] = {}
     if arguments.cuda:
         options = assembled.record_assembler(folder, arguments.cuda)
     start = time.monotonic()
     lowered = compiled_forms.lower(
-        arguments.form, arguments.shape, arguments.precision, target
+        arguments.form, arguments.shape, arguments.precision, arguments.target
     )
-    compiled = compiled_forms.compile_lowered(lowered, target, options)
+    compiled = compiled_forms.compile_lowered(lowered, arguments.target, options)
     seconds, hlo = time.monotonic() - start, compiled.as_text()
-    report = {
-        "device": arguments.device,
-        "num_devices": len(target.devices),
-        "form": arguments.form,
-        "precision": arguments.precision,
-        "shape": arguments.shape._asdict(),
-        "compile_seconds": seconds,
-        **report_program(compiled),
-        "versions": timing.surroundings()["versions"],
-    }
-    found = compiled_report.instructions(hlo)
-    memory = ", ".join(f"{n} {size / 1e9:.3f}" for n, size in report["memory"].items())
-    lines = [
-        f"compiled in {seconds:.0f} s for {len(target.devices)} x {arguments.device}",
-        f"memory of a device, GB: {memory}",
-        f"loops {report['loops']}, all-reduces {report['all_reduces']}",
-        compiled_report.table(found),
-    ]
-    if arguments.cuda:
-        report |= report_kernels(folder, hlo)
-        lines.append(kernel_table(report))
-    if arguments.above:
-        lines.append(compiled_report.largest(found, 1e6 * arguments.above))
+    report = {"compile_seconds": seconds, **report_all(arguments, compiled, folder)}
+    print(text_of(report, hlo, arguments.above))
     if arguments.json:
         timing.write_json(arguments.json, report)
     if arguments.hlo:
         timing.write_text(arguments.hlo, hlo)
-    return "\n\n".join(lines)
 
 
 def main(argv: list[str] | None = None) -> None:
     """Compiles, prints and writes."""
+    # A real device is neither needed nor taken.
+    jax.config.update("jax_platforms", "cpu")
     arguments = parse_arguments(argv)
     with tempfile.TemporaryDirectory() as scratch:
-        folder = arguments.kernels or pathlib.Path(scratch)
-        print(compile_and_report(arguments, folder.resolve()))
+        run(arguments, (arguments.kernels or pathlib.Path(scratch)).resolve())
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 """What a compiled program does, read from its HLO: bytes by kind, loops, all-reduces.
 
 The rule of counting: an instruction of the entry computation moves the bytes of all its
-operands and results, whole. So a fusion that reads a slice of an operand is counted with all
-of it, one that reads an operand several times with one reading, and a loop with its carry,
-once. Parameters, constants, tuples and bitcasts move nothing.
+operands and results, whole. So a fusion that reads a slice of an operand is counted with
+all of it, one that reads an operand several times with one reading, and a loop with its
+carry, once. What is behind a `call` counts like the entry's own instructions. Parameters,
+constants, tuples and bitcasts move nothing.
 """
 
 import re
@@ -22,6 +23,7 @@ _INSTRUCTION = re.compile(
     r"\s+(?:ROOT )?%?(?P<name>[\w.\-]+) = (?P<type>\(.*?\)|\S+) "
     r"(?P<opcode>[\w\-]+)\((?P<rest>.*)"
 )
+_HEADER = re.compile(r"(?P<entry>ENTRY )?%?(?P<name>[\w.\-]+) .*\{$")
 _PALLAS = "__gpu$xla.gpu.triton"
 PALLAS = "pallas kernel"
 PRODUCT = "product"
@@ -59,6 +61,11 @@ class Instruction(NamedTuple):
     def origin(self) -> str:
         """Name that jax gave the operation; empty if it gave none."""
         return self._attribute(r'op_name="([^"]*)"')
+
+    @property
+    def computation(self) -> str:
+        """Name of the computation that a call runs; empty for anything else."""
+        return self._attribute(r"to_apply=%?([\w.\-]+)")
 
     @property
     def kernel(self) -> str:
@@ -107,25 +114,53 @@ def bytes_of(text: str) -> int:
     return total
 
 
+def _computations(hlo: str) -> tuple[str, dict[str, list[re.Match[str]]]]:
+    """The entry's name, and the instructions of all computations by name."""
+    entry, body = "", list[re.Match[str]]()
+    found: dict[str, list[re.Match[str]]] = {}
+    for line in re.sub(r"/\*.*?\*/", "", hlo).splitlines():
+        if instruction := _INSTRUCTION.match(line):
+            body.append(instruction)
+        elif header := _HEADER.match(line):
+            body = found[header["name"]] = []
+            entry = header["name"] if header["entry"] else entry
+    return entry, found
+
+
 def instructions(hlo: str) -> list[Instruction]:
     """The instructions of the entry computation that move bytes.
 
     Args:
-        hlo: Text of a compiled program.
+        hlo: Text of a compiled program, as `jax.stages.Compiled.as_text` returns it.
     """
-    text = re.sub(r"/\*.*?\*/", "", hlo)
-    entry = text[text.index("\nENTRY ") + 1 :].split("\n}", 1)[0]
-    types: dict[str, str] = {}
-    found = []
-    for match in filter(None, map(_INSTRUCTION.match, entry.splitlines())):
-        name, result, opcode, rest = match.groups()
-        types[name] = result
-        if opcode in _MOVES_NOTHING:
-            continue
-        operands, *attributes = re.split(r"\)(?:, |$)", rest, maxsplit=1)
-        read = tuple(types[each] for each in re.findall(r"%([\w.\-]+)", operands))
-        found.append(Instruction(name, opcode, read, result, "".join(attributes)))
+    entry, computations = _computations(hlo)
+    found: list[Instruction] = []
+
+    def collect(computation: str) -> None:
+        types: dict[str, str] = {}
+        for match in computations[computation]:
+            name, result, opcode, rest = match.groups()
+            types[name] = result
+            if opcode in _MOVES_NOTHING:
+                continue
+            operands, *rest = re.split(r"\)(?:, |$)", rest, maxsplit=1)
+            read = tuple(types[each] for each in re.findall(r"%([\w.\-]+)", operands))
+            each = Instruction(name, opcode, read, result, "".join(rest))
+            if opcode == "call":
+                collect(each.computation)
+            else:
+                found.append(each)
+
+    collect(entry)
     return found
+
+
+def total_bytes(hlo: str) -> int | None:
+    """Bytes of a whole program; None where a loop or a branch makes them unknown."""
+    found = instructions(hlo)
+    if any(each.opcode in ("conditional", "while") for each in found):
+        return None
+    return sum(each.bytes for each in found)
 
 
 def totals(found: Sequence[Instruction]) -> dict[str, Total]:
