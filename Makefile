@@ -1,6 +1,8 @@
 # make demo       trains on the built-in text, then evaluates
 # make test       runs the tests that are not marked slow; TESTS= names some of them
 # make test-slow  runs the tests that are marked slow; TESTS= names some of them
+# make test-device  runs the tests that compile for an H100 and TPUs, which need no device;
+#                 needs Python 3.12 or newer, and installs XLA's compilers into $(VENV)
 # make lint       runs ruff and pyright
 # make venv       creates $(VENV); PYTHON= names the Python to create it with
 # make clean      removes the virtual environments, the demo run, builds and caches
@@ -9,9 +11,10 @@ PYTHON ?=
 TESTS ?=
 VENV ?= .venv
 INSTALLED := $(VENV)/.installed
+COMPILERS := $(VENV)/.installed-compilers
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow lint venv clean
+.PHONY: demo test test-slow test-device lint venv clean
 
 demo: $(INSTALLED)
 	rm -rf runs/demo
@@ -19,10 +22,13 @@ demo: $(INSTALLED)
 	$(BIN)/python evaluate.py --workdir runs/demo
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" $(TESTS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not device" $(TESTS)
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2 --dist load -m slow $(TESTS)
+
+test-device: $(COMPILERS)
+	$(BIN)/python -m pytest -n 2 --dist load -m device $(TESTS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -46,6 +52,15 @@ $(INSTALLED): pyproject.toml
 	}
 	@echo "Installing pf_jax into $(VENV), which takes minutes the first time"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch $@
+
+$(COMPILERS): $(INSTALLED)
+	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 12))' || { \
+	  echo "error: $(VENV) has $$($(BIN)/python --version), and compilers need 3.12 or newer; name another with VENV=.venv-newest PYTHON=python3.13" >&2; \
+	  exit 2; \
+	}
+	@echo "Installing compilers for GPUs and TPUs into $(VENV), which takes a minute"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,compile]'
 	@touch $@
 
 clean:

@@ -1,0 +1,216 @@
+"""Compiles an update for a device that is not there, and reports what the program does.
+
+    python benchmarks/compile_for_device.py --device h100 --batch 64 --steps 784 \
+        --hidden 512 --vocab 2 --disc 512 --mlp 512 --precision bfloat16 \
+        [--form joint_step] [--above MB] [--json FILE] [--hlo FILE] [--kernels DIR]
+    python benchmarks/compile_for_device.py --device v5e:2x2 --batch 256 ...
+
+Nothing runs, so there are no times. On a TPU the batch is spread over all devices.
+"""
+
+import argparse
+import pathlib
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from typing import Any
+
+if not __package__:  # run as a file, which puts only its own folder on the path
+    sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+
+import jax
+
+from benchmarks import assembled, compiled_forms, compiled_report, ptx, timing
+from benchmarks.absent_devices import UnavailableError, find_target
+from benchmarks.forms import Shape
+
+_MEMORY = ("argument", "output", "alias", "temp")
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    """The flags: the device, the form and its shape, and what to write."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="h100", help="h100, v5e:2x2, v6e:8x8, ...")
+    parser.add_argument(
+        "--form", choices=compiled_forms.FORMS, default=compiled_forms.FORMS[0]
+    )
+    for name, default in Shape()._asdict().items():
+        parser.add_argument(f"--{name}", type=timing.positive, default=default)
+    parser.add_argument(
+        "--precision", choices=compiled_forms.PRECISIONS, default="bfloat16"
+    )
+    parser.add_argument(
+        "--above", type=timing.positive, metavar="MB", help="list larger instructions"
+    )
+    parser.add_argument("--json", type=pathlib.Path, help="file for the numbers")
+    parser.add_argument("--hlo", type=pathlib.Path, help="file for the program")
+    parser.add_argument(
+        "--kernels", type=pathlib.Path, help="folder for PTX and machine code"
+    )
+    arguments = parser.parse_args(argv)
+    arguments.shape = Shape(*(getattr(arguments, name) for name in Shape._fields))
+    try:
+        arguments.target = find_target(arguments.device)
+        on_gpu = arguments.target.platform == "cuda"
+        arguments.cuda = assembled.find_cuda() if on_gpu else None
+    except UnavailableError as error:
+        parser.error(f"--device={arguments.device}: {error}")
+    devices = len(arguments.target.devices)
+    if arguments.shape.batch % devices:
+        parser.error(f"--batch={arguments.batch}: must be a multiple of {devices}")
+    return arguments
+
+
+def report_program(compiled: Any) -> dict[str, Any]:
+    """What a compiled program needs and does, but for its kernels."""
+    memory, hlo = compiled.memory_analysis(), compiled.as_text()
+    found = compiled_report.instructions(hlo)
+    return {
+        "memory": {name: getattr(memory, f"{name}_size_in_bytes") for name in _MEMORY},
+        "bytes": sum(each.bytes for each in found),
+        "bytes_by_kind": {
+            kind: total._asdict()
+            for kind, total in compiled_report.totals(found).items()
+        },
+        "loops": compiled_report.count_loops(hlo),
+        "all_reduces": compiled_report.count_all_reduces(hlo),
+    }
+
+
+def report_kernels(folder: pathlib.Path, hlo: str) -> dict[str, Any]:
+    """What the assembler and XLA report of kernels, and what Pallas kernels load.
+
+    Args:
+        folder: Folder that the compilation left its files in.
+        hlo: Text of the compiled program.
+    """
+    found = compiled_report.instructions(hlo)
+    calls = [each for each in found if each.kind == compiled_report.PALLAS]
+    names = {call.kernel for call in calls}
+    pallas, others = [], []
+    for name, assembly, launch in assembled.kernels(folder):
+        row = {"name": name, **assembly._asdict(), **launch._asdict()}
+        # XLA numbers the kernels of one name.
+        if re.sub(r"__\d+$", "", name) not in names:
+            others.append(row)
+            continue
+        arrays = calls[len(pallas)].arrays
+        loads = ptx.loads_over_time((folder / f"{name}.ptx").read_text())
+        row["arrays"] = arrays
+        row["loads_over_time"] = {
+            f"{number} {arrays[number]}": count for number, count in loads.items()
+        }
+        pallas.append(row)
+    assert len(pallas) == len(calls), f"{len(calls)} calls, {len(pallas)} launches"
+    return {
+        "pallas_kernels": pallas,
+        "other_kernels": {
+            "number": len(others),
+            "registers": max((row["registers"] for row in others), default=0),
+            "spilled": sum(row["spilled"] for row in others),
+        },
+    }
+
+
+def report_all(
+    arguments: argparse.Namespace, compiled: Any, folder: pathlib.Path
+) -> dict[str, Any]:
+    """The content of the JSON file.
+
+    Args:
+        arguments: The flags.
+        compiled: The compiled program.
+        folder: Folder that the compilation left its files in.
+    """
+    on_gpu = arguments.target.platform == "cuda"
+    return {
+        "device": arguments.device,
+        "num_devices": len(arguments.target.devices),
+        "form": arguments.form,
+        "precision": arguments.precision,
+        "shape": arguments.shape._asdict(),
+        **report_program(compiled),
+        **(report_kernels(folder, compiled.as_text()) if on_gpu else {}),
+        "versions": timing.surroundings()["versions"],
+    }
+
+
+def kernel_table(report: Mapping[str, Any]) -> str:
+    """A table of registers, spills and launches of the Pallas kernels and all others."""
+    columns = ("registers", "spilled", "stack", "programs", "threads", "shared")
+    lines = [f"{'kernel':24}" + "".join(f"{each:>11}" for each in columns)]
+    for row in report["pallas_kernels"]:
+        numbers = "".join(f"{row[each]:11}" for each in columns)
+        loads = [f"{n} of {array}" for array, n in row["loads_over_time"].items()]
+        lines += [
+            f"{row['name'][:23]:24}{numbers}",
+            f"    loads inside the loop over time: {', '.join(loads)}",
+        ]
+    others = report["other_kernels"]
+    name = f"{others['number']} others, at most"
+    lines.append(f"{name:24}{others['registers']:11}{others['spilled']:11}")
+    return "\n".join(lines)
+
+
+def text_of(report: Mapping[str, Any], hlo: str, above: int | None) -> str:
+    """What is printed.
+
+    Args:
+        report: Content of the JSON file.
+        hlo: Text of the compiled program.
+        above: Least size of the instructions to list, in MB; None for no list.
+    """
+    found = compiled_report.instructions(hlo)
+    sizes = report["memory"].items()
+    memory = ", ".join(f"{name} {size / 1e9:.3f}" for name, size in sizes)
+    parts = [
+        f"{report['form']}, {report['precision']}, for {report['num_devices']} x "
+        f"{report['device']}: compiled in {report['compile_seconds']:.0f} s\n"
+        f"memory of a device, GB: {memory}\n"
+        f"loops: {report['loops']}, all-reduces: {report['all_reduces']}",
+        compiled_report.table(found),
+    ]
+    if "pallas_kernels" in report:
+        parts.append(kernel_table(report))
+    if above:
+        parts.append(compiled_report.largest(found, 1e6 * above))
+    return "\n\n".join(parts)
+
+
+def run(arguments: argparse.Namespace, folder: pathlib.Path) -> None:
+    """Compiles, prints and writes.
+
+    Args:
+        arguments: The flags.
+        folder: Folder for the kernels.
+    """
+    options: dict[str, Any] = {}
+    if arguments.cuda:
+        options = assembled.record_assembler(folder, arguments.cuda)
+    start = time.monotonic()
+    lowered = compiled_forms.lower(
+        arguments.form, arguments.shape, arguments.precision, arguments.target
+    )
+    compiled = compiled_forms.compile_lowered(lowered, arguments.target, options)
+    seconds, hlo = time.monotonic() - start, compiled.as_text()
+    report = {"compile_seconds": seconds, **report_all(arguments, compiled, folder)}
+    print(text_of(report, hlo, arguments.above))
+    if arguments.json:
+        timing.write_json(arguments.json, report)
+    if arguments.hlo:
+        timing.write_text(arguments.hlo, hlo)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Compiles, prints and writes."""
+    # A real device is neither needed nor taken.
+    jax.config.update("jax_platforms", "cpu")
+    arguments = parse_arguments(argv)
+    with tempfile.TemporaryDirectory() as scratch:
+        run(arguments, (arguments.kernels or pathlib.Path(scratch)).resolve())
+
+
+if __name__ == "__main__":
+    main()
