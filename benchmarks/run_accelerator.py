@@ -24,12 +24,13 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+if not __package__:  # run as a file, which puts only its own folder on the path
+    sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+
 from benchmarks import accelerator_plan as plan
 from benchmarks import timing
 from benchmarks.accelerator_plan import Entry, Part
 from benchmarks.accelerator_report import markdown
-
-ROOT = pathlib.Path(__file__).parent.parent
 
 CHILDREN = {
     "probe": ("benchmarks.accelerator_forms", "probe"),
@@ -73,7 +74,7 @@ def run_command(
     try:
         ended = subprocess.run(
             command,
-            cwd=ROOT,
+            cwd=timing.ROOT,
             env={**os.environ, **environment},
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -221,7 +222,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--smoke", action="store_true", help="tiny, for any device")
     parser.add_argument(
-        "--out", type=pathlib.Path, default=ROOT / "benchmarks" / "results"
+        "--out", type=pathlib.Path, default=timing.ROOT / "benchmarks" / "results"
     )
     parser.add_argument("--budget", type=timing.positive, default=460, help="seconds")
     parser.add_argument("--child", choices=CHILDREN, help=argparse.SUPPRESS)
