@@ -34,7 +34,7 @@ from benchmarks.accelerator_report import markdown
 
 CHILDREN = {
     "probe": ("benchmarks.accelerator_forms", "probe"),
-    "reference": ("benchmarks.accelerator_checks", "reference"),
+    "reference": ("benchmarks.accelerator_reference", "reference"),
     "check": ("benchmarks.accelerator_checks", "check"),
     "jax": ("benchmarks.accelerator_forms", "time_jax"),
     "torch": ("benchmarks.accelerator_torch", "time_torch"),

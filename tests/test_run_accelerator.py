@@ -4,10 +4,13 @@ import pathlib
 import subprocess
 import sys
 
+import jax.numpy as jnp
 import pytest
 
+import pf_jax
 from benchmarks import accelerator_checks, run_accelerator
 from benchmarks import accelerator_plan as plan
+from benchmarks.accelerator_reference import check_shape
 from benchmarks.accelerator_report import markdown, time_row
 from benchmarks.forms import Shape, multiply_adds
 from benchmarks.run_accelerator import Ended, completed, run_command
@@ -95,6 +98,8 @@ def test_smoke_passes_every_check(smoke):
             assert case[kind]["error"] > 0
             is_float32 = case["precision"] == "float32"
             assert (case[kind]["error"] <= found["bounds"][kind]) == is_float32
+        bound = accelerator_checks.FREE_RUN_BOUNDS[case["precision"]]
+        assert case["free run"]["error"] <= case["free run"]["bound"] == bound
 
 
 def test_smoke_measures_what_was_planned(smoke):
@@ -271,6 +276,44 @@ def test_kernels_may_be_twice_as_far_off_as_loops():
     assert accelerator_checks._as_exact(loops, loops)
     assert accelerator_checks._as_exact(loops, worse)
     assert not accelerator_checks._as_exact(worse, loops)
+
+
+def test_free_run_check_sees_an_error_in_the_form_of_its_row_alone(monkeypatch):
+    """A free run that reports its inputs a step late, in one form."""
+    right = pf_jax.unroll_free_running
+
+    def planted(*arguments, generator, **keywords):
+        free = right(*arguments, generator=generator, **keywords)
+        if generator.dtype == "bfloat16" and generator.kernels:
+            return free._replace(inputs=jnp.roll(free.inputs, 1, axis=0))
+        return free
+
+    monkeypatch.setattr(pf_jax, "unroll_free_running", planted)
+    shape, bounds = check_shape(6), accelerator_checks.FREE_RUN_BOUNDS
+    passed = {}
+    for precision, (_, dtype) in accelerator_checks.PRECISIONS.items():
+        for kernels in (False, True):
+            state = accelerator_checks._checked_state(
+                shape, 0, dtype=dtype, kernels=kernels
+            )
+            error = accelerator_checks._check_free_run(state, 0, shape)
+            passed[precision, kernels] = error <= bounds[precision]
+    assert [how for how, is_right in passed.items() if not is_right] == [
+        ("bfloat16", True)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("error", "is_right"), [(8e-3, True), (9e-3, False), (float("nan"), False)]
+)
+def test_a_case_is_right_only_with_a_right_free_run(error, is_right):
+    case = {
+        "losses": {"error": 0.0},
+        "gradient_errors": {"input": 0.0},
+        "same_tokens": True,
+        "free run": {"error": error, "bound": 8e-3},
+    }
+    assert accelerator_checks._is_right(case) == is_right
 
 
 def test_with_floors_divides_by_the_rate_of_the_same_precision():
