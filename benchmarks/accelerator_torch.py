@@ -49,7 +49,7 @@ def _data(shape: Shape, number: int) -> tuple[Tensor, Tensor]:
 
 def _gradient_turn(shape: Shape, dtype: torch.dtype) -> Turn:
     """A turn of teacher forcing by `nn.GRU`, forward and backward, weights in `dtype`."""
-    model = torch_peer.LanguageModel(_state(shape).generator).to(_DEVICE, dtype)
+    model = torch_peer.LanguageModel(_state(shape).generator.params).to(_DEVICE, dtype)
 
     def turn(number: int) -> float:
         inputs, targets = _data(shape, number)
@@ -108,7 +108,7 @@ def _captured(sample: Callable[[], Tensor]) -> Callable[[], None]:
 def _sample_turn(shape: Shape, dtype: torch.dtype, *, cuda_graph: bool) -> Turn:
     if cuda_graph and _DEVICE != "cuda":
         raise UnavailableError("needs CUDA")
-    model = torch_peer.LanguageModel(_state(shape).generator).to(_DEVICE, dtype)
+    model = torch_peer.LanguageModel(_state(shape).generator.params).to(_DEVICE, dtype)
     first_input = _data(shape, 0)[0][0].clone()
     sample = _sampler(model, shape, first_input)
     ready: list[Callable[[], Any]] = [] if cuda_graph else [sample]
