@@ -1,0 +1,53 @@
+"""The process of `run_accelerator` that times jax, and the one that looks for a device."""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from benchmarks import accelerator_forms, accelerator_loops, timing
+from benchmarks.accelerator_measure import Form, measure
+from benchmarks.accelerator_work import Entry
+from benchmarks.forms import Shape
+
+_FORMS = accelerator_forms.FORMS | accelerator_loops.FORMS
+
+_PRECISIONS = {
+    "float32": ("highest", None),
+    "tf32": ("tensorfloat32", None),
+    "bfloat16": ("tensorfloat32", "bfloat16"),
+    "float16": ("tensorfloat32", "float16"),
+}
+"""JAX's precision of float32 products, and the operands' type, by name."""
+
+
+def _jax_form(entry: Entry) -> Form:
+    """The form of an entry, in its precision."""
+    matmuls, dtype = _PRECISIONS[entry["precision"]]
+    name, sizes = entry["form"], entry["shape"]
+    if name == "product":
+        form = Form(timing.product_turn(sizes["square"], dtype))
+    elif name == "copy":
+        form = Form(timing.copy_turn(sizes["floats"]))
+    else:
+        names = ("unroll", "kernels")
+        how = {name: x for name, x in entry["setting"].items() if name in names}
+        form = _FORMS[name](Shape(**sizes), dtype=dtype, **how)
+
+    def turn(number: int) -> float:
+        with jax.default_matmul_precision(matmuls):
+            return form.turn(number)
+
+    return form._replace(turn=turn)
+
+
+def time_jax(job: Mapping[str, Any], result: pathlib.Path) -> None:
+    """Times pf_jax's forms, and the product and the copy that give the rates."""
+    measure(job, result, _jax_form)
+
+
+def probe(job: Mapping[str, Any], result: pathlib.Path) -> None:
+    """Writes the device and the versions."""
+    del job
+    timing.write_json(result, timing.surroundings())
