@@ -17,6 +17,7 @@ import optax
 
 import pf_jax
 from benchmarks import forms, timing
+from benchmarks.accelerator_forms import ARITHMETIC
 from benchmarks.accelerator_reference import (
     DECIDED,
     cases_of,
@@ -45,13 +46,6 @@ FREE_RUN_BOUNDS = {"float32": 1e-5, "tf32": 1e-3, "bfloat16": 8e-3}
 
 KERNEL_FACTOR = 2.0
 """Largest ratio of the kernels' error to the loops' error in the same precision."""
-
-PRECISIONS = {
-    "float32": ("highest", None),
-    "tf32": ("tensorfloat32", None),
-    "bfloat16": ("tensorfloat32", "bfloat16"),
-}
-"""JAX's precision of float32 products, and `Generator.dtype`, by name."""
 
 
 def _keep(gradient: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
@@ -186,7 +180,7 @@ def _check_precision(
     arrays: Mapping[str, np.ndarray], case: tuple[str, int, Shape], precision: str
 ) -> list[dict[str, Any]]:
     """One case in one precision: with loops, and with kernels where they support it."""
-    matmuls, dtype = PRECISIONS[precision]
+    matmuls, dtype = ARITHMETIC[precision]
     found = []
     with jax.default_matmul_precision(matmuls):
         for form in ("loops", "kernels")[: 1 + (precision != "float32")]:

@@ -14,6 +14,14 @@ from benchmarks.accelerator_measure import Form, Program
 from benchmarks.forms import Shape
 from benchmarks.timing import timed
 
+ARITHMETIC = {
+    "float32": ("highest", None),
+    "tf32": ("tensorfloat32", None),
+    "bfloat16": ("tensorfloat32", "bfloat16"),
+    "float16": ("tensorfloat32", "float16"),
+}
+"""JAX's precision of float32 products, and the operands' type, by name."""
+
 
 def drawn_state(shape: Shape, seed: int = 0, **generator: Any) -> pf_jax.TrainState:
     """A training state with random weights and biases, on the host.

@@ -7,24 +7,17 @@ from typing import Any
 import jax
 
 from benchmarks import accelerator_forms, accelerator_loops, timing
+from benchmarks.accelerator_forms import ARITHMETIC
 from benchmarks.accelerator_measure import Form, measure
 from benchmarks.accelerator_work import Entry
 from benchmarks.forms import Shape
 
 _FORMS = accelerator_forms.FORMS | accelerator_loops.FORMS
 
-_PRECISIONS = {
-    "float32": ("highest", None),
-    "tf32": ("tensorfloat32", None),
-    "bfloat16": ("tensorfloat32", "bfloat16"),
-    "float16": ("tensorfloat32", "float16"),
-}
-"""JAX's precision of float32 products, and the operands' type, by name."""
-
 
 def _jax_form(entry: Entry) -> Form:
     """The form of an entry, in its precision."""
-    matmuls, dtype = _PRECISIONS[entry["precision"]]
+    matmuls, dtype = ARITHMETIC[entry["precision"]]
     name, sizes = entry["form"], entry["shape"]
     if name == "product":
         form = Form(timing.product_turn(sizes["square"], dtype))

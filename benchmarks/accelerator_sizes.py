@@ -17,7 +17,7 @@ SMOKE_SHAPES = (Shape(4, 12, 16, 5, 8, 8),)
 UNROLLS = (1, 2, 8)
 
 PLAIN: dict[str, Any] = {"kernels": False}
-# TF32 and plain loops at fewer shapes: a loop takes two seconds to compile.
+# TF32 and plain loops at fewer shapes: compiling takes most of the time.
 LOOPED: tuple[tuple[Shape, str, dict[str, Any]], ...] = (
     (SHAPES[0], "bfloat16", {}),
     (SHAPES[0], "tf32", {}),

@@ -10,6 +10,7 @@ import pytest
 import pf_jax
 from benchmarks import accelerator_checks, run_accelerator
 from benchmarks import accelerator_plan as plan
+from benchmarks.accelerator_forms import ARITHMETIC
 from benchmarks.accelerator_reference import check_shape
 from benchmarks.accelerator_report import markdown, time_row
 from benchmarks.accelerator_sizes import SMOKE
@@ -293,7 +294,8 @@ def test_free_run_check_sees_an_error_in_the_form_of_its_row_alone(monkeypatch):
     monkeypatch.setattr(pf_jax, "unroll_free_running", planted)
     shape, bounds = check_shape(6), accelerator_checks.FREE_RUN_BOUNDS
     passed = {}
-    for precision, (_, dtype) in accelerator_checks.PRECISIONS.items():
+    for precision in bounds:
+        dtype = ARITHMETIC[precision][1]
         for kernels in (False, True):
             state = accelerator_checks._checked_state(
                 shape, 0, dtype=dtype, kernels=kernels
