@@ -35,11 +35,12 @@ from pf_jax.players import create_player
 BOUNDS = {"losses": 1e-6, "matrices": 3e-5, "vectors": 1e-3}
 """Largest relative errors in float32."""
 
-# On a CPU the two passes are equal to the bit. Passes that sum in another order were
-# imitated there: with the hidden units shuffled, teacher forcing over 784 steps differs by
-# up to 1.8e-7 in float32, 8e-5 with operands of ten bits, as in TF32, and 8e-4 in
-# bfloat16, since operands near a tie are rounded to the other side. A state that is stored
-# in bfloat16 may itself be rounded to the other side, which is 4e-3. One wrong token, a
+# In float32 on a CPU the two passes are equal to the bit. Passes that sum in another order
+# were imitated there: with the hidden units shuffled, teacher forcing over 784 steps
+# differs by up to 1.8e-7 in float32, 8e-5 with operands of ten bits, as in TF32, and 8e-4
+# in bfloat16, since operands near a tie are rounded to the other side. A state that is
+# stored in the operands' type may itself be rounded to the other side, which is 4.9e-4
+# with ten bits and 3.9e-3 in bfloat16; these bounds are twice that. One wrong token, a
 # wrong carry or a missing bias moves states by 0.1 and more.
 FREE_RUN_BOUNDS = {"float32": 1e-5, "tf32": 1e-3, "bfloat16": 8e-3}
 """Largest differences between the hidden states, which lie within -1 and 1."""

@@ -15,18 +15,22 @@ from benchmarks.forms import Shape
 _FORMS = accelerator_forms.FORMS | accelerator_loops.FORMS
 
 
+def _form_of(entry: Entry, dtype: str | None) -> Form:
+    name, sizes = entry["form"], entry["shape"]
+    if name == "product":
+        return Form(timing.product_turn(sizes["square"], dtype))
+    if name == "copy":
+        return Form(timing.copy_turn(sizes["floats"]))
+    names = ("unroll", "kernels")
+    how = {name: x for name, x in entry["setting"].items() if name in names}
+    return _FORMS[name](Shape(**sizes), dtype=dtype, **how)
+
+
 def _jax_form(entry: Entry) -> Form:
     """The form of an entry, in its precision."""
     matmuls, dtype = ARITHMETIC[entry["precision"]]
-    name, sizes = entry["form"], entry["shape"]
-    if name == "product":
-        form = Form(timing.product_turn(sizes["square"], dtype))
-    elif name == "copy":
-        form = Form(timing.copy_turn(sizes["floats"]))
-    else:
-        names = ("unroll", "kernels")
-        how = {name: x for name, x in entry["setting"].items() if name in names}
-        form = _FORMS[name](Shape(**sizes), dtype=dtype, **how)
+    with jax.default_matmul_precision(matmuls):
+        form = _form_of(entry, dtype)
 
     def turn(number: int) -> float:
         with jax.default_matmul_precision(matmuls):

@@ -1,5 +1,6 @@
 """Entries of the accelerator run: their work, their floors, their measures, their rows."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from benchmarks.accelerator_measure import Form, Program, measure_group
 from benchmarks.accelerator_report import time_row
 from benchmarks.accelerator_work import LSTMShape, new_entry, with_floors
 from benchmarks.forms import Shape, multiply_adds
+from pf_jax.recurrence import GRUWeights, scan
 
 SHAPE = Shape(2, 3, 4, 5, 6, 7)
 
@@ -149,6 +151,35 @@ def test_measure_group_keeps_times_where_bytes_fail():
 
 def test_every_loop_that_is_counted_can_be_timed():
     assert set(accelerator_loops.FORMS) == set(accelerator_work.LOOP_FORMS)
+
+
+@pytest.mark.parametrize("name", accelerator_work.LOOP_FORMS)
+def test_find_call_finds_the_loop_whose_work_is_counted(name):
+    call = accelerator_loops.find_call(name, SHAPE, dtype="bfloat16", kernels=False)
+    sizes = accelerator_work.LOOPS[name.rsplit("_", 1)[0]](SHAPE)
+    is_rollout = name == "paired_forward"
+    assert call.form == ("rollout" if is_rollout else name.rsplit("_", 1)[1])
+    assert call.carry.shape == (sizes[1:] if is_rollout else sizes)
+    (loop, *is_saved) = call.settings[:2]
+    assert (loop.dtype, loop.kernels) == ("bfloat16", False)
+    assert is_saved == ([] if call.form == "backward" else [True])
+
+
+def test_call_runs_the_recorded_loop_on_arrays_of_its_shapes():
+    def run(weights, projections, carry):
+        return scan.gru_forward(weights, projections, carry)
+
+    draw = np.random.default_rng(0).standard_normal
+    shapes = ((1, 4, 12), (1, 4), (3, 2, 12), (1, 2, 4))
+    kernel, bias, projections, carry = (np.float32(draw(shape)) for shape in shapes)
+    arguments = (GRUWeights(kernel, bias), projections, carry)
+    (call,) = accelerator_loops.record_calls(run, *arguments)
+    assert call.carry.shape == carry.shape
+    found = jax.jit(call.run)(*arguments)
+    np.testing.assert_allclose(found.hidden, run(*arguments).hidden, rtol=1e-5)
+    made = accelerator_loops.random_arrays(call.arrays)
+    assert jax.tree.structure(made(0)) == jax.tree.structure(arguments)
+    assert not np.array_equal(made(0)[1], made(1)[1])
 
 
 @pytest.mark.parametrize("form", ["nn_lstm", "nn_lstm_gradient"])
