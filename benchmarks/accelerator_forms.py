@@ -1,31 +1,26 @@
-"""The processes of `run_accelerator` that time jax; each entry is a turn.
-
-A process takes a job and the name of a result file, which it rewrites after every shape, so
-that a process which is stopped keeps what it has measured.
-"""
+"""The updates and the free run that `run_accelerator` times, and their first state."""
 
 import functools
-import itertools
-import pathlib
-import statistics
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 import pf_jax
-from benchmarks import forms, timing
-from benchmarks.accelerator_plan import Entry
+from benchmarks import forms
+from benchmarks.accelerator_measure import Form, Program
 from benchmarks.forms import Shape
-from benchmarks.timing import Turn, timed
+from benchmarks.timing import timed
 
-_MATMULS = {"float32": "highest", "tf32": "tensorfloat32", "bfloat16": "tensorfloat32"}
-"""JAX's precision of float32 products by name; in bfloat16 few of them are left."""
-
-
-class UnavailableError(Exception):
-    """An entry cannot run on this machine: it is skipped, which is no failure."""
+ARITHMETIC = {
+    "float32": ("highest", None),
+    "tf32": ("tensorfloat32", None),
+    "bfloat16": ("tensorfloat32", "bfloat16"),
+    "float16": ("tensorfloat32", "float16"),
+}
+"""JAX's precision of float32 products, and the operands' type, by name."""
 
 
 def drawn_state(shape: Shape, seed: int = 0, **generator: Any) -> pf_jax.TrainState:
@@ -53,59 +48,12 @@ def drawn_state(shape: Shape, seed: int = 0, **generator: Any) -> pf_jax.TrainSt
     )
 
 
-def _measured(entry: Entry, first: float, seconds: list[float]) -> Entry:
-    return entry | {
-        "median_seconds": statistics.median(seconds),
-        "first_call_seconds": first,
-        "raw_seconds": seconds,
-    }
-
-
-def measure_group(
-    group: list[Entry], turn_of: Callable[[Entry], Turn], repeats: int
-) -> list[Entry]:
-    """The entries as measured in turns, or with the reason why one was not.
-
-    An entry that fails before the turns leaves the others measured.
-    """
-    found, turns, first = {}, {}, {}
-    for index, entry in enumerate(group):
-        try:
-            turn = turn_of(entry)
-            first[index] = turn(0)
-            turns[str(index)] = turn
-        except UnavailableError as reason:
-            found[index] = entry | {"skipped": str(reason)}
-        except Exception as error:
-            found[index] = entry | {"error": timing.last_line(f"{error!r}")}
-    try:
-        for name, seconds in timing.rounds(turns, repeats).items():
-            index = int(name)
-            found[index] = _measured(group[index], first[index], seconds)
-    except Exception as error:
-        for name in turns:
-            found[int(name)] = group[int(name)] | {
-                "error": timing.last_line(f"{error!r}")
-            }
-    return [found[index] for index in range(len(group))]
-
-
-def measure(
-    job: Mapping[str, Any], result: pathlib.Path, turn_of: Callable[[Entry], Turn]
-) -> None:
-    """Measures all entries of a job; neighboring entries of one shape take turns."""
-    entries: list[Entry] = []
-    for _, group in itertools.groupby(job["entries"], key=lambda entry: entry["shape"]):
-        entries += measure_group(list(group), turn_of, job["repeats"])
-        timing.write_json(result, {"entries": entries})
-
-
-def _free_running_turn(shape: Shape, **generator: Any) -> Turn:
-    """A turn of `T` sampled steps of the generator, from new first tokens."""
+def _free_running_form(shape: Shape, **generator: Any) -> Form:
+    """`T` sampled steps of the generator, from new first tokens."""
     state = drawn_state(shape, **generator)
     params = jax.device_put(state.generator.params)
 
-    @jax.jit
+    @Program
     def sample(params: Any, key: Any, first_input: Any) -> Any:
         unroll = pf_jax.unroll_free_running(
             params,
@@ -123,47 +71,21 @@ def _free_running_turn(shape: Shape, **generator: Any) -> Turn:
         first = jax.block_until_ready(batch.inputs[0])
         return timed(lambda: jax.block_until_ready(sample(params, key, first)))
 
-    return turn
+    return Form(turn, sample.moved_bytes)
 
 
-def _step_turn(step: Callable[..., Any], shape: Shape, **generator: Any) -> Turn:
+def _step_form(step: Callable[..., Any], shape: Shape, **generator: Any) -> Form:
+    """A training step, from a new batch."""
     state = jax.device_put(drawn_state(shape, **generator))
-    return forms.update_turn(state, step, forms.step_inputs(shape))
+    program = Program(step, donate_argnums=0)
+    copied = jax.tree.map(jnp.copy, state)
+    turn = forms.state_turn(copied, program, forms.step_inputs(shape))
+    return Form(turn, program.moved_bytes)
 
 
-_FORMS = {
-    "joint_step": functools.partial(_step_turn, pf_jax.joint_step),
-    "teacher_forcing_step": functools.partial(_step_turn, pf_jax.teacher_forcing_step),
-    "unroll_free_running": _free_running_turn,
+FORMS: dict[str, Callable[..., Form]] = {
+    "joint_step": functools.partial(_step_form, pf_jax.joint_step),
+    "teacher_forcing_step": functools.partial(_step_form, pf_jax.teacher_forcing_step),
+    "unroll_free_running": _free_running_form,
 }
-
-
-def _jax_turn(entry: Entry) -> Turn:
-    """The turn of an entry: its form, in its precision."""
-    precision, sizes = entry["precision"], entry["shape"]
-    dtype = "bfloat16" if precision == "bfloat16" else None
-    if entry["form"] == "product":
-        turn = timing.product_turn(sizes["square"], dtype)
-    elif entry["form"] == "copy":
-        turn = timing.copy_turn(sizes["floats"])
-    else:
-        names = ("unroll", "kernels")
-        how = {name: x for name, x in entry["setting"].items() if name in names}
-        turn = _FORMS[entry["form"]](Shape(**sizes), dtype=dtype, **how)
-
-    def in_precision(number: int) -> float:
-        with jax.default_matmul_precision(_MATMULS[precision]):
-            return turn(number)
-
-    return in_precision
-
-
-def time_jax(job: Mapping[str, Any], result: pathlib.Path) -> None:
-    """Times pf_jax's forms, and the product and the copy that give the rates."""
-    measure(job, result, _jax_turn)
-
-
-def probe(job: Mapping[str, Any], result: pathlib.Path) -> None:
-    """Writes the device and the versions."""
-    del job
-    timing.write_json(result, timing.surroundings())
+"""Functions `(shape, **generator fields) -> Form` by the name of the form."""

@@ -1,4 +1,4 @@
-"""What `run_accelerator` measures, part by part, and the floors of the results.
+"""What `run_accelerator` measures, part by part.
 
 Plain data and pure functions: nothing here imports jax or torch. An entry is one row of
 the report, a dictionary that says what is to be timed; the process that times it adds the
@@ -9,20 +9,9 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from benchmarks.forms import Shape, multiply_adds
-
-Entry = dict[str, Any]
-
-PRECISIONS = ("float32", "tf32", "bfloat16")
-SHAPES = (
-    Shape(64, 784, 512, 2, 512, 512),
-    Shape(64, 200, 1024, 50, 512, 512),
-    Shape(256, 50, 1024, 50, 1024, 1024),
-    Shape(64, 50, 1024, 10000, 512, 512),
-)
-SMOKE_SHAPES = (Shape(4, 12, 16, 5, 8, 8),)
-# 4, the default of loops on a GPU, is left out: the part with loops measures it.
-UNROLLS = (1, 2, 8)
+from benchmarks.accelerator_sizes import PRECISIONS, Sizes
+from benchmarks.accelerator_work import LOOP_FORMS, Entry, new_entry
+from benchmarks.forms import Shape
 
 # Collectives are left out: one device has none.
 _KINDS = "FUSION,CUBLAS,CUBLASLT,CUDNN,CUSTOM_CALL,DYNAMIC_SLICE_FUSION"
@@ -35,38 +24,6 @@ COMMAND_BUFFERS = {
     "none": f"{_COMMAND_BUFFERS}=",
 }
 """XLA flags by setting; without flags the choice depends on XLA's version."""
-
-
-class Sizes(NamedTuple):
-    """Sizes of a whole run.
-
-    Attributes:
-        shapes: Shapes of the updates that are timed.
-        unrolled: Shapes that are also timed with several `unroll` values.
-        unrolls: Values of `unroll` at the shapes `unrolled`.
-        square: Rows of the matrices whose product gives the rate of multiply-adds; with
-            fewer, an accelerator's time would be dispatch.
-        floats: Numbers in the array whose copy gives the rate of bytes.
-        repeats: Number of timed turns of each entry.
-        steps: Values of `T` in the checks.
-        checked: Precisions of the checks: the first at every `T`, the others at the
-            longest `T` alone.
-    """
-
-    shapes: tuple[Shape, ...] = SHAPES
-    unrolled: tuple[Shape, ...] = SHAPES[:2]
-    unrolls: tuple[int, ...] = UNROLLS
-    square: int = 8192
-    floats: int = 1 << 29
-    repeats: int = 5
-    steps: tuple[int, ...] = (50, 784)
-    checked: tuple[str, ...] = PRECISIONS
-
-
-SMOKE = Sizes(
-    SMOKE_SHAPES, SMOKE_SHAPES, (2,), 256, 1 << 20, 2, (12,), ("float32", "bfloat16")
-)
-"""Sizes of `--smoke`: every part runs, with as few compilations as possible."""
 
 
 class Part(NamedTuple):
@@ -89,51 +46,28 @@ class Part(NamedTuple):
     needs_gpu: bool = False
 
 
-def _likelihood(shape: Shape) -> int:
-    """Multiply-adds of one mode's forward pass, counted as `multiply_adds` does."""
-    hidden = shape.hidden
-    return shape.batch * shape.steps * (3 * hidden * hidden + hidden * shape.vocab)
-
-
-def _gradient(shape: Shape) -> int:
-    return 3 * _likelihood(shape)
-
-
-_WORK = {
-    "joint_step": multiply_adds,
-    "teacher_forcing_step": _gradient,
-    "unroll_free_running": _likelihood,
-    "update": multiply_adds,
-    "likelihood_update": _gradient,
-    "nn_gru_gradient": _gradient,
-    "sample": _likelihood,
-}
-
-
-def new_entry(
-    framework: str, form: str, precision: str, shape: Shape, **setting: Any
-) -> Entry:
-    """One row of the report, before it is measured."""
+def _product_entry(precision: str, sizes: Sizes) -> Entry:
+    """The entry that gives the rate of multiply-adds in a precision."""
     return {
-        "framework": framework,
-        "form": form,
+        "framework": "jax",
+        "form": "product",
         "precision": precision,
-        "shape": shape._asdict(),
-        "setting": setting,
-        "multiply_adds": _WORK[form](shape),
+        "shape": {"square": sizes.square},
+        "setting": {},
+        "multiply_adds": sizes.square**3,
     }
 
 
-def _rate_entries(precision: str, sizes: Sizes) -> list[Entry]:
-    """The entries that give the rates: a product, and in float32 a copy too."""
-    common = {"framework": "jax", "precision": precision, "setting": {}}
-    square, floats = sizes.square, sizes.floats
-    product = {"form": "product", "shape": {"square": square}}
-    entries = [common | product | {"multiply_adds": square**3}]
-    if precision == "float32":
-        copy = {"form": "copy", "shape": {"floats": floats}, "bytes": 8 * floats}
-        entries.append(common | copy)
-    return entries
+def _copy_entry(sizes: Sizes) -> Entry:
+    """The entry that gives the rate of bytes: each number is read and written."""
+    return {
+        "framework": "jax",
+        "form": "copy",
+        "precision": "float32",
+        "shape": {"floats": sizes.floats},
+        "setting": {},
+        "bytes": 8 * sizes.floats,
+    }
 
 
 def _jax_entries(
@@ -164,6 +98,23 @@ def _torch_entries(shape: Shape) -> list[Entry]:
     ]
 
 
+def _loop_entries(sizes: Sizes) -> list[Entry]:
+    return [
+        new_entry("jax", form, precision, shape, **setting)
+        for shape, precision, setting in sizes.looped
+        for form in LOOP_FORMS
+    ]
+
+
+def _lstm_entries(sizes: Sizes) -> list[Entry]:
+    return [
+        new_entry("torch", form, precision, shape)
+        for shape in sizes.lstms
+        for precision in ("float16", "bfloat16")
+        for form in ("nn_lstm", "nn_lstm_gradient")
+    ]
+
+
 # XLA's own products are slow in float32, and autotuning them all takes minutes.
 _LIBRARY_PRODUCTS = "--xla_gpu_enable_triton_gemm=false"
 
@@ -172,12 +123,14 @@ def parts(sizes: Sizes) -> list[Part]:
     """All that is timed, the most important parts first."""
     updates = ("joint_step", "teacher_forcing_step", "unroll_free_running")
     few = ("joint_step", "unroll_free_running")
+    rates = {precision: [_product_entry(precision, sizes)] for precision in PRECISIONS}
+    # The first part has the rates that others need too.
+    rates["bfloat16"] += [_product_entry("float16", sizes), _copy_entry(sizes)]
     updated = {
         precision: Part(
             f"updates in {precision}",
             "jax",
-            _rate_entries(precision, sizes)
-            + _jax_entries(sizes.shapes, precision, updates),
+            rates[precision] + _jax_entries(sizes.shapes, precision, updates),
             110,
             _LIBRARY_PRODUCTS * (precision == "float32"),
         )
@@ -210,29 +163,16 @@ def parts(sizes: Sizes) -> list[Part]:
     ]
     return [
         updated["bfloat16"],
+        Part("loops over time", "jax", _loop_entries(sizes), 100),
         updated["tf32"],
         Part("torch", "torch", torch, 90),
+        Part("nn.LSTM", "torch", _lstm_entries(sizes), 30),
         updated["float32"],
         Part("loops in place of kernels", "jax", loops, 90),
         buffers["with while"],
         buffers["without while"],
         Part("unroll", "jax", unrolled, 60),
         buffers["none"],
-    ]
-
-
-def with_floors(entries: Sequence[Entry]) -> list[Entry]:
-    """The entries with floors: their multiply-adds at the rate of the product."""
-    rates = {
-        entry["precision"]: entry["multiply_adds"] / entry["median_seconds"]
-        for entry in entries
-        if entry["form"] == "product" and "median_seconds" in entry
-    }
-    return [
-        entry | {"floor_seconds": entry["multiply_adds"] / rates[entry["precision"]]}
-        if entry["form"] in _WORK and entry["precision"] in rates
-        else entry
-        for entry in entries
     ]
 
 

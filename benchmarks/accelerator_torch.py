@@ -10,8 +10,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from benchmarks import forms
-from benchmarks.accelerator_forms import UnavailableError, drawn_state, measure
-from benchmarks.accelerator_plan import Entry
+from benchmarks.accelerator_forms import drawn_state
+from benchmarks.accelerator_measure import Form, UnavailableError, measure
+from benchmarks.accelerator_work import Entry, LSTMShape
 from benchmarks.forms import Shape
 from benchmarks.peers import torch_peer
 from benchmarks.timing import Turn, timed
@@ -49,7 +50,7 @@ def _data(shape: Shape, number: int) -> tuple[Tensor, Tensor]:
 
 def _gradient_turn(shape: Shape, dtype: torch.dtype) -> Turn:
     """A turn of teacher forcing by `nn.GRU`, forward and backward, weights in `dtype`."""
-    model = torch_peer.LanguageModel(_state(shape).generator).to(_DEVICE, dtype)
+    model = torch_peer.LanguageModel(_state(shape).generator.params).to(_DEVICE, dtype)
 
     def turn(number: int) -> float:
         inputs, targets = _data(shape, number)
@@ -108,7 +109,7 @@ def _captured(sample: Callable[[], Tensor]) -> Callable[[], None]:
 def _sample_turn(shape: Shape, dtype: torch.dtype, *, cuda_graph: bool) -> Turn:
     if cuda_graph and _DEVICE != "cuda":
         raise UnavailableError("needs CUDA")
-    model = torch_peer.LanguageModel(_state(shape).generator).to(_DEVICE, dtype)
+    model = torch_peer.LanguageModel(_state(shape).generator.params).to(_DEVICE, dtype)
     first_input = _data(shape, 0)[0][0].clone()
     sample = _sampler(model, shape, first_input)
     ready: list[Callable[[], Any]] = [] if cuda_graph else [sample]
@@ -129,17 +130,54 @@ def _sample_turn(shape: Shape, dtype: torch.dtype, *, cuda_graph: bool) -> Turn:
     return turn
 
 
-def _torch_turn(entry: Entry) -> Turn:
-    """The turn of an entry: its form, in its precision."""
-    form, precision = entry["form"], entry["precision"]
-    shape, dtype = Shape(**entry["shape"]), _DTYPES[precision]
+def _lstm_turn(sizes: LSTMShape, dtype: torch.dtype, *, is_gradient: bool) -> Turn:
+    """A turn of `nn.LSTM` on random inputs: forward alone, or forward and backward."""
+    lstm = torch.nn.LSTM(sizes.hidden, sizes.hidden).to(_DEVICE, dtype)
+
+    def forward(inputs: Tensor, cotangents: Tensor) -> None:
+        with torch.no_grad():
+            lstm(inputs)
+
+    def gradient(inputs: Tensor, cotangents: Tensor) -> None:
+        lstm.zero_grad()
+        lstm(inputs.requires_grad_())[0].backward(cotangents)
+
+    run = gradient if is_gradient else forward
+
+    def turn(number: int) -> float:
+        torch.manual_seed(number)
+        size = (2, sizes.steps, sizes.batch, sizes.hidden)
+        drawn = torch.randn(size, device=_DEVICE, dtype=dtype)
+        _finish()
+
+        def call() -> None:
+            run(*drawn)
+            _finish()
+
+        return timed(call)
+
+    return turn
+
+
+def _turn(form: str, sizes: Mapping[str, int], dtype: torch.dtype, **how: Any) -> Turn:
+    """The turn of a form, in the precision that is set while it runs."""
+    if form in ("nn_lstm", "nn_lstm_gradient"):
+        is_gradient = form == "nn_lstm_gradient"
+        return _lstm_turn(LSTMShape(**sizes), dtype, is_gradient=is_gradient)
+    shape = Shape(**sizes)
     if form == "nn_gru_gradient":
-        turn = _gradient_turn(shape, dtype)
-    elif form == "sample":
-        turn = _sample_turn(shape, dtype, **entry["setting"])
-    else:
-        names = {"update": "torch", "likelihood_update": "torch_nn_gru_likelihood"}
-        turn = _updates(shape)[names[form]]
+        return _gradient_turn(shape, dtype)
+    if form == "sample":
+        return _sample_turn(shape, dtype, **how)
+    names = {"update": "torch", "likelihood_update": "torch_nn_gru_likelihood"}
+    return _updates(shape)[names[form]]
+
+
+def _torch_form(entry: Entry) -> Form:
+    """The form of an entry, in its precision."""
+    precision = entry["precision"]
+    how = entry["shape"], _DTYPES[precision]
+    turn = _turn(entry["form"], *how, **entry["setting"])
 
     def in_precision(number: int) -> float:
         high = precision != "float32"
@@ -147,9 +185,9 @@ def _torch_turn(entry: Entry) -> Turn:
         torch.backends.cudnn.allow_tf32 = high
         return turn(number)
 
-    return in_precision
+    return Form(in_precision)
 
 
 def time_torch(job: Mapping[str, Any], result: pathlib.Path) -> None:
     """Times PyTorch's forms."""
-    measure(job, result, _torch_turn)
+    measure(job, result, _torch_form)

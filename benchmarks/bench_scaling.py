@@ -14,7 +14,11 @@ import argparse
 import functools
 import pathlib
 import statistics
+import sys
 from typing import Any
+
+if not __package__:  # run as a file, which puts only its own folder on the path
+    sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from benchmarks import timing
 from benchmarks.forms import (

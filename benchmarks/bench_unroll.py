@@ -13,8 +13,12 @@ them the pre-tanh activations too.
 
 import argparse
 import pathlib
+import sys
 from collections.abc import Callable
 from typing import Any
+
+if not __package__:  # run as a file, which puts only its own folder on the path
+    sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from benchmarks import timing
 from benchmarks.forms import Shape, tokens, train_state

@@ -9,7 +9,11 @@ the rate of a large matrix product, which is measured in the same turns.
 
 import argparse
 import pathlib
+import sys
 from typing import Any
+
+if not __package__:  # run as a file, which puts only its own folder on the path
+    sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
 from benchmarks import timing
 from benchmarks.forms import OURS, PEERS, Shape, multiply_adds, torch_turns, turns_of

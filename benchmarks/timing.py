@@ -19,6 +19,9 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from typing import Any, NamedTuple
 
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+"""Folder of the checkout."""
+
 SQUARE = 2048
 """Rows of the matrices whose product gives the rate of multiply-adds."""
 
@@ -112,6 +115,7 @@ class Worker:
         """Starts `python -m module *argv`, with these environment variables added."""
         self.process = subprocess.Popen(
             [sys.executable, "-m", module, *argv],
+            cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

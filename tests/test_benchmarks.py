@@ -2,6 +2,9 @@
 
 import json
 import math
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -17,6 +20,18 @@ def run(module, tmp_path, *flags):
     path = tmp_path / "results" / "result.json"
     module.main([*SMALL, "--json", str(path), *flags])
     return json.loads(path.read_text())
+
+
+def run_file(name, folder, *flags):
+    """Runs a program by its file's name from another folder, as a shell would."""
+    environment = {name: x for name, x in os.environ.items() if name != "PYTHONPATH"}
+    return subprocess.run(
+        [sys.executable, str(timing.ROOT / "benchmarks" / name), *flags],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
 
 
 def assert_times(seconds):
@@ -113,6 +128,24 @@ def test_benchmarks_refuse_wrong_flags(module, flags, message, capsys):
         module.main(flags)
     assert stopped.value.code == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "name", ["bench_update", "bench_unroll", "bench_scaling", "run_accelerator"]
+)
+def test_programs_start_by_file_name_from_any_folder(name, tmp_path):
+    ended = run_file(f"{name}.py", tmp_path, "--help")
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.startswith(f"usage: {name}.py ")
+
+
+def test_a_program_run_by_file_name_finds_its_workers(tmp_path):
+    flags = [*SMALL, "--disc=3", "--mlp=3", "--sweeps=dispatch", "--doublings=1"]
+    flags += ["--repeats=1", "--json=result.json"]
+    ended = run_file("bench_scaling.py", tmp_path, *flags)
+    assert ended.returncode == 0, ended.stderr
+    points = json.loads((tmp_path / "result.json").read_text())["sweeps"]["dispatch"]
+    assert [point["size"] for point in points] == [1, 2]
 
 
 def test_interleave_gives_each_form_its_turn_on_the_same_inputs():

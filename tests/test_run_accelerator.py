@@ -4,12 +4,18 @@ import pathlib
 import subprocess
 import sys
 
+import jax.numpy as jnp
 import pytest
 
+import pf_jax
 from benchmarks import accelerator_checks, run_accelerator
 from benchmarks import accelerator_plan as plan
+from benchmarks.accelerator_forms import ARITHMETIC
+from benchmarks.accelerator_reference import check_shape
 from benchmarks.accelerator_report import markdown, time_row
-from benchmarks.forms import Shape, multiply_adds
+from benchmarks.accelerator_sizes import SMOKE
+from benchmarks.accelerator_work import new_entry
+from benchmarks.forms import Shape
 from benchmarks.run_accelerator import Ended, completed, run_command
 
 pytestmark = pytest.mark.slow
@@ -84,7 +90,7 @@ def test_smoke_passes_every_check(smoke):
     keys = ("steps", "seed", "precision", "form")
     assert [tuple(case[key] for key in keys) for case in found["cases"]] == [
         (steps, seed, *each)
-        for steps in plan.SMOKE.steps
+        for steps in SMOKE.steps
         for seed in range(3)
         for each in how
     ]
@@ -95,6 +101,8 @@ def test_smoke_passes_every_check(smoke):
             assert case[kind]["error"] > 0
             is_float32 = case["precision"] == "float32"
             assert (case[kind]["error"] <= found["bounds"][kind]) == is_float32
+        bound = accelerator_checks.FREE_RUN_BOUNDS[case["precision"]]
+        assert case["free run"]["error"] <= case["free run"]["bound"] == bound
 
 
 def test_smoke_measures_what_was_planned(smoke):
@@ -102,7 +110,7 @@ def test_smoke_measures_what_was_planned(smoke):
     keys = ("framework", "form", "precision", "shape", "setting")
     planned = [
         tuple(entry[key] for key in keys)
-        for part in plan.parts(plan.SMOKE)
+        for part in plan.parts(SMOKE)
         for entry in part.entries
     ]
     assert [tuple(entry[key] for key in keys) for entry in result["entries"]] == planned
@@ -117,7 +125,7 @@ def test_smoke_measures_what_was_planned(smoke):
             assert entry["skipped"] == "needs torch"
         else:
             assert outcomes == {"median_seconds"}, entry
-            assert len(entry["raw_seconds"]) == plan.SMOKE.repeats
+            assert len(entry["raw_seconds"]) == SMOKE.repeats
 
 
 def has_torch():
@@ -130,7 +138,7 @@ def test_smoke_names_what_it_ran_on(smoke):
         True,
     )
     assert result["versions"].keys() >= {"python", "jax", "jaxlib", "numpy"}
-    names = [part.name for part in plan.parts(plan.SMOKE)]
+    names = [part.name for part in plan.parts(SMOKE)]
     assert [part["name"] for part in result["parts"]] == names
 
 
@@ -176,7 +184,7 @@ def test_run_command_starts_nothing_out_of_time(tmp_path):
 
 
 def test_a_failing_part_leaves_the_others_theirs(tmp_path, monkeypatch):
-    good, bad = (plan.new_entry("jax", "joint_step", "tf32", SHAPE, n=n) for n in "ab")
+    good, bad = (new_entry("jax", "joint_step", "tf32", SHAPE, n=n) for n in "ab")
     run = new_run(tmp_path, ["--smoke"])
 
     def child(name, job, seconds, xla_flags=""):
@@ -240,7 +248,7 @@ def test_checks_cut_short_do_not_pass(tmp_path, monkeypatch):
 
 
 def test_completed_keeps_what_was_measured_before_the_end():
-    planned = [plan.new_entry("jax", "joint_step", "tf32", SHAPE, n=n) for n in "abc"]
+    planned = [new_entry("jax", "joint_step", "tf32", SHAPE, n=n) for n in "abc"]
     first = measured(planned[0], 0.5)
     ended = Ended({"entries": [first]}, "out of time after 9 s", 9.0)
     assert completed(planned, ended) == [
@@ -273,52 +281,47 @@ def test_kernels_may_be_twice_as_far_off_as_loops():
     assert not accelerator_checks._as_exact(worse, loops)
 
 
-def test_with_floors_divides_by_the_rate_of_the_same_precision():
-    def product(precision, seconds):
-        entry = plan.new_entry("jax", "joint_step", precision, SHAPE)
-        return measured(entry | {"form": "product", "multiply_adds": 100}, seconds)
+def test_free_run_check_sees_an_error_in_the_form_of_its_row_alone(monkeypatch):
+    """A free run that reports its inputs a step late, in one form."""
+    right = pf_jax.unroll_free_running
 
-    step = plan.new_entry("jax", "joint_step", "tf32", SHAPE)
-    other = plan.new_entry("jax", "joint_step", "bfloat16", SHAPE)
-    entries = [product("float32", 1.0), product("tf32", 0.5), step, other]
-    floors = [entry.get("floor_seconds") for entry in plan.with_floors(entries)]
-    assert floors == [None, None, multiply_adds(SHAPE) / 200, None]
+    def planted(*arguments, generator, **keywords):
+        free = right(*arguments, generator=generator, **keywords)
+        if generator.dtype == "bfloat16" and generator.kernels:
+            return free._replace(inputs=jnp.roll(free.inputs, 1, axis=0))
+        return free
 
-
-def test_new_entry_counts_the_work_of_its_form():
-    # One mode of B2 T3 H4 V5: a recurrent product and a readout at each step.
-    forward = 2 * 3 * (3 * 4 * 4 + 4 * 5)
-    counts = {
-        form: plan.new_entry("jax", form, "tf32", SHAPE)["multiply_adds"]
-        for form in ("unroll_free_running", "sample", "nn_gru_gradient", "update")
-    }
-    assert counts == {
-        "unroll_free_running": forward,
-        "sample": forward,
-        "nn_gru_gradient": 3 * forward,
-        "update": multiply_adds(SHAPE),
-    }
-
-
-def test_time_row_shows_milliseconds_and_the_ratio_to_the_floor():
-    entry = plan.new_entry("jax", "joint_step", "tf32", SHAPE, unroll=4)
-    entry = measured(entry, 0.004, 0.002, 0.003) | {"floor_seconds": 0.0015}
-    assert time_row(entry) == [
-        *("jax", "joint_step", "B2 T3 H4 V5 D6 M7", "tf32", "unroll=4"),
-        *("3.000", "2.000", "4.000", "1.5", "2.0", ""),
+    monkeypatch.setattr(pf_jax, "unroll_free_running", planted)
+    shape, bounds = check_shape(6), accelerator_checks.FREE_RUN_BOUNDS
+    passed = {}
+    for precision in bounds:
+        dtype = ARITHMETIC[precision][1]
+        for kernels in (False, True):
+            state = accelerator_checks._checked_state(
+                shape, 0, dtype=dtype, kernels=kernels
+            )
+            error = accelerator_checks._check_free_run(state, 0, shape)
+            passed[precision, kernels] = error <= bounds[precision]
+    assert [how for how, is_right in passed.items() if not is_right] == [
+        ("bfloat16", True)
     ]
 
 
-def test_time_row_gives_the_rates():
-    common = {"framework": "jax", "precision": "float32", "setting": {}}
-    product = {"form": "product", "shape": {"square": 10}, "multiply_adds": 10**12}
-    copy = {"form": "copy", "shape": {"floats": 10}, "bytes": 6 * 10**9}
-    assert time_row(measured(common | product, 0.5))[-1] == "4 TFLOP/s"
-    assert time_row(measured(common | copy, 0.5))[-1] == "12 GB/s"
+@pytest.mark.parametrize(
+    ("error", "is_right"), [(8e-3, True), (9e-3, False), (float("nan"), False)]
+)
+def test_a_case_is_right_only_with_a_right_free_run(error, is_right):
+    case = {
+        "losses": {"error": 0.0},
+        "gradient_errors": {"input": 0.0},
+        "same_tokens": True,
+        "free run": {"error": error, "bound": 8e-3},
+    }
+    assert accelerator_checks._is_right(case) == is_right
 
 
 def test_time_row_of_an_error_starts_no_column():
-    entry = plan.new_entry("jax", "joint_step", "tf32", SHAPE) | {"error": "a | b"}
+    entry = new_entry("jax", "joint_step", "tf32", SHAPE) | {"error": "a | b"}
     run_result = {
         "device": "A device",
         "versions": {},
