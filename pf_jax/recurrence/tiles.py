@@ -1,7 +1,7 @@
 """Whether a loop has a kernel on this device, and how its work is spread."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -14,11 +14,15 @@ from pf_jax.affine import DType
 _SIZES = (16, 32, 64, 128)
 _READS = {4: ((64, 4), (64, 3), (64, 2)), 2: ((128, 3), (64, 4), (64, 3), (64, 2))}
 """Depth and number of stages of the reads of a product, by bytes of a number."""
-_DEPTHS = (512, 256, 128, 64)
-"""Depths of the reads of a product whose weights are resident."""
-_HELD = {3: 512, 1: 128}
-"""Bytes of such a read that a thread can hold in registers, by `Work.gates`: those of a
-backward pass hold more besides."""
+_DEPTHS = {3: (512, 256, 128, 64), 1: (256, 128, 64)}
+"""Depths of the reads of a product whose weights are resident, by `Work.gates`: a backward
+pass holds more in registers besides."""
+_READ_BYTES = {3: 512, 1: 32}
+"""Bytes of such a read that a thread can hold in registers, by `Work.gates`."""
+_WEIGHT_BYTES = 768
+"""Bytes of weights that a thread can hold in registers."""
+_READOUT_BYTES = 512
+"""Bytes of a readout's kernel that a thread can hold in registers."""
 _ROWS = {4: (16, 64, 32, 128), 2: (64, 16, 32, 128)}
 """Rows of a forward program, the fastest first, by bytes of a number."""
 _MEMORY = {"8.0": 163, "9.0": 227, "10.0": 227, "10.3": 227}
@@ -104,6 +108,16 @@ def padded(num_classes: int) -> int:
     return max(16, 1 << (num_classes - 1).bit_length())
 
 
+def keeps_readout(tiles: Tiles, num_bytes: int) -> bool:
+    """Whether a program that samples keeps the readout's kernel in registers.
+
+    Args:
+        tiles: How the work is spread.
+        num_bytes: Bytes of the kernel, padded.
+    """
+    return tiles.is_resident and num_bytes <= _READOUT_BYTES * 32 * tiles.warps
+
+
 class Work(NamedTuple):
     """What a kernel has to do.
 
@@ -140,9 +154,10 @@ class Work(NamedTuple):
             read = max(rows + columns, sampled + classes)
             return read * tiles.depth * tiles.stages * self.bytes
         # The weights of all layers' products, of every layer's and the one below's states.
-        products = 2 * self.layers - 1
-        kept = max(products * columns, classes) * self.terms
-        return (kept + max(rows, sampled) * tiles.depth) * self.bytes
+        kept = (2 * self.layers - 1) * columns * self.terms
+        if keeps_readout(tiles, classes * self.terms * self.bytes):
+            kept, classes = max(kept, classes * self.terms), 0
+        return (kept + max(rows, sampled + classes) * tiles.depth) * self.bytes
 
     @property
     def terms(self) -> int:
@@ -160,13 +175,44 @@ class Work(NamedTuple):
             and size % tiles.depth == 0
             and self.programs(tiles) <= device.cores
             and self.memory(tiles) <= device.memory
-            and (not tiles.is_resident or self.held(tiles) <= _HELD[self.gates])
+            and (not tiles.is_resident or self._is_held(tiles))
         )
 
-    def held(self, tiles: Tiles) -> int:
-        """Bytes of a read that each thread of a program holds in registers."""
+    def _is_held(self, tiles: Tiles) -> bool:
+        """Whether resident weights and reads find room, as the compiler lays them out.
+
+        With 16 rows the weights lie in registers. With 64, tensor cores read those of two
+        bytes in shared memory. With 32 they are in shared memory, but a forward pass was
+        seen to spill them.
+        """
+        threads = 32 * tiles.warps
         rows = max(tiles.rows, sampled_rows(self.sampling) if self.sampling else 0)
-        return rows * tiles.depth * self.bytes // (32 * tiles.warps)
+        if rows * tiles.depth * self.bytes > _READ_BYTES[self.gates] * threads:
+            return False
+        weights = self.gates * tiles.columns * self.terms * self.bytes
+        if tiles.rows == 16:
+            return weights * (2 * self.layers - 1) <= _WEIGHT_BYTES * threads
+        return (tiles.rows, self.gates, self.bytes) in (
+            (64, 3, 2),
+            (32, 1, 2),
+            (32, 1, 4),
+        )
+
+    def clocks(self, tiles: Tiles, device: Device) -> float:
+        """Clocks of a step with resident weights, estimated.
+
+        A multiprocessor multiplies and adds 1,300 times a clock, half as often with four
+        bytes; with 64 rows it reads its rows in shared memory for each gate, 128 bytes a
+        clock. It reads 64 bytes a clock from the L2 cache, which gives all multiprocessors
+        24 bytes for each of them.
+        """
+        read = tiles.rows * self.terms * self.bytes
+        products = tiles.rows * tiles.columns * self.gates * self.terms
+        multiplying = products * self.bytes / 2600
+        if tiles.rows == 64:
+            multiplying = max(products / 2000, self.gates * read / 128)
+        everyone = self.programs(tiles) * read / (24 * device.cores)
+        return multiplying + max(read / 64, everyone)
 
 
 def _warps(rows: int, columns: int) -> int:
@@ -175,27 +221,49 @@ def _warps(rows: int, columns: int) -> int:
 
 
 def find_tiles(work: Work, device: Device) -> Tiles | None:
-    """The fastest tiles, as measured; None where none fit."""
+    """The fastest tiles; None where none fit.
 
+    Those with resident weights are compared by estimated clocks. Where weights are read at
+    every step, tiles are in the order that was measured on an H100.
+    """
+    return _resident_tiles(work, device) or _reading_tiles(work, device)
+
+
+def _fitting(work: Work, device: Device, candidates: Iterable[Tiles]) -> list[Tiles]:
+    return [tiles for tiles in candidates if work.fits(tiles, device)]
+
+
+def _resident_tiles(work: Work, device: Device) -> Tiles | None:
+    candidates = [
+        # Nothing is under way while a product waits for its only read. Only products of 64
+        # rows read resident weights in shared memory, with groups of four warps.
+        Tiles(rows, columns, depth, 1, 4 if rows == 64 else 8, True)
+        for depth in _DEPTHS[work.gates]
+        for rows in _SIZES
+        for columns in _SIZES
+    ]
+    # Of equals the first: the most that is read at once.
+    return min(
+        _fitting(work, device, candidates),
+        key=lambda tiles: work.clocks(tiles, device),
+        default=None,
+    )
+
+
+def _reading_tiles(work: Work, device: Device) -> Tiles | None:
     def slowness(tiles: Tiles) -> tuple[int, int]:
         if work.gates == 1:
             return tiles.rows + tiles.columns, 0
         return _ROWS[work.bytes].index(tiles.rows), tiles.columns
 
-    def fitting(is_resident: bool) -> list[Tiles]:
-        candidates = [
-            Tiles(rows, columns, depth, stages, _warps(rows, columns), is_resident)
-            for depth, stages in (
-                # Nothing is under way while a product waits for its only read.
-                [(depth, 1) for depth in _DEPTHS] if is_resident else _READS[work.bytes]
-            )
-            for rows in _SIZES
-            for columns in _SIZES
-        ]
-        return [tiles for tiles in candidates if work.fits(tiles, device)]
-
+    candidates = [
+        Tiles(rows, columns, depth, stages, _warps(rows, columns))
+        for depth, stages in _READS[work.bytes]
+        for rows in _SIZES
+        for columns in _SIZES
+    ]
     # Of equals the first: the most that is read at once.
-    return min(fitting(True) or fitting(False), key=slowness, default=None)
+    return min(_fitting(work, device, candidates), key=slowness, default=None)
 
 
 def on_gpu(kernel: Callable[..., Any], plain: Callable[..., Any]) -> Callable[..., Any]:

@@ -7,6 +7,7 @@ the next step, and those wait for a token only when they need it. Given tokens l
 array that sampled tokens are written to, and are not overwritten.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -38,7 +39,13 @@ from pf_jax.recurrence.loops import (
     RolloutTrace,
     Trace,
 )
-from pf_jax.recurrence.tiles import Tiles, padded, sampled_rows, states_dtype
+from pf_jax.recurrence.tiles import (
+    Tiles,
+    keeps_readout,
+    padded,
+    sampled_rows,
+    states_dtype,
+)
 from pf_jax.types import Array
 
 
@@ -154,7 +161,10 @@ def _sample(
     bias = triton.load(read.readout_bias.at[outputs])
     temperature = triton.load(read.temperature.at[0])
     top = (num_layers - 1) * num_groups + group
-    resident = read_operand(tiles, read.readout_operand, 0, [outputs])
+    resident = None
+    kernel = read.readout_operand.kernel
+    if keeps_readout(tiles, math.prod(kernel.shape) * kernel.dtype.itemsize):
+        resident = read_operand(tiles, read.readout_operand, 0, [outputs])
 
     def step(t: Any, nothing: Any) -> Any:
         noise = triton.load(read.noise.at[t, own, outputs])
