@@ -50,12 +50,16 @@ def power_of_two(x: Array) -> Array:
     return jnp.ldexp(jnp.ones((), x.dtype), exponent)
 
 
-def matmul(x: Array, kernel: Array, dtype: DType = None) -> Array:
-    """`x @ kernel` with operands rounded to `dtype`, in the kernel's own type.
+def matmul(x: Array, kernel: Array, dtype: DType = None, *, out: DType = None) -> Array:
+    """`x @ kernel` with operands rounded to `dtype`.
 
-    Products accumulate in that type; without a `dtype` nothing is rounded to another.
+    Args:
+        x: Rows `[..., I]`.
+        kernel: Weights `[..., I, O]`.
+        dtype: Type of the operands; None for that of the result.
+        out: Type of the sums and of the result; None for the kernel's own.
     """
-    out = kernel.dtype
+    out = kernel.dtype if out is None else out
     x, kernel = (each.astype(out if dtype is None else dtype) for each in (x, kernel))
     return jnp.matmul(x, kernel, preferred_element_type=out)
 
@@ -140,8 +144,12 @@ def _rows(x: Array) -> Array:
 
 
 def affine_value(params: Affine, x: Array, dtype: DType = None) -> Array:
-    """`x @ kernel + bias` by one product of all rows, without its fast derivative."""
-    rows = matmul(_rows(x), params.kernel, dtype) + params.bias
+    """`x @ kernel + bias` by one product of all rows, without its fast derivative.
+
+    The result has the bias's type; the kernel may be rounded already.
+    """
+    out = params.bias.dtype
+    rows = matmul(_rows(x), params.kernel, dtype, out=out) + params.bias
     return rows.reshape(*x.shape[:-1], rows.shape[-1])
 
 

@@ -216,9 +216,14 @@ def _interface(emission: Emission, dtype: str | None, has_dropout: bool) -> Inte
     def classes(params: Any, noise: Any) -> Any:
         return as_classes(emission, params[0], noise)
 
+    def rounded(params: Any) -> Any:
+        weights, mask = params
+        kernel = weights.kernel if dtype is None else weights.kernel.astype(dtype)
+        return weights._replace(kernel=kernel), mask
+
     if has_dropout:
-        return Interface(embed_dropped, sample, lambda params, noise: None)
-    return Interface(emission.embed, sample, classes)
+        return Interface(embed_dropped, sample, lambda params, noise: None, rounded)
+    return Interface(emission.embed, sample, classes, rounded)
 
 
 def interface_of(

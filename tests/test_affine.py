@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 from trees import assert_close, random_like
 
-from pf_jax.affine import Affine, affine, sum_of_products, sum_rows
+from pf_jax.affine import (
+    Affine,
+    affine,
+    matmul,
+    power_of_two,
+    relu_network_gradients,
+    run_relu_network,
+    sum_of_products,
+    sum_rows,
+)
 
 T, N, F, G = 5, 4, 3, 6
 
@@ -94,3 +103,65 @@ def test_affine_bias_gradient_is_exact_to_rounding_over_long_sequences():
 def test_sum_rows_equals_sum_over_stacks():
     x = random_like(jnp.zeros((2, T, G)), 3, scale=1.0)
     np.testing.assert_allclose(sum_rows(x), np.sum(x, axis=1), rtol=1e-5, atol=1e-6)
+
+
+def test_sum_rows_of_half_precision_sums_in_float32():
+    x = jnp.full((1, 5000, 2), 0.1, jnp.bfloat16)
+    found = sum_rows(x)
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, 5000 * float(jnp.bfloat16(0.1)), rtol=1e-5)
+
+
+def test_matmul_of_a_rounded_kernel_equals_that_of_the_kernel():
+    params, x = random_arguments()
+    rounded = params.kernel.astype(jnp.bfloat16)
+    expected = matmul(x, params.kernel, "bfloat16")
+    found = matmul(x, rounded, "bfloat16", out=jnp.float32)
+    assert found.dtype == expected.dtype == jnp.float32
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    "x, expected", [(3.0, 4.0), (4.0, 8.0), (-0.3, 0.5), (0.0, 1.0), (1e-30, 2**-99)]
+)
+def test_power_of_two_lies_above_every_number(x, expected):
+    numbers = jnp.array([0.0, x, x / 2], jnp.float32)
+    assert power_of_two(numbers) == np.float32(expected)
+
+
+def random_network():
+    sizes = (F, 5, 7, 2)
+    layers = tuple(
+        Affine(jnp.zeros((i, o)), jnp.zeros(o))
+        for i, o in zip(sizes[:-1], sizes[1:], strict=True)
+    )
+    return random_like((layers, jnp.zeros((T, N, F))), 5, scale=1.0)
+
+
+def plain_network(layers, x):
+    for layer in layers[:-1]:
+        x = jax.nn.relu(plain(layer, x))
+    return plain(layers[-1], x)
+
+
+def test_relu_network_equals_plain_layers():
+    layers, x = random_network()
+    d_out = random_like(jnp.zeros((T, N, 2)), 6, scale=1.0)
+    out, read = run_relu_network(layers, x)
+    expected, pullback = jax.vjp(plain_network, layers, x)
+    assert_close(out, expected)
+    assert_close(relu_network_gradients(layers, read, d_out), pullback(d_out))
+
+
+def test_relu_network_stores_what_products_read_and_sums_what_they_do_not():
+    layers, x = random_network()
+    d_out = random_like(jnp.zeros((T, N, 2)), 6, scale=1.0)
+    out, read = run_relu_network(layers, x, "bfloat16", "bfloat16")
+    assert [each.dtype.name for each in read] == ["float32", "bfloat16", "bfloat16"]
+    whole, read_whole = run_relu_network(layers, x, "bfloat16")
+    np.testing.assert_array_equal(out, whole)
+    found = relu_network_gradients(layers, read, d_out, "bfloat16")
+    expected = relu_network_gradients(layers, read_whole, d_out, "bfloat16")
+    # The same products of the same operands, and sums of the same unrounded numbers.
+    assert_close(found, expected)
+    assert_close(found[0][-1].bias, jnp.sum(d_out, axis=(0, 1)))

@@ -2,9 +2,11 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import kernel_threads
 import numpy as np
 import optax
 import pytest
+from jax.experimental.pallas import triton
 from kernel_threads import run_kernels_in_threads
 
 import pf_jax
@@ -20,9 +22,12 @@ from pf_jax.recurrence.tiles import Device, Tiles
 pytestmark = pytest.mark.slow
 
 TILES = Tiles(rows=16, columns=16, depth=16)
+RESIDENT = TILES._replace(is_resident=True)
 H100 = Device(132, 211 * 1024)
 FULL = Loop(dtype="float32")
 """Products of float32, in kernels too."""
+HALF = Loop(dtype="bfloat16")
+TF32 = Loop(is_tf32=True)
 
 
 @pytest.fixture
@@ -60,11 +65,77 @@ DIRECTIONS = pytest.mark.parametrize("directions", [1, 2], ids=["one", "two"])
 
 @DIRECTIONS
 @pytest.mark.parametrize("is_saved", [True, False])
-def test_forward_equals_the_plain_loop(in_threads, directions, is_saved):
+@pytest.mark.parametrize("tiles", [TILES, RESIDENT], ids=["reading", "resident"])
+def test_forward_equals_the_plain_loop(in_threads, directions, is_saved, tiles):
     arguments = drawn_loop(directions)
-    trace = kernels.forward(TILES, FULL, is_saved, *arguments)
+    trace = kernels.forward(tiles, FULL, is_saved, *arguments)
     assert_close(trace, loops.forward(FULL, is_saved, *arguments))
     assert (trace.gates[-1].reset is not None) == is_saved
+    assert (trace.before is not None) == is_saved
+
+
+def test_forward_reads_resident_weights_once(in_threads, monkeypatch):
+    kernel = drawn_loop()[0].kernel
+    reads = []
+    load = kernel_threads._load
+
+    def counting(place):
+        reads.append(place[0].shape)
+        return load(place)
+
+    monkeypatch.setattr(triton, "load", counting)
+    counts = []
+    for tiles in (TILES, RESIDENT):
+        reads.clear()
+        kernels.forward(tiles, FULL, True, *drawn_loop(num_steps=5))
+        counts.append(reads.count(kernel.transpose(0, 2, 1).shape))
+    # Of each of 4 programs: three gates in two blocks of terms.
+    assert counts == [5 * 4 * 6, 4 * 6]
+
+
+def assert_as_stored(found, expected):
+    """Equal types, and numbers within one rounding of the stored type."""
+
+    def check(actual, desired):
+        assert actual.dtype == desired.dtype
+        # In TF32 the plain loop multiplies in float32 here, the kernel in ten bits.
+        steps = {"bfloat16": 2**-8}.get(actual.dtype.name, 2**-10)
+        actual, desired = (np.asarray(x, np.float32) for x in (actual, desired))
+        # Rounding another way at one step moves all later ones, by less.
+        np.testing.assert_allclose(actual, desired, rtol=2 * steps, atol=2 * steps)
+
+    jax.tree.map(check, found, expected)
+
+
+@DIRECTIONS
+@pytest.mark.parametrize("loop", [HALF, TF32], ids=["bfloat16", "tf32"])
+def test_forward_stores_what_the_plain_loop_stores(in_threads, directions, loop):
+    weights, projections, carry = drawn_loop(directions)
+    projections = projections.astype(jnp.float16)
+    trace = kernels.forward(RESIDENT, loop, True, weights, projections, carry)
+    assert_as_stored(trace, loops.forward(loop, True, weights, projections, carry))
+    assert trace.hidden.dtype == (loop.dtype or jnp.float16)
+    assert trace.gates[0].update.dtype == jnp.float16
+    assert trace.last.dtype == jnp.float32
+
+
+@DIRECTIONS
+def test_backward_stores_what_the_plain_loop_stores(in_threads, directions):
+    weights, projections, carry = drawn_loop(directions)
+    trace = loops.forward(HALF, True, weights, projections, carry)
+    d_hidden, _, d_last = drawn_cotangents(trace, carry)
+    scaled = Scaled((d_hidden.values / 4).astype(jnp.float16), jnp.float32(4))
+    arguments = weights, carry, trace, scaled, None, d_last
+    found = kernels.backward(RESIDENT, HALF, *arguments)
+    expected = loops.backward(HALF, *arguments)
+    assert found.product.dtype == expected.product.dtype == jnp.bfloat16
+    for actual, desired in zip(found, expected, strict=True):
+        difference = np.asarray(actual, np.float32) - np.asarray(desired, np.float32)
+        assert np.linalg.norm(difference) < 4e-3 * np.linalg.norm(desired)
+    # The scale is that of the cotangents, not of what they become.
+    exact = loops.backward(HALF, weights, carry, trace, d_hidden, None, d_last)
+    error = np.linalg.norm(found.carry - exact.carry) / np.linalg.norm(exact.carry)
+    assert error < 4e-3
 
 
 def test_forward_rounds_what_it_multiplies_to_its_dtype(in_threads):
@@ -98,11 +169,14 @@ def drawn_cotangents(trace, carry, has_preactivation=False):
 
 @DIRECTIONS
 @pytest.mark.parametrize("has_preactivation", [False, True])
-def test_backward_equals_the_plain_loop(in_threads, directions, has_preactivation):
+@pytest.mark.parametrize("tiles", [TILES, RESIDENT], ids=["reading", "resident"])
+def test_backward_equals_the_plain_loop(
+    in_threads, directions, has_preactivation, tiles
+):
     weights, projections, carry = drawn_loop(directions)
     trace = loops.forward(FULL, True, weights, projections, carry)
     cotangents = drawn_cotangents(trace, carry, has_preactivation)
-    found = kernels.backward(TILES, FULL, weights, carry, trace, *cotangents)
+    found = kernels.backward(tiles, FULL, weights, carry, trace, *cotangents)
     assert_close(found, loops.backward(FULL, weights, carry, trace, *cotangents))
 
 
@@ -163,7 +237,8 @@ def test_rollout_equals_the_plain_loop(
     interface, inputs = drawn_rollout(
         emission, num_reading, num_layers=num_layers, given=given
     )
-    found = kernels.rollout(TILES, FULL, True, interface, inputs)
+    tiles = RESIDENT if given else TILES
+    found = kernels.rollout(tiles, FULL, True, interface, inputs)
     expected = loops.rollout(FULL, True, interface, inputs)
     np.testing.assert_array_equal(found.samples, expected.samples)
     assert_close(found, expected)

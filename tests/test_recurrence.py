@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,9 +7,10 @@ import pytest
 from jax import lax
 from trees import assert_close, random_like
 
+from pf_jax.affine import Affine
 from pf_jax.recurrence.cells import GRUParams, gru_step
 from pf_jax.recurrence.loops import GRUWeights, Loop, step_product
-from pf_jax.recurrence.scan import Layer, gru_forward, gru_layer
+from pf_jax.recurrence.scan import Layer, gru_forward, gru_layer, gru_network
 
 T, N, H = 6, 3, 4
 
@@ -201,3 +204,102 @@ def test_loop_holds_more_steps_on_a_gpu_unless_told(monkeypatch):
     assert Loop().body_steps == 1
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     assert (Loop().body_steps, Loop(unroll=1).body_steps) == (4, 1)
+
+
+NUM_INPUTS = 5
+
+
+def random_layer():
+    """A layer of both directions over inputs, and a network of two layers behind it."""
+    layer = Layer(
+        Affine(jnp.zeros((NUM_INPUTS, 6 * H)), jnp.zeros(6 * H)),
+        GRUWeights(jnp.zeros((2, H, 3 * H)), jnp.zeros((2, H))),
+        jnp.zeros((T, N, NUM_INPUTS)),
+        jnp.zeros((2, N, H)),
+    )
+    network = (
+        Affine(jnp.zeros((2 * H, 7)), jnp.zeros(7)),
+        Affine(jnp.zeros((7, 2)), jnp.zeros(2)),
+    )
+    return random_like((layer, network), 9, scale=0.7)
+
+
+def plain_layer(layer, held=None):
+    """Two scans over the cell, the second over the reversed sequence."""
+    sides = []
+    for direction in range(2):
+        own = slice(3 * H * direction, 3 * H * (direction + 1))
+        params = GRUParams(
+            layer.input.kernel[:, own],
+            layer.input.bias[own],
+            layer.weights.kernel[direction],
+            layer.weights.bias[direction],
+        )
+
+        def step(h, now, params=params):
+            x, held = now
+            new, _ = gru_step(params, h, x)
+            new = jnp.where(held[:, None] == 1, h, new)
+            return new, new
+
+        times = jnp.zeros(layer.x.shape[:2]) if held is None else held
+        inputs = (layer.x, times)
+        if direction:
+            inputs = jax.tree.map(lambda x: x[::-1], inputs)
+        _, hidden = lax.scan(step, layer.carry[direction], inputs)
+        sides.append(hidden[::-1] if direction else hidden)
+    return jnp.concatenate(sides, axis=-1)
+
+
+def plain_network(layer, network, held=None):
+    first, second = network
+    y = jax.nn.relu(plain_layer(layer, held) @ first.kernel + first.bias)
+    return y @ second.kernel + second.bias
+
+
+@pytest.mark.parametrize("is_held", [False, True])
+def test_gru_network_equals_plain_scans_and_layers(is_held):
+    held = None
+    if is_held:
+        held = jnp.zeros((T, N)).at[2, 0].set(1).at[4:, 1].set(1)
+    arguments, d_out = random_layer(), random_like(jnp.zeros((T, N, 2)), 3, 1.0)
+    actual = value_and_pullback(
+        lambda layer, network: gru_network(layer, network, held=held)
+    )
+    expected = value_and_pullback(
+        lambda layer, network: plain_network(layer, network, held)
+    )
+    assert_close(actual(arguments, d_out), expected(arguments, d_out))
+
+
+def test_gru_network_forms_no_gradient_for_constant_rows():
+    arguments, d_out = random_layer(), random_like(jnp.zeros((T, N, 2)), 3, 1.0)
+
+    def pullback(constant_rows):
+        run = value_and_pullback(
+            lambda layer, network: gru_network(
+                layer, network, constant_rows=constant_rows
+            )
+        )
+        return run(arguments, d_out)[1]
+
+    (layer, network), (whole, whole_network) = pullback(2), pullback(0)
+    np.testing.assert_array_equal(layer.x[:, :2], np.zeros((T, 2, NUM_INPUTS)))
+    assert_close(layer.x[:, 2:], whole.x[:, 2:])
+    assert_close(
+        (layer._replace(x=None), network), (whole._replace(x=None), whole_network)
+    )
+
+
+def test_gru_network_in_bfloat16_scales_what_half_precision_cannot_hold():
+    """A loss of any size gets gradients of the same relative exactness."""
+    arguments, d_out = random_layer(), random_like(jnp.zeros((T, N, 2)), 3, 1.0)
+    run = value_and_pullback(
+        lambda layer, network: gru_network(layer, network, Loop("bfloat16"))
+    )
+    expected = run(arguments, d_out)[1]
+    for factor in (2.0**-40, 2.0**30):
+        found = run(arguments, factor * d_out)[1]
+        larger = jax.tree.map(functools.partial(jnp.multiply, factor), expected)
+        # Powers of two change no digit.
+        jax.tree.map(np.testing.assert_array_equal, found, larger)

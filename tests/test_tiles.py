@@ -93,24 +93,57 @@ def test_find_tiles_fit(
     assert groups * (size // tiles.columns) + samplers <= cores
     assert num_rows % tiles.rows == reading % tiles.rows == 0
     assert size % tiles.columns == size % tiles.depth == 0
-    assert tiles.depth * tiles.stages * (
-        tiles.rows + gates * tiles.columns
-    ) * bytes_ <= (99 * 1024)
+    columns, reads = gates * tiles.columns, tiles.depth * tiles.stages
+    kept = size * (1 if gates == 3 else 3) * columns if tiles.is_resident else 0
+    read = reads * (tiles.rows + columns * (not tiles.is_resident))
+    assert (kept + read) * bytes_ <= 99 * 1024
 
 
 @pytest.mark.parametrize(
     ("work", "tiles"),
     [
-        (Work((128, 1024), 3, 2, 64, 64, 50), Tiles(64, 16, 128, 3)),
-        (Work((128, 512), 3, 2, 64, 64, 2), Tiles(64, 16, 128, 3)),
-        (Work((2, 128, 512), 1, 4), Tiles(32, 32, 64, 4)),
+        (Work((512, 1024), 3, 2, 256, 256, 50), Tiles(64, 64, 128, 3, 8)),
+        (Work((1, 128, 1024), 1, 4), Tiles(32, 32, 64, 4)),
         (Work((128, 1024), 3, 2, 64, 64, 10000), None),
         (Work((128, 1000), 3, 2), None),
         (Work((24, 1024), 3, 2), None),
     ],
 )
-def test_find_tiles_takes_the_fastest_measured(work, tiles):
+def test_find_tiles_that_read_weights_are_the_fastest_measured(work, tiles):
     assert gpu.find_tiles(work, H100) == tiles
+
+
+@pytest.mark.parametrize(
+    ("work", "rows", "columns"),
+    [
+        (Work((128, 512), 3, 2, 64, 64, 2), 16, 32),
+        (Work((2, 128, 512), 3, 2), 16, 64),
+        (Work((2, 128, 512), 1, 2), 16, 64),
+        (Work((2, 128, 512), 1, 4), 32, 32),
+        (Work((128, 1024), 3, 2, 64, 64, 50), 64, 32),
+        (Work((1, 128, 1024), 1, 2), 32, 32),
+    ],
+)
+def test_find_tiles_keeps_weights_that_fit(work, rows, columns):
+    tiles = gpu.find_tiles(work, H100)
+    assert tiles.is_resident
+    assert (tiles.rows, tiles.columns) == (rows, columns)
+    assert work.programs(tiles) <= H100.cores
+
+
+def test_find_tiles_counts_the_kernels_of_all_layers():
+    one = gpu.find_tiles(Work((128, 512), 3, 2, 64, 64, 2), H100)
+    two = gpu.find_tiles(Work((128, 512), 3, 2, 64, 64, 2, layers=2), H100)
+    assert one.rows == 16
+    # Three products: 48 KiB of weights each are more than registers hold.
+    assert two.rows == 64
+
+
+def test_keeps_readout_up_to_what_registers_hold():
+    tiles = Tiles(16, 32, 512, 1, 8, True)
+    assert gpu.keeps_readout(tiles, 64 * 1024 * 2)
+    assert not gpu.keeps_readout(tiles, 128 * 1024 * 2)
+    assert not gpu.keeps_readout(tiles._replace(is_resident=False), 16)
 
 
 def test_find_device_finds_none_on_a_cpu(on_eight_cpus):

@@ -176,7 +176,9 @@ def step_product(kernel: Array, num_rows: int, dtype: DType = None) -> Product:
     """
     is_large = kernel.ndim == 2 and kernel.size >= 2**14 * num_rows
     if dtype is not None or not is_large or jax.default_backend() != "cpu":
-        return lambda x: matmul(x, kernel, dtype)
+        # Rounded here: in the loop's body XLA would round it at every step.
+        rounded = kernel if dtype is None else kernel.astype(dtype)
+        return lambda x: matmul(x, rounded, dtype, out=kernel.dtype)
     # Without the barriers XLA takes both transpositions back.
     transposed = lax.optimization_barrier(kernel.T)
 
@@ -406,11 +408,14 @@ class Interface(NamedTuple):
         as_classes: Function `(readout, noise) -> (Affine, noise)`, with which a sample is
             `argmax(hidden @ kernel + bias + temperature * noise)` and a row of the table;
             it returns None where samples are no such choice.
+        rounded: Function `readout -> readout` that rounds the kernels as products read
+            them, once before a loop.
     """
 
     embed: Callable[[Any, Array], Array]
     sample: Callable[[Any, Array, Any, Any], Array]
     as_classes: Callable[[Any, Any], Any]
+    rounded: Callable[[Any], Any] = lambda readout: readout
 
 
 class RolloutInputs(NamedTuple):
@@ -475,10 +480,14 @@ def rollout(
         interface: How the cells meet the layers around them.
         inputs: What the rollout starts from.
     """
-    num_reading = inputs.num_reading
+    num_reading, readout = inputs.num_reading, interface.rounded(inputs.readout)
     products = [
         step_product(weights.kernel, carry.shape[0], loop.dtype)
         for weights, carry in zip(inputs.weights, inputs.carry, strict=True)
+    ]
+    inner = [
+        step_product(layer.kernel, carry.shape[0], loop.dtype)
+        for layer, carry in zip(inputs.inner, inputs.carry[1:], strict=True)
     ]
 
     def step(state: tuple[tuple[Array, ...], Array], now: Any) -> Any:
@@ -488,8 +497,7 @@ def rollout(
         new, gates = [], []
         for index, weights in enumerate(inputs.weights):
             if index:
-                kernel, bias = inputs.inner[index - 1]
-                x = matmul(new[-1], kernel, loop.dtype) + bias
+                x = inner[index - 1](new[-1]) + inputs.inner[index - 1].bias
             u = products[index](carry[index])
             hidden, layer_gates = gru_trace(
                 x, u, weights.bias, carry[index], is_saved=is_saved
@@ -497,7 +505,11 @@ def rollout(
             new.append(hidden)
             gates.append(layer_gates)
         top = new[-1][num_reading:]
-        sample = interface.sample(inputs.readout, top, noise, inputs.temperature)
+        if jax.default_backend() == "gpu":
+            # XLA:GPU would join the readout and the next step's recurrent product, and
+            # copy both kernels into one array in every round of the loop.
+            top = lax.optimization_barrier(stored(top, loop.dtype))
+        sample = interface.sample(readout, top, noise, inputs.temperature)
         sample = lax.stop_gradient(sample).astype(own.dtype)
         # Chosen here, not where it is read: XLA:CPU would choose anew for every column of
         # the table's row.

@@ -153,13 +153,12 @@ def _run_steps(
     options: _Options, is_saved: bool, inputs: RolloutInputs
 ) -> RolloutTrace:
     """Some rows read samples: step by step, all layers in each."""
-    embed, sample, as_classes = options.interface
-    interface = Interface(
-        lambda table, values: _values(embed, table, values),
-        lambda readout, *rest: _values(sample, readout, *rest),
-        as_classes,
+    embed, sample, *_ = options.interface
+    interface = options.interface._replace(
+        embed=lambda table, values: _values(embed, table, values),
+        sample=lambda readout, *rest: _values(sample, readout, *rest),
     )
-    classes = as_classes(inputs.readout, inputs.noise)
+    classes = interface.as_classes(inputs.readout, inputs.noise)
     first = inputs.carry[0]
     run = choose(
         "rollout",
