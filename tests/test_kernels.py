@@ -69,7 +69,7 @@ DIRECTIONS = pytest.mark.parametrize("directions", [1, 2], ids=["one", "two"])
 def test_forward_equals_the_plain_loop(in_threads, directions, is_saved, tiles):
     arguments = drawn_loop(directions)
     trace = kernels.forward(tiles, FULL, is_saved, *arguments)
-    assert_close(trace, loops.forward(FULL, is_saved, *arguments))
+    assert_close(trace, loops.forward_whole(FULL, is_saved, *arguments))
     assert (trace.gates[-1].reset is not None) == is_saved
     assert (trace.before is not None) == is_saved
 
@@ -113,7 +113,9 @@ def test_forward_stores_what_the_plain_loop_stores(in_threads, directions, loop)
     weights, projections, carry = drawn_loop(directions)
     projections = projections.astype(jnp.float16)
     trace = kernels.forward(RESIDENT, loop, True, weights, projections, carry)
-    assert_as_stored(trace, loops.forward(loop, True, weights, projections, carry))
+    assert_as_stored(
+        trace, loops.forward_whole(loop, True, weights, projections, carry)
+    )
     assert trace.hidden.dtype == (loop.dtype or jnp.float16)
     assert trace.gates[0].update.dtype == jnp.float16
     assert trace.last.dtype == jnp.float32
@@ -122,7 +124,7 @@ def test_forward_stores_what_the_plain_loop_stores(in_threads, directions, loop)
 @DIRECTIONS
 def test_backward_stores_what_the_plain_loop_stores(in_threads, directions):
     weights, projections, carry = drawn_loop(directions)
-    trace = loops.forward(HALF, True, weights, projections, carry)
+    trace = loops.forward_whole(HALF, True, weights, projections, carry)
     d_hidden, _, d_last = drawn_cotangents(trace, carry)
     scaled = Scaled((d_hidden.values / 4).astype(jnp.float16), jnp.float32(4))
     arguments = weights, carry, trace, scaled, None, d_last
@@ -141,8 +143,8 @@ def test_backward_stores_what_the_plain_loop_stores(in_threads, directions):
 def test_forward_rounds_what_it_multiplies_to_its_dtype(in_threads):
     arguments, loop = drawn_loop(num_steps=2), Loop(dtype="bfloat16")
     trace = kernels.forward(TILES, loop, True, *arguments)
-    assert_close(trace, loops.forward(loop, True, *arguments))
-    exact = loops.forward(FULL, True, *arguments)
+    assert_close(trace, loops.forward_whole(loop, True, *arguments))
+    exact = loops.forward_whole(FULL, True, *arguments)
     assert np.abs(trace.hidden - exact.hidden).max() > 1e-4
 
 
@@ -174,7 +176,7 @@ def test_backward_equals_the_plain_loop(
     in_threads, directions, has_preactivation, tiles
 ):
     weights, projections, carry = drawn_loop(directions)
-    trace = loops.forward(FULL, True, weights, projections, carry)
+    trace = loops.forward_whole(FULL, True, weights, projections, carry)
     cotangents = drawn_cotangents(trace, carry, has_preactivation)
     found = kernels.backward(tiles, FULL, weights, carry, trace, *cotangents)
     assert_close(found, loops.backward(FULL, weights, carry, trace, *cotangents))
@@ -239,7 +241,7 @@ def test_rollout_equals_the_plain_loop(
     )
     tiles = RESIDENT if given else TILES
     found = kernels.rollout(tiles, FULL, True, interface, inputs)
-    expected = loops.rollout(FULL, True, interface, inputs)
+    expected = loops.rollout_whole(FULL, True, interface, inputs)
     np.testing.assert_array_equal(found.samples, expected.samples)
     assert_close(found, expected)
 
@@ -260,7 +262,7 @@ def test_rollout_shows_tokens_outside_the_vocabulary(in_threads):
     given = inputs.given.at[1, 3].set(5).at[1, 4].set(-1).at[0, 18].set(7)
     inputs = inputs._replace(given=given)
     hidden = kernels.rollout(TILES, FULL, True, interface, inputs).traces[0].hidden
-    expected = loops.rollout(FULL, True, interface, inputs).traces[0].hidden
+    expected = loops.rollout_whole(FULL, True, interface, inputs).traces[0].hidden
     np.testing.assert_array_equal(jnp.isnan(hidden), jnp.isnan(expected))
     for row, first in ((3, 1), (4, 1), (18, 0)):
         assert np.isnan(hidden[first:, row]).all()
@@ -275,7 +277,7 @@ def test_kernels_equal_the_plain_loops_where_they_run(on_a_gpu, directions):
         directions, num_steps=40, num_rows=64, size=128
     )
     forward = jax.jit(functools.partial(kernels.forward, tiles, FULL, True))
-    trace = loops.forward(FULL, True, weights, projections, carry)
+    trace = loops.forward_whole(FULL, True, weights, projections, carry)
     assert_close(forward(weights, projections, carry), trace)
     cotangents = drawn_cotangents(trace, carry)
     backward = jax.jit(functools.partial(kernels.backward, tiles, FULL))
@@ -289,7 +291,7 @@ def test_rollout_equals_the_plain_loop_where_it_runs(on_a_gpu, emission, given):
     interface, inputs = drawn_rollout(emission, num_layers=2, given=given)
     run = jax.jit(functools.partial(kernels.rollout, TILES, FULL, True, interface))
     found = run(inputs)
-    expected = loops.rollout(FULL, True, interface, inputs)
+    expected = loops.rollout_whole(FULL, True, interface, inputs)
     np.testing.assert_array_equal(found.samples, expected.samples)
     assert_close(found, expected)
 

@@ -53,14 +53,22 @@ def choose(
     Returns:
         The function of the arrays.
     """
-    plain = functools.partial(getattr(loops, form), loop, *static)
     found = _find_tiles(loop, carry, gates, sampling) if has_kernel else None
     if found is None:
-        return plain
+        return functools.partial(getattr(loops, form), loop, *static)
     # Imported here alone: it loads Pallas, which no CPU or TPU needs.
     kernels = importlib.import_module("pf_jax.recurrence.kernels")
     kernel = functools.partial(getattr(kernels, form), found, loop, *static)
+    plain = functools.partial(_AS_KERNELS[form], loop, *static)
     return tiles.on_gpu(kernel, plain)
+
+
+_AS_KERNELS = {
+    "forward": loops.forward_whole,
+    "backward": loops.backward,
+    "rollout": loops.rollout_whole,
+}
+"""Plain loops that return all that their kernels do."""
 
 
 def _find_tiles(

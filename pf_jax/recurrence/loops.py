@@ -116,14 +116,21 @@ class Trace(NamedTuple):
         gates: The rest, of each direction.
         last: Last carries `[S, N, H]`, which are not rounded as `hidden` may be.
         before: Carries `[S, T, N, H]` that the steps started from, of all directions
-            stacked, as the batched product for `dU` reads them; None where nothing will be
-            differentiated.
+            stacked, as the batched product for `dU` reads them. Kernels write them for a
+            backward pass; None where they are to be formed of `hidden`.
     """
 
     hidden: Array
     gates: tuple[Gates, ...]
     last: Array
-    before: Array | None
+    before: Array | None = None
+
+    def with_before(self, carry: Array) -> "Trace":
+        """The same trace with `before`, of a pass from these carries `[S, N, H]`."""
+        if self.before is not None:
+            return self
+        hidden = _sides(self.hidden, len(carry))
+        return self._replace(before=previous_hidden(hidden, carry))
 
 
 class Scaled(NamedTuple):
@@ -283,10 +290,8 @@ def forward(
 
     sides = _as_run(_sides(projections, len(carry)))
     last, (hidden, gates) = lax.scan(step, tuple(carry), sides, unroll=loop.body_steps)
-    hidden = _as_run(hidden)
-    before = previous_hidden(hidden, carry) if is_saved else None
-    hidden = jnp.concatenate(hidden, axis=-1)
-    return Trace(hidden, _as_run(gates), jnp.stack(last), before)
+    hidden = jnp.concatenate(_as_run(hidden), axis=-1)
+    return Trace(hidden, _as_run(gates), jnp.stack(last))
 
 
 def stored_gates(loop: Loop, gates: Any) -> Any:
@@ -326,6 +331,7 @@ def backward(
     """
     transposed = jnp.swapaxes(weights.kernel, -1, -2)
     products = _step_products(transposed, carry.shape[1], loop.dtype)
+    trace = trace.with_before(carry)
     assert trace.before is not None
     factors = tuple(
         _factors(*_computed(carry, each))
@@ -530,17 +536,36 @@ def rollout(
         unroll=loop.body_steps,
     )
     traces = tuple(
-        Trace(
-            each,
-            (layer_gates,),
-            last_carry[None],
-            previous_hidden((each,), first[None]) if is_saved else None,
-        )
-        for each, layer_gates, last_carry, first in zip(
-            hidden, gates, last, inputs.carry, strict=True
-        )
+        Trace(each, (layer_gates,), last_carry[None])
+        for each, layer_gates, last_carry in zip(hidden, gates, last, strict=True)
     )
     return RolloutTrace(traces, samples)
+
+
+def forward_whole(
+    loop: Loop,
+    is_saved: bool,
+    weights: GRUWeights,
+    projections: Array,
+    carry: Array,
+) -> Trace:
+    """`forward`, with all that its kernel leaves."""
+    trace = forward(loop, is_saved, weights, projections, carry)
+    return trace.with_before(carry) if is_saved else trace
+
+
+def rollout_whole(
+    loop: Loop, is_saved: bool, interface: Interface, inputs: RolloutInputs
+) -> RolloutTrace:
+    """`rollout`, with all that its kernel leaves."""
+    run = rollout(loop, is_saved, interface, inputs)
+    if not is_saved:
+        return run
+    traces = tuple(
+        trace.with_before(carry[None])
+        for trace, carry in zip(run.traces, inputs.carry, strict=True)
+    )
+    return run._replace(traces=traces)
 
 
 def where_rows(is_first: Array, first: Array, second: Array) -> Array:

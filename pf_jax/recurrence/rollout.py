@@ -30,7 +30,6 @@ from pf_jax.recurrence.loops import (
     RolloutTrace,
     Trace,
     gru_trace,
-    previous_hidden,
     stored_gates,
     where_rows,
 )
@@ -293,10 +292,12 @@ def _rebuilt(loop: Loop, layer: Layer, trace: Trace) -> Trace:
     if layer.input is not None:
         x = matmul(x, layer.input.kernel, loop.dtype) + layer.input.bias
     kernel, bias = (each[0] for each in layer.weights)
-    before = previous_hidden((trace.hidden,), layer.carry)
-    product = matmul(before[0], kernel, loop.dtype)
-    _, gates = gru_trace(x, product, bias, before[0].astype(x.dtype))
-    return trace._replace(gates=(stored_gates(loop, gates),), before=before)
+    trace = trace.with_before(layer.carry)
+    assert trace.before is not None
+    before = trace.before[0]
+    product = matmul(before, kernel, loop.dtype)
+    _, gates = gru_trace(x, product, bias, before.astype(x.dtype))
+    return trace._replace(gates=(stored_gates(loop, gates),))
 
 
 gru = Cell(init_gru, gru_initial_carry, gru_step, gru_rollout)

@@ -200,7 +200,7 @@ def _layer_gradients(
     d_last: Array,
 ) -> Layer:
     """Cotangents of what a layer computes from, by those of what it puts out."""
-    loop = options.loop
+    loop, trace = options.loop, trace.with_before(layer.carry)
     run = choose("backward", loop, carry=layer.carry, gates=1)
     deltas = run(layer.weights, layer.carry, trace, d_hidden, d_preactivation, d_last)
     d_weights = weight_gradients(loop, layer.carry, trace, deltas)
