@@ -107,17 +107,19 @@ def test_a_preactivation_that_nothing_reads_has_no_cotangent(monkeypatch, object
         return backward(loop, weights, carry, trace, d_hidden, d_preactivation, d_last)
 
     monkeypatch.setattr(loops, "backward", recorded)
-    state = pf_jax.create_train_state(
-        jax.random.key(0),
-        generator=pf_jax.GeneratorSizes(V, H, 8),
-        discriminator=pf_jax.DiscriminatorSizes(8, 8),
+    state = jax.eval_shape(
+        lambda: pf_jax.create_train_state(
+            jax.random.key(0),
+            generator=pf_jax.GeneratorSizes(V, H, 8),
+            discriminator=pf_jax.DiscriminatorSizes(8, 8),
+        )
     )
     given = tokens()
     step = {
         "teacher_forcing": pf_jax.teacher_forcing_step,
         "professor_forcing": pf_jax.joint_step,
     }[objective]
-    step(state, pf_jax.Batch(given, given), jax.random.key(3))
+    jax.eval_shape(step, state, pf_jax.Batch(given, given), jax.random.key(3))
     if objective == "teacher_forcing":
         assert found == [(1, False)]
     else:

@@ -181,22 +181,17 @@ class Work(NamedTuple):
     def _is_held(self, tiles: Tiles) -> bool:
         """Whether resident weights and reads find room, as the compiler lays them out.
 
-        With 16 rows the weights lie in registers. With 64, tensor cores read those of two
-        bytes in shared memory. With 32 they are in shared memory, but a forward pass was
-        seen to spill them.
+        With 16 rows the weights lie in registers, with 32 in shared memory, and with 64
+        tensor cores read those of two bytes there.
         """
         threads = 32 * tiles.warps
         rows = max(tiles.rows, sampled_rows(self.sampling) if self.sampling else 0)
         if rows * tiles.depth * self.bytes > _READ_BYTES[self.gates] * threads:
             return False
-        weights = self.gates * tiles.columns * self.terms * self.bytes
         if tiles.rows == 16:
+            weights = self.gates * tiles.columns * self.terms * self.bytes
             return weights * (2 * self.layers - 1) <= _WEIGHT_BYTES * threads
-        return (tiles.rows, self.gates, self.bytes) in (
-            (64, 3, 2),
-            (32, 1, 2),
-            (32, 1, 4),
-        )
+        return tiles.rows == 32 or (tiles.rows == 64 and self.gates * self.bytes == 6)
 
     def clocks(self, tiles: Tiles, device: Device) -> float:
         """Clocks of a step with resident weights, estimated.
