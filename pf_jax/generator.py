@@ -24,8 +24,10 @@ class Generator(NamedTuple):
     Attributes:
         cell: Recurrent cell of every layer.
         emission: What a step puts out and feeds back.
-        dtype: Type of the matrix products' operands ("bfloat16"); carry and sums stay in
-            the parameters' type. None rounds nothing. For cells with a fast path.
+        dtype: Type of the matrix products' operands ("bfloat16"), and so of what loops
+            over time save for them; carry and sums stay in the parameters' type. None
+            rounds nothing, but for what a GPU's kernels save for products in TF32, which
+            is in half precision. For cells with a fast path.
         recompute: Whether to save only the carries for the backward pass and to rebuild
             the gates in it, by one matrix product. For cells with a fast path.
         unroll: Number of steps in a loop's body, as in `lax.scan`; 0 is 4 on a GPU and
