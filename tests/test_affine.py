@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -144,24 +146,35 @@ def plain_network(layers, x):
     return plain(layers[-1], x)
 
 
+@functools.partial(jax.jit, static_argnames=("dtype", "storage"))
+def network_and_gradients(layers, x, d_out, **types):
+    """The result, what layers read, and the gradients of a network."""
+    out, read = run_relu_network(layers, x, **types)
+    dtype = types.get("dtype")
+    return out, read, relu_network_gradients(layers, read, d_out, dtype)
+
+
 def test_relu_network_equals_plain_layers():
     layers, x = random_network()
     d_out = random_like(jnp.zeros((T, N, 2)), 6, scale=1.0)
-    out, read = run_relu_network(layers, x)
-    expected, pullback = jax.vjp(plain_network, layers, x)
-    assert_close(out, expected)
-    assert_close(relu_network_gradients(layers, read, d_out), pullback(d_out))
+
+    @jax.jit
+    def plain_and_gradients(layers, x):
+        expected, pullback = jax.vjp(plain_network, layers, x)
+        return expected, pullback(d_out)
+
+    out, _, gradients = network_and_gradients(layers, x, d_out)
+    assert_close((out, gradients), plain_and_gradients(layers, x))
 
 
 def test_relu_network_stores_what_products_read_and_sums_what_they_do_not():
     layers, x = random_network()
     d_out = random_like(jnp.zeros((T, N, 2)), 6, scale=1.0)
-    out, read = run_relu_network(layers, x, "bfloat16", "bfloat16")
+    types = {"dtype": "bfloat16", "storage": "bfloat16"}
+    out, read, found = network_and_gradients(layers, x, d_out, **types)
     assert [each.dtype.name for each in read] == ["float32", "bfloat16", "bfloat16"]
-    whole, read_whole = run_relu_network(layers, x, "bfloat16")
+    whole, _, expected = network_and_gradients(layers, x, d_out, dtype="bfloat16")
     np.testing.assert_array_equal(out, whole)
-    found = relu_network_gradients(layers, read, d_out, "bfloat16")
-    expected = relu_network_gradients(layers, read_whole, d_out, "bfloat16")
     # The same products of the same operands, and sums of the same unrounded numbers.
     assert_close(found, expected)
     assert_close(found[0][-1].bias, jnp.sum(d_out, axis=(0, 1)))

@@ -42,10 +42,11 @@ def generator_params():
     )
 
 
-def unrolled(params, tokens, carry=None, **generator):
+@functools.partial(jax.jit, static_argnames=("dtype", "recompute"))
+def unrolled(params, tokens, **generator):
     generator = pf_jax.Generator(**generator)
     key = jax.random.key(1)
-    return pf_jax.unroll_paired(params, key, tokens, carry, generator=generator)
+    return pf_jax.unroll_paired(params, key, tokens, generator=generator)
 
 
 def tokens():
@@ -71,8 +72,8 @@ def test_an_unroll_in_bfloat16_shows_float32_and_keeps_its_carry_exact():
 def test_two_halves_in_bfloat16_equal_the_whole():
     params, given = generator_params(), tokens()
     generator = pf_jax.Generator(dtype="bfloat16")
-    unroll = functools.partial(
-        pf_jax.unroll_teacher_forced, params, generator=generator
+    unroll = jax.jit(
+        functools.partial(pf_jax.unroll_teacher_forced, params, generator=generator)
     )
     whole, first = unroll(given), unroll(given[:3])
     second = unroll(given[3:], first.carry)
@@ -88,7 +89,7 @@ def test_recomputation_in_bfloat16_differs_by_rounding_alone():
 
     params = generator_params()
     saved, rebuilt = (
-        jax.grad(functools.partial(loss, recompute=recompute))(params)
+        jax.jit(jax.grad(functools.partial(loss, recompute=recompute)))(params)
         for recompute in (False, True)
     )
     for one, other in zip(
@@ -268,7 +269,8 @@ def test_a_masked_step_keeps_the_carry_in_half_precision():
     x = random_like(jnp.zeros((T, 2, 3)), 1, 1.0)
     layer = scan.Layer(affine.Affine(kernel, bias), weights, x, jnp.zeros((2, 2, size)))
     held = jnp.zeros((T, 2)).at[3:, 1].set(1.0)
-    hidden = scan.gru_layer(layer, loop, held=held).hidden
+    run = jax.jit(lambda layer: scan.gru_layer(layer, loop, held=held).hidden)
+    hidden = run(layer)
     for t in (3, 4):
         np.testing.assert_array_equal(hidden[t, 1, :size], hidden[2, 1, :size])
         np.testing.assert_array_equal(hidden[t, 1, size:], np.zeros(size))
