@@ -246,13 +246,14 @@ def relu_network_gradients(
     """
     gradients, d_x = [], d_out
     for index in reversed(range(len(layers))):
-        gradient, d_x = affine_gradients(layers[index], read[index], d_out, dtype)
+        if gradients:
+            # What the layer above read is the ReLU's result, and shows where it was open.
+            y = read[index + 1]
+            if layers[index + 1].bias.size > 1:
+                # After a barrier XLA:GPU sums and rounds in one pass. An outer product,
+                # the cotangent below a single output, would be written for it.
+                d_x, y = lax.optimization_barrier((d_x, y))
+            d_x = jnp.where(y > 0, d_x, 0)
+        gradient, d_x = affine_gradients(layers[index], read[index], d_x, dtype)
         gradients.append(gradient)
-        # What a layer read is the ReLU's result, which shows where that was open.
-        d_out, y = d_x, read[index]
-        if layers[index].bias.size > 1:
-            # After the barrier XLA:GPU sums and rounds in one pass. An outer product, the
-            # cotangent behind a single output, would be written for it.
-            d_out, y = lax.optimization_barrier((d_out, y))
-        d_out = jnp.where(y > 0, d_out, 0)
     return tuple(reversed(gradients)), d_x

@@ -487,6 +487,7 @@ def test_train_py_error_is_one_line(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_train_py_learns_the_built_in_text(tmp_path):
     small = {
         "generator.hidden_size": 32,

@@ -11,6 +11,8 @@ import pf_jax
 from benchmarks.peers import flax_peer, plain
 from pf_jax.randomness import draw_noise
 
+pytestmark = pytest.mark.slow
+
 T, B, H, V, D, M = 9, 4, 6, 7, 5, 5
 
 

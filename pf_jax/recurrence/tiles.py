@@ -191,7 +191,8 @@ class Work(NamedTuple):
         if tiles.rows == 16:
             weights = self.gates * tiles.columns * self.terms * self.bytes
             return weights * (2 * self.layers - 1) <= _WEIGHT_BYTES * threads
-        return tiles.rows == 32 or (tiles.rows == 64 and self.gates * self.bytes == 6)
+        has_wide_products = tiles.rows == 64 and self.gates == 3 and self.bytes == 2
+        return tiles.rows == 32 or has_wide_products
 
     def clocks(self, tiles: Tiles, device: Device) -> float:
         """Clocks of a step with resident weights, estimated.
