@@ -181,8 +181,7 @@ class Work(NamedTuple):
     def _is_held(self, tiles: Tiles) -> bool:
         """Whether resident weights and reads find room, as the compiler lays them out.
 
-        With 16 rows the weights lie in registers, with 32 in shared memory, and with 64
-        tensor cores read those of two bytes there.
+        With 16 rows the weights lie in registers, with 32 in shared memory.
         """
         threads = 32 * tiles.warps
         rows = max(tiles.rows, sampled_rows(self.sampling) if self.sampling else 0)
@@ -191,24 +190,19 @@ class Work(NamedTuple):
         if tiles.rows == 16:
             weights = self.gates * tiles.columns * self.terms * self.bytes
             return weights * (2 * self.layers - 1) <= _WEIGHT_BYTES * threads
-        has_wide_products = tiles.rows == 64 and self.gates == 3 and self.bytes == 2
-        return tiles.rows == 32 or has_wide_products
+        return True
 
     def clocks(self, tiles: Tiles, device: Device) -> float:
         """Clocks of a step with resident weights, estimated.
 
         A multiprocessor multiplies and adds 1,300 times a clock, half as often with four
-        bytes; with 64 rows it reads its rows in shared memory for each gate, 128 bytes a
-        clock. It reads 64 bytes a clock from the L2 cache, which gives all multiprocessors
+        bytes. It reads 64 bytes a clock from the L2 cache, which gives all multiprocessors
         24 bytes for each of them.
         """
         read = tiles.rows * self.terms * self.bytes
         products = tiles.rows * tiles.columns * self.gates * self.terms
-        multiplying = products * self.bytes / 2600
-        if tiles.rows == 64:
-            multiplying = max(products / 2000, self.gates * read / 128)
         everyone = self.programs(tiles) * read / (24 * device.cores)
-        return multiplying + max(read / 64, everyone)
+        return products * self.bytes / 2600 + max(read / 64, everyone)
 
 
 def _warps(rows: int, columns: int) -> int:
@@ -231,11 +225,10 @@ def _fitting(work: Work, device: Device, candidates: Iterable[Tiles]) -> list[Ti
 
 def _resident_tiles(work: Work, device: Device) -> Tiles | None:
     candidates = [
-        # Nothing is under way while a product waits for its only read. Only products of 64
-        # rows read resident weights in shared memory, with groups of four warps.
-        Tiles(rows, columns, depth, 1, 4 if rows == 64 else 8, True)
+        # Nothing is under way while a product waits for its only read.
+        Tiles(rows, columns, depth, stages=1, warps=8, is_resident=True)
         for depth in _DEPTHS[work.gates]
-        for rows in _SIZES
+        for rows in (16, 32)
         for columns in _SIZES
     ]
     # Of equals the first: the most that is read at once.
