@@ -255,6 +255,7 @@ def make_batch():
     return Batch(inputs[:-1], inputs[1:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fields", [("preactivation", "outputs"), ("hidden",)])
 def test_joint_step_with_dropout_equals_separate_step(fields):
     state, batch = (

@@ -166,6 +166,7 @@ def test_adversarial_weight_without_warm_up_is_constant():
     assert adversarial_weight(Settings(weight=0.3), jnp.int32(0)) == 0.3
 
 
+@pytest.mark.slow
 @EACH_STEP
 def test_step_weighs_the_adversarial_terms_by_the_warm_up(step):
     """The gradient is linear in the weight."""

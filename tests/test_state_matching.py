@@ -213,6 +213,7 @@ written_out_gradient = jax.jit(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options, mask",
     [
