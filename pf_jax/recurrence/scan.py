@@ -254,9 +254,9 @@ def gru_network(
 ) -> Array:
     """A layer of GRUs over time and a network of affine layers with ReLU at each step.
 
-    The same as `relu_network` of `gru_layer`'s hidden states. Together they store the
-    cotangents between them in half precision, over a scale that their caller's
-    cotangents give.
+    The same as `run_relu_network` of `gru_layer`'s hidden states. As one function, the
+    cotangents between the two can be stored in half precision, divided by a scale that is
+    found from the cotangents of the result.
 
     Args:
         layer: What the layer of GRUs computes from.
@@ -312,10 +312,10 @@ def _network_bwd(
 
 
 def _scaled(loop: Loop, d_hidden: Array, d_out: Array) -> Scaled:
-    """The cotangents of hidden states over that of the step's outputs.
+    """The cotangents of hidden states, divided by the size of the result's cotangents.
 
-    What is left is a derivative of the network. Half precision has room for one of 4,000
-    and, at 10 bits, for one of 4e-6.
+    The quotients are derivatives of the network. Half precision holds those of a size up
+    to 4,000, and down to 4e-6 with all of its bits.
     """
     if loop.storage.scaled is None:
         return Scaled(d_hidden)

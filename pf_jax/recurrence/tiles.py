@@ -195,9 +195,9 @@ class Work(NamedTuple):
     def clocks(self, tiles: Tiles, device: Device) -> float:
         """Clocks of a step with resident weights, estimated.
 
-        A multiprocessor multiplies and adds 1,300 times a clock, half as often with four
-        bytes. It reads 64 bytes a clock from the L2 cache, which gives all multiprocessors
-        24 bytes for each of them.
+        A multiprocessor does 1,300 multiply-adds a clock, half as many with numbers of
+        four bytes. It reads at most 64 bytes a clock from the L2 cache, and 24 where all
+        multiprocessors read at once.
         """
         read = tiles.rows * self.terms * self.bytes
         products = tiles.rows * tiles.columns * self.gates * self.terms
