@@ -1,0 +1,244 @@
+"""What runs left in their workdirs, as numbers that can be compared."""
+
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from pf_jax.analysis.measures.measurement import Measurement
+from pf_jax.data import load_encoding
+from pf_jax.errors import UserError
+from pf_jax.experiment.run_log import read_metrics
+from pf_jax.experiment.saved_config import read_config
+from pf_jax.study.statistics import Comparison, adjust, compare
+
+PLACES = ("data.path", "data.tfds_manual_dir")
+"""Fields that say where data lies, not what it is."""
+
+
+class Result(NamedTuple):
+    """One run, read back from its workdir.
+
+    Attributes:
+        workdir: Folder of the run.
+        config: Fields of the config by full name, such as `train.num_steps`; without
+            `PLACES`.
+        encoding: Content of `encoding.json`.
+        lines: Lines of `metrics.jsonl`, in order.
+        evaluation: Content of `evaluation/metrics.json`; None where the run has not been
+            evaluated.
+    """
+
+    workdir: pathlib.Path
+    config: Mapping[str, Any]
+    encoding: Mapping[str, Any]
+    lines: Sequence[Mapping[str, Any]]
+    evaluation: Mapping[str, Any] | None
+
+    @property
+    def seed(self) -> int:
+        """The run's seed."""
+        return self.config["seed"]
+
+    @property
+    def seconds(self) -> float | None:
+        """Seconds of training, over resumes; None for runs that did not log them."""
+        logged = [line["seconds"] for line in self.lines if "seconds" in line]
+        return logged[-1] if logged else None
+
+    @property
+    def step(self) -> int:
+        """Number of updates."""
+        return int(self.lines[-1]["step"]) if self.lines else 0
+
+
+def read_result(workdir: pathlib.Path) -> Result:
+    """Reads a run's workdir.
+
+    Raises:
+        UserError: If the folder holds no run, or a file in it is damaged.
+    """
+    workdir = pathlib.Path(workdir)
+    config = read_config(workdir)
+    load_encoding(workdir / "encoding.json")  # Checks it.
+    path = workdir / "evaluation" / "metrics.json"
+    try:
+        lines = read_metrics(workdir)
+        evaluation = json.loads(path.read_text()) if path.exists() else None
+        encoding_json = json.loads((workdir / "encoding.json").read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{workdir}: cannot be read ({error}): train it again"
+        ) from error
+    fields = {
+        name: value
+        for name, value in flat(config.to_dict()).items()
+        if name not in PLACES
+    }
+    return Result(workdir, fields, encoding_json, lines, evaluation)
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by full name, such as `train.num_steps`."""
+    fields: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            fields |= flat(value, f"{prefix}{name}.")
+        else:
+            fields[prefix + name] = value
+    return fields
+
+
+def check_same_data(results: Sequence[Result]) -> None:
+    """Checks that runs can be compared.
+
+    Raises:
+        UserError: If two runs have different data, or encode it differently.
+    """
+    first = results[0]
+    for other in results[1:]:
+        for name, value in first.config.items():
+            if name.startswith("data.") and other.config.get(name) != value:
+                raise UserError(
+                    f"{other.workdir}: {name} is {other.config.get(name)!r} there and "
+                    f"{value!r} in {first.workdir}: compare runs of the same data"
+                )
+        if other.encoding != first.encoding:
+            raise UserError(
+                f"{other.workdir}: encodes its data differently than {first.workdir}: "
+                "compare runs of the same data"
+            )
+
+
+def differing_fields(results: Sequence[Result]) -> list[str]:
+    """The names of settings, other than the seed, in which these runs differ."""
+    names = dict.fromkeys(name for result in results for name in result.config)
+    return [
+        name
+        for name in names
+        if name != "seed"
+        and any(r.config.get(name) != results[0].config.get(name) for r in results)
+    ]
+
+
+def group_by_settings(results: Sequence[Result]) -> dict[str, list[Result]]:
+    """Runs that differ in their seeds alone, by a name made of what differs otherwise.
+
+    Args:
+        results: Runs of the same data.
+
+    Returns:
+        The runs of each variant in the order of their seeds; variants in the order of
+        their first runs. One variant alone is named by its objective.
+    """
+    fields = differing_fields(results)
+    groups: dict[str, list[Result]] = {}
+    for result in results:
+        shown = [(name, result.config.get(name)) for name in fields]
+        name = ", ".join(
+            str(value)
+            if field == "objective"
+            else f"{field.rpartition('.')[2]}={value}"
+            for field, value in shown
+        )
+        groups.setdefault(name or result.config["objective"], []).append(result)
+    return {
+        name: sorted(group, key=lambda result: result.seed)
+        for name, group in groups.items()
+    }
+
+
+def numbers_of(result: Result) -> dict[str, Measurement]:
+    """The numbers of a run's evaluation by name, the likelihood first.
+
+    Args:
+        result: The run.
+
+    Returns:
+        The measurements; empty where the run has not been evaluated.
+    """
+    evaluation = result.evaluation
+    if evaluation is None:
+        return {}
+    encoding = load_encoding(result.workdir / "encoding.json")
+    measure = encoding.measure
+    numbers = {measure.name: Measurement(measure.label, evaluation[measure.name])}
+    gap = evaluation.get("hidden_gap") or {}
+    for where in ("within", "beyond"):
+        name = f"{where}_training_length"
+        if name in gap:
+            numbers[f"hidden_gap_{where}"] = Measurement(
+                f"hidden-state gap {where} the training length",
+                gap[name],
+                gap[f"{name}_floor"],
+            )
+    for name, values in (evaluation.get("measures") or {}).items():
+        numbers[name] = measurement_from_json(values)
+    return numbers
+
+
+def measurement_from_json(values: Mapping[str, Any]) -> Measurement:
+    """The inverse of `Measurement.to_json`, whose missing values are None."""
+    interval = values.get("interval")
+    value = values["value"]
+    return Measurement(
+        values["label"],
+        float("nan") if value is None else value,
+        values.get("reference"),
+        values.get("better", "lower"),
+        tuple(interval) if interval else None,  # pyright: ignore[reportArgumentType]
+    )
+
+
+def score(measurement: Measurement) -> float:
+    """The number that is compared: the distance from real data where that is better."""
+    if measurement.better == "reference" and measurement.reference is not None:
+        return abs(measurement.value - measurement.reference)
+    return measurement.value
+
+
+def compare_groups(
+    groups: Mapping[str, Sequence[Result]], baseline: str
+) -> dict[str, dict[str, Comparison]]:
+    """Every variant against the baseline, in every measure, paired by seed.
+
+    Args:
+        groups: Runs of each variant, evaluated or not.
+        baseline: Name of the variant that the others are compared with.
+
+    Returns:
+        The comparison of each measure by variant and measure, of the seeds that both have;
+        p-values are adjusted over the variants and measures together.
+    """
+    first = _scores(groups[baseline])
+    found: dict[str, Comparison] = {}
+    for variant, results in groups.items():
+        if variant == baseline:
+            continue
+        scores = _scores(results)
+        for measure in dict.fromkeys(name for _, name in scores):
+            seeds = sorted(
+                seed
+                for seed, name in scores
+                if name == measure and (seed, measure) in first
+            )
+            comparison = compare(
+                [scores[seed, measure] for seed in seeds],
+                [first[seed, measure] for seed in seeds],
+            )
+            if comparison is not None:
+                found[f"{variant}\0{measure}"] = comparison
+    table: dict[str, dict[str, Comparison]] = {}
+    for name, comparison in adjust(found).items():
+        variant, _, measure = name.partition("\0")
+        table.setdefault(variant, {})[measure] = comparison
+    return table
+
+
+def _scores(results: Sequence[Result]) -> dict[tuple[int, str], float]:
+    """The compared numbers of some runs by seed and measure."""
+    return {
+        (result.seed, name): score(measurement)
+        for result in results
+        for name, measurement in numbers_of(result).items()
+    }
