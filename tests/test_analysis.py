@@ -8,7 +8,7 @@ from matplotlib import image
 from trees import random_like
 
 from pf_jax.analysis import gap, plots, samples
-from pf_jax.data import Vocabulary, join_sequences
+from pf_jax.data import Sequences, Vocabulary, join_sequences
 from pf_jax.discriminator import DiscriminatorSizes
 from pf_jax.gate import AccuracyGate
 from pf_jax.randomness import draw_noise, row_keys
@@ -100,7 +100,7 @@ def test_sample_text_reads_unknown_characters_as_one(state):
 
 
 def labels(num_rows):
-    return gap._swapped_labels(jax.random.key(5), num_rows)
+    return gap._swapped_labels(jax.random.key(5), np.arange(num_rows))
 
 
 compare = jax.jit(gap.energy_gap)
@@ -108,7 +108,9 @@ compare_many = jax.jit(jax.vmap(gap.energy_gap, in_axes=(0, 0, None)))
 
 
 def energy_gap(x, y):
-    return [float(value) for value in compare(x, y, labels(len(x)))]
+    """The gap and its floor."""
+    value, swapped = compare(x, y, labels(len(x)))
+    return [float(value), float(np.quantile(swapped, gap.FLOOR_QUANTILE))]
 
 
 def test_energy_gap_equals_loops():
@@ -153,16 +155,17 @@ def test_energy_gap_of_shifted_gaussians_has_its_known_value():
     )
     within = 2 * 2 / math.sqrt(math.pi)
     expected = (between - within) / (between + within)
-    distance, floor = compare(x, y + shift, labels(size)[:20])
+    distance, swapped = compare(x, y + shift, labels(size)[:20])
     assert float(distance) == pytest.approx(expected, rel=0.1)
-    assert float(floor) < expected / 10
+    assert float(np.max(swapped)) < expected / 10
 
 
 def test_energy_gap_without_one_is_unbiased_and_below_its_floor_as_often_as_it_says():
     trials = 400
     points = np.random.default_rng(2).normal(size=(2, trials, 16, 4))
     x, y = points.astype(np.float32)
-    gaps, floors = (np.asarray(value) for value in compare_many(x, y, labels(16)))
+    gaps, swapped = (np.asarray(value) for value in compare_many(x, y, labels(16)))
+    floors = np.quantile(swapped, gap.FLOOR_QUANTILE, axis=1)
     assert abs(np.mean(gaps)) < 4 * np.std(gaps) / math.sqrt(trials)
     assert np.mean(gaps <= floors) == pytest.approx(gap.FLOOR_QUANTILE, abs=0.035)
 
@@ -188,9 +191,9 @@ def own_stream(state):
 
 
 def hidden_gap(state, stream):
-    return gap.hidden_gap(
-        state, as_split(stream), KEY, length=LENGTH, spacing=LENGTH + 1
-    )
+    """The gap over as many sequences, each of which starts with its first input."""
+    split = Sequences(stream, np.arange(NUM_ROWS + 1) * (LENGTH + 1))
+    return gap.hidden_gap(state, split, KEY, length=LENGTH, spacing=LENGTH)
 
 
 def as_split(stream):
@@ -202,24 +205,44 @@ def test_hidden_gap_equals_the_gap_of_a_paired_unroll(state, own_stream):
     actual = hidden_gap(state, own_stream)
     inputs = own_stream.reshape(NUM_ROWS, LENGTH + 1).T[:-1]
     (teacher_forced, free_running), _ = paired(state.generator.params, KEY, inputs)
-    swaps = gap._swapped_labels(jax.random.fold_in(KEY, 1), NUM_ROWS)
-    distance, floor = compare_many(teacher_forced, free_running, swaps)
+    swaps = gap._swapped_labels(jax.random.fold_in(KEY, 1), np.arange(NUM_ROWS))
+    distance, swapped = compare_many(teacher_forced, free_running, swaps)
     assert actual.num_sequences == NUM_ROWS
     np.testing.assert_allclose(actual.gap, distance, atol=1e-5)
-    np.testing.assert_allclose(actual.floor, floor, atol=1e-5)
+    np.testing.assert_allclose(actual.swapped, swapped, atol=1e-5)
 
 
 def test_hidden_gap_is_within_its_floor_on_the_models_own_text(state, own_stream):
-    distance, floor, _ = hidden_gap(state, own_stream)
-    assert distance[0] == pytest.approx(0, abs=1e-6)
-    assert np.mean(distance) < np.mean(floor)
+    actual = hidden_gap(state, own_stream)
+    assert actual.gap[0] == pytest.approx(0, abs=1e-6)
+    mean, floor = actual.summary(slice(None))
+    assert mean < floor
+
+
+def test_hidden_gap_summary_is_the_quantile_of_means():
+    swapped = np.random.default_rng(0).normal(size=(30, 200))
+    actual = gap.HiddenGap(np.arange(30.0), swapped, 20)
+    mean, floor = actual.summary(slice(10, None))
+    assert mean == pytest.approx(19.5)
+    assert floor == pytest.approx(np.quantile(swapped[10:].mean(axis=0), 0.95))
+    # The mean of the steps' floors, 1.64, would be the square root of 20 times as high.
+    assert floor < 0.3 * np.mean(actual.floor)
+
+
+def test_swapped_labels_are_one_for_each_group():
+    groups = np.array([0, 0, 1, 1, 1, 2])
+    signs = np.asarray(gap._swapped_labels(KEY, groups))
+    assert set(np.unique(signs)) == {-1, 1}
+    np.testing.assert_array_equal(signs[:, [0, 2, 2, 5]], signs[:, [1, 3, 4, 5]])
+    assert abs(np.corrcoef(signs[:, 0], signs[:, 2])[0, 1]) < 0.3
 
 
 def test_hidden_gap_is_above_its_floor_on_other_text(state):
     stream = np.resize(np.array([1, 2, 3, 4], np.int32), NUM_ROWS * (LENGTH + 1))
-    distance, floor, _ = hidden_gap(state, stream)
-    assert distance[0] == pytest.approx(0, abs=1e-6)
-    assert np.mean(distance[2:]) > 2 * np.mean(floor[2:])
+    actual = hidden_gap(state, stream)
+    assert actual.gap[0] == pytest.approx(0, abs=1e-6)
+    mean, floor = actual.summary(slice(2, None))
+    assert mean > 2 * floor
 
 
 def test_hidden_gap_is_zero_where_all_states_are_one(state):
@@ -228,11 +251,32 @@ def test_hidden_gap_is_zero_where_all_states_are_one(state):
     assert hidden_gap(state, stream).gap[0] == 0
 
 
-@pytest.mark.parametrize(("num_tokens", "expected"), [(15 * 5, None), (15 * 5 + 3, 3)])
+@pytest.mark.parametrize(("num_tokens", "expected"), [(15, None), (16 * 3 + 2, 3)])
 def test_hidden_gap_of_a_short_split_has_fewer_steps(state, num_tokens, expected):
     stream = np.ones(num_tokens + 1, np.int32)
     values = gap.hidden_gap(state, as_split(stream), KEY, length=8, spacing=5)
     assert (None if values is None else len(values.gap)) == expected
+
+
+@pytest.mark.slow
+def test_hidden_gap_summary_is_above_its_floor_in_five_percent_of_nulls(monkeypatch):
+    # Tokens are independent of the past, so that windows of one text that overlap are
+    # alike in both modes too: exact nulls, in which the overlap matters.
+    monkeypatch.setattr(gap, "SEGMENT_LENGTH", 40)
+    fresh = create_train_state(KEY, generator=GeneratorSizes(6, 8, 4))
+    params = fresh.generator.params
+    readout = jax.tree.map(jnp.zeros_like, params.readout)
+    params = params._replace(readout=readout)
+    state = fresh.replace(generator=fresh.generator.replace(params=params))
+    source, rejected = np.random.default_rng(4), []
+    for number in range(300):
+        split = as_split(source.integers(0, 6, 2001).astype(np.int32))
+        key = jax.random.fold_in(KEY, number)
+        actual = gap.hidden_gap(state, split, key, length=40, spacing=10)
+        summaries = [actual.summary(part) for part in (slice(10), slice(10, None))]
+        rejected.append([mean > floor for mean, floor in summaries])
+    within, beyond = np.mean(rejected, axis=0)
+    assert 0.03 <= within <= 0.07 and 0.03 <= beyond <= 0.07
 
 
 TRAIN = [

@@ -9,9 +9,9 @@ from pf_jax.data.sequences import (
     consecutive_windows,
     evaluation_groups,
     gather_windows,
+    grouped_windows,
     join_sequences,
     make_windows,
-    spaced_starts,
     training_values,
 )
 
@@ -275,25 +275,76 @@ def test_evaluation_groups_of_nothing_are_none():
     assert list(groups) == []
 
 
-def test_spaced_starts_spread_over_a_text():
-    length, starts = spaced_starts(text_of(100), length=20, spacing=20, least=3, most=9)
+def test_grouped_windows_of_a_text_overlap_within_groups_alone():
+    length, windows = grouped_windows(
+        text_of(400), length=20, spacing=5, least=3, most=99
+    )
     assert length == 20
-    np.testing.assert_array_equal(starts, [0, 20, 40, 60, 80])
+    ends = windows.starts + length
+    for group in range(windows.groups[-1]):
+        last = ends[windows.groups == group].max()
+        assert last <= windows.starts[windows.groups == group + 1].min()
+    sizes = np.bincount(windows.groups)
+    assert len(sizes) >= 6 and sizes.min() > 1
+    within = np.diff(windows.starts)[np.diff(windows.groups) == 0]
+    assert within.min() >= 5
+    assert windows.starts[0] == 0 and ends[-1] > 400 - 20
 
 
-def test_spaced_starts_shorten_where_there_are_too_few():
+def test_grouped_windows_are_single_where_few_fit():
+    length, windows = grouped_windows(
+        text_of(100), length=20, spacing=5, least=5, most=99
+    )
+    assert length == 20
+    np.testing.assert_array_equal(windows.starts, [0, 20, 40, 60, 80])
+    np.testing.assert_array_equal(windows.groups, np.arange(5))
+
+
+def test_grouped_windows_are_single_where_there_are_more_than_enough():
+    length, windows = grouped_windows(
+        text_of(1000), length=20, spacing=5, least=5, most=10
+    )
+    assert length == 20 and len(windows.starts) == 10
+    np.testing.assert_array_equal(windows.groups, np.arange(10))
+    assert windows.starts[-1] == 980
+
+
+def test_grouped_windows_shorten_where_there_are_too_few():
     arguments = {"spacing": 5, "least": 16, "most": 99}
-    length, starts = spaced_starts(text_of(15 * 5 + 3), length=8, **arguments)
-    assert (length, len(starts)) == (3, 16)
-    length, starts = spaced_starts(text_of(15 * 5), length=8, **arguments)
-    assert (length, len(starts)) == (0, 0)
+    length, windows = grouped_windows(text_of(16 * 3 + 2), length=8, **arguments)
+    assert (length, len(windows.starts)) == (3, 16)
+    length, windows = grouped_windows(text_of(15), length=8, **arguments)
+    assert (length, len(windows.starts)) == (0, 0)
 
 
-def test_spaced_starts_take_sequences_that_are_long_enough():
+def test_grouped_windows_take_sequences_that_are_long_enough():
     sequences = many_of(10, 3, 7, 10)
-    length, starts = spaced_starts(sequences, length=10, spacing=10, least=2, most=9)
+    arguments = {"length": 10, "spacing": 10, "most": 9}
+    length, windows = grouped_windows(sequences, least=2, **arguments)
     assert length == 10
-    np.testing.assert_array_equal(starts, [0, 23])
-    length, starts = spaced_starts(sequences, length=10, spacing=10, least=3, most=2)
+    np.testing.assert_array_equal(windows.starts, [0, 23])
+    length, windows = grouped_windows(sequences, least=3, **arguments)
     assert length == 7
-    np.testing.assert_array_equal(starts, [0, 23])
+    np.testing.assert_array_equal(windows.starts, [0, 15, 23])
+
+
+@given(
+    lengths=st.lists(st.integers(1, 60), min_size=1, max_size=6),
+    length=st.integers(1, 20),
+    spacing=st.integers(1, 20),
+    most=st.integers(1, 30),
+)
+def test_grouped_windows_share_no_values_between_groups(lengths, length, spacing, most):
+    sequences = many_of(*lengths)
+    length, (starts, groups) = grouped_windows(
+        sequences, length=length, spacing=spacing, least=1, most=most
+    )
+    owners = np.searchsorted(sequences.offsets, starts, side="right") - 1
+    assert np.all(starts >= 0) and len(starts) >= 1
+    assert np.all(starts + length < sequences.offsets[owners + 1])
+    assert len(starts) <= max(most, np.sum(groups == 0))
+    targets = [set(range(s + 1, s + length + 1)) for s in starts]
+    for first in range(len(starts)):
+        for second in range(first):
+            if groups[first] != groups[second]:
+                assert not targets[first] & targets[second]

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from pf_jax.data import Sequences, as_inputs, spaced_starts
+from pf_jax.data import Sequences, as_inputs, grouped_windows
 from pf_jax.generator import Generator, GeneratorParams, initial_carry
 from pf_jax.randomness import row_keys
 from pf_jax.state import TrainState
@@ -31,14 +31,33 @@ class HiddenGap(NamedTuple):
         gap: Relative distance at each step, `[T]`: 0 if the states of both modes have the
             same distribution, 1 at most. The estimate is unbiased up to its scale, so it
             may be negative.
-        floor: Noise floor at each step, `[T]`: 95 % of gaps are below it if the modes are
-            alike.
+        swapped: Gaps at each step with the states of random rows swapped, `[T, S]`: a
+            sample of the gap's distribution if the modes are alike. One permutation is the
+            same at all steps.
         num_sequences: Number of sequences of each mode that are compared.
     """
 
     gap: np.ndarray
-    floor: np.ndarray
+    swapped: np.ndarray
     num_sequences: int
+
+    @property
+    def floor(self) -> np.ndarray:
+        """Noise floor at each step, `[T]`: 95 % of gaps lie below it if modes are alike."""
+        return np.quantile(self.swapped, FLOOR_QUANTILE, axis=1)
+
+    def summary(self, steps: slice) -> tuple[float, float]:
+        """The mean gap over some steps, and its noise floor.
+
+        The floor is the quantile of the swapped gaps' means. (The mean of the steps'
+        floors is higher: single steps vary more than their mean.)
+
+        Args:
+            steps: Range of steps, not empty.
+        """
+        means = np.mean(self.swapped[steps], axis=0, dtype=np.float64)
+        mean = np.mean(self.gap[steps], dtype=np.float64)
+        return float(mean), float(np.quantile(means, FLOOR_QUANTILE))
 
 
 def hidden_gap(
@@ -62,14 +81,14 @@ def hidden_gap(
         key: Typed key.
         length: Number of steps `T`, which may be far beyond the training length; it is
             reduced if the split does not have enough sequences of it.
-        spacing: Least distance between the starts of two sequences. Sequences may overlap,
-            but at any one step they read positions at least this far apart.
+        spacing: Least distance between the starts of two sequences. Sequences of one
+            group may overlap; all of them swap their states, or none does.
         max_sequences: Largest number of sequences, taken at equal distances.
 
     Returns:
         The gap; None if the split is too short for `MIN_SEQUENCES` sequences.
     """
-    length, starts = spaced_starts(
+    length, (starts, groups) = grouped_windows(
         split, length=length, spacing=spacing, least=MIN_SEQUENCES, most=max_sequences
     )
     if not length:
@@ -77,7 +96,7 @@ def hidden_gap(
     num_sequences = len(starts)
     inputs = as_inputs(split.values[np.arange(length)[:, None] + starts])
     keys = row_keys(jax.random.fold_in(key, 0), num_sequences)
-    labels = _swapped_labels(jax.random.fold_in(key, 1), num_sequences)
+    labels = _swapped_labels(jax.random.fold_in(key, 1), groups)
 
     generator = state.settings.generator.sampling
     params = state.generator.params
@@ -93,8 +112,8 @@ def hidden_gap(
             generator, params, keys, labels, segment, carries, last, start
         )
         parts.append(jax.device_get(part))
-    gap, floor = (np.concatenate(values) for values in zip(*parts, strict=True))
-    return HiddenGap(gap[:length], floor[:length], num_sequences)
+    gap, swapped = (np.concatenate(values) for values in zip(*parts, strict=True))
+    return HiddenGap(gap[:length], swapped[:length], num_sequences)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -134,13 +153,15 @@ def _all_layers(unroll: Unroll) -> Array:
     return jnp.concatenate(unroll.hidden, axis=-1)
 
 
-def _swapped_labels(key: Array, num_rows: int) -> Array:
-    """Random signs `[NUM_SWAPS, N]`; -1 swaps the two states of a row."""
-    return jax.random.rademacher(key, (NUM_SWAPS, num_rows), jnp.float32)
+def _swapped_labels(key: Array, groups: np.ndarray) -> Array:
+    """Random signs `[NUM_SWAPS, N]`, one for each group; -1 swaps a row's two states."""
+    num_groups = int(groups[-1]) + 1
+    signs = jax.random.rademacher(key, (NUM_SWAPS, num_groups), jnp.float32)
+    return signs[:, groups]
 
 
 def energy_gap(x: Array, y: Array, labels: Array) -> tuple[Array, Array]:
-    """The relative energy distance between two sets of points, and its noise floor.
+    """The relative energy distance between two sets of points, and those by chance.
 
         gap = (2 E|x - y| - E|x - x'| - E|y - y'|)
             / (2 E|x - y| + E|x - x'| + E|y - y'|)
@@ -151,8 +172,8 @@ def energy_gap(x: Array, y: Array, labels: Array) -> tuple[Array, Array]:
     over pairs of different rows, so that the numerator is unbiased although row `i` of `x`
     and row `i` of `y` have the same start.
 
-    The floor is that of a paired permutation test at 5 %: random rows swap their states,
-    which changes nothing if the modes are alike.
+    Chance is that of a paired permutation test: random rows swap their states, which
+    changes nothing if the modes are alike.
 
     Args:
         x: States of one mode, `[N, H]`.
@@ -160,7 +181,7 @@ def energy_gap(x: Array, y: Array, labels: Array) -> tuple[Array, Array]:
         labels: Signs of `S` permutations, `[S, N]` of 1 and -1; -1 swaps a row's states.
 
     Returns:
-        The gap and the floor, scalars.
+        The gap, a scalar, and the gap of each permutation, `[S]`.
 
     Reference: Szekely and Rizzo, "Energy statistics", 2013.
     """
@@ -176,7 +197,7 @@ def energy_gap(x: Array, y: Array, labels: Array) -> tuple[Array, Array]:
     between_less_within = -jnp.sum(products * signs, axis=1)
     total = jnp.sum(distances)
     gaps = between_less_within / jnp.where(total > 0, total, 1.0)
-    return gaps[0], jnp.quantile(gaps[1:], FLOOR_QUANTILE)
+    return gaps[0], gaps[1:]
 
 
 def _distances(points: Array) -> Array:

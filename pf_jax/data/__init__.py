@@ -17,9 +17,9 @@ from pf_jax.data.sequences import (
     consecutive_windows,
     evaluation_groups,
     gather_windows,
+    grouped_windows,
     join_sequences,
     make_windows,
-    spaced_starts,
     training_values,
 )
 from pf_jax.data.vocabulary import Vocabulary
@@ -38,11 +38,11 @@ __all__ = [
     "encoding_to_json",
     "evaluation_groups",
     "gather_windows",
+    "grouped_windows",
     "join_sequences",
     "load_dataset",
     "load_encoding",
     "make_windows",
     "save_encoding",
-    "spaced_starts",
     "training_values",
 ]

@@ -5,8 +5,6 @@ import pathlib
 import sys
 from typing import Any
 
-import numpy as np
-
 from pf_jax.analysis import plots
 from pf_jax.analysis.gap import HiddenGap, hidden_gap
 from pf_jax.analysis.present import (
@@ -129,8 +127,9 @@ def _gap_summary(gap: HiddenGap | None, training_length: int) -> dict[str, Any]:
     }
     for name, part in parts.items():
         if len(gap.gap[part]):
-            summary[f"{name}_training_length"] = float(np.mean(gap.gap[part]))
-            summary[f"{name}_training_length_floor"] = float(np.mean(gap.floor[part]))
+            mean, floor = gap.summary(part)
+            summary[f"{name}_training_length"] = mean
+            summary[f"{name}_training_length_floor"] = floor
     return {"hidden_gap": summary}
 
 
