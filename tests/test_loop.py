@@ -111,13 +111,16 @@ def _checkpoint_steps(workdir: pathlib.Path) -> set[int]:
     return {int(path.name) for path in (workdir / "checkpoints").iterdir()}
 
 
+TIMES = ("seconds", "steps_per_second")
+
+
 def _timeless(workdir: pathlib.Path) -> list[dict]:
-    """The metrics but for the speed, which no two runs share."""
+    """The metrics but for times, which no two runs share."""
     lines = [
         json.loads(s) for s in (workdir / "metrics.jsonl").read_text().splitlines()
     ]
     return [
-        {name: value for name, value in line.items() if name != "steps_per_second"}
+        {name: value for name, value in line.items() if name not in TIMES}
         for line in lines
     ]
 
@@ -195,6 +198,14 @@ def test_metrics_lines_come_once_and_have_their_fields(base):
     train = [line for line in lines if line["split"] == "train"]
     assert all(line["generator_gate_open"] == 1.0 for line in train)
     assert all(line["steps_per_second"] > 0 for line in train)
+    # Lines 8 to 12 and 4 to 8 took their updates over their speed; line 4 compiled, and
+    # its updates count at the speed of those after them.
+    for before, line in zip([{"step": 0, "seconds": 0.0}, *train], train, strict=False):
+        seconds = (line["step"] - before["step"]) / line["steps_per_second"]
+        assert line["seconds"] - before["seconds"] == pytest.approx(seconds)
+    assert [line["seconds"] for line in lines if line["step"] == 12][0] == train[-1][
+        "seconds"
+    ]
     assert train[-1]["nll"] < train[0]["nll"] < math.log(10)
 
 
@@ -221,9 +232,12 @@ def test_run_that_stops_and_is_extended_equals_one_run(base, config_with, tmp_pa
     train_and_evaluate(config_with({"train.num_steps": 5}), tmp_path / "run")
     first = _timeless(tmp_path / "run")
     assert [line["step"] for line in first] == [4, 5, 5]
+    stopped_at = read_metrics(tmp_path / "run")[-1]["seconds"]
     state = train_and_evaluate(config_with(), tmp_path / "run")
     _assert_same_states(state, base[0])
     assert _timeless(tmp_path / "run")[-3:] == _timeless(base[1])[-3:]
+    resumed = read_metrics(tmp_path / "run")[len(first) :]
+    assert all(line["seconds"] > stopped_at for line in resumed)
 
 
 def test_run_after_a_crash_repeats_what_was_lost(base, config_with, tmp_path, capsys):

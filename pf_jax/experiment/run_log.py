@@ -20,6 +20,10 @@ def with_measure(values: Mapping[str, float], measure: Measure) -> dict[str, flo
 class RunLog:
     """Writes the metrics of a run, and measures its speed.
 
+    Each line has `seconds`, the time of training since the start, summed over resumes. It
+    leaves out validation, compilation, and updates that a resumed run repeats. Updates that
+    run while the clock is restarted count at the speed of those that follow.
+
     Args:
         workdir: Folder of the run.
         first_step: Step at which the run starts or continues. Lines of later steps, left
@@ -33,7 +37,7 @@ class RunLog:
     ):
         self._measure = measure
         self._path = workdir / "metrics.jsonl"
-        _drop_lines_after(self._path, first_step)
+        self._total = _drop_lines_after(self._path, first_step)
         self._tensorboard = tensorboardX.SummaryWriter(
             str(workdir), purge_step=first_step + 1 if first_step else None
         )
@@ -42,6 +46,7 @@ class RunLog:
             initial=first_step, total=num_steps, unit="step", disable=None
         )
         self._step, self._seconds, self._since = first_step, 0.0, time.perf_counter()
+        self._untimed = 0
 
     def advance(self, step: int) -> None:
         """Moves the progress bar."""
@@ -57,6 +62,7 @@ class RunLog:
 
     def restart_clock(self, step: int) -> None:
         """Measures the speed from this step on: the time before was compilation."""
+        self._untimed += int(step) - self._step
         self._step, self._seconds, self._since = int(step), 0.0, time.perf_counter()
 
     def write_train(self, step: int, values: Mapping[str, float]) -> None:
@@ -69,6 +75,9 @@ class RunLog:
         self.pause()
         # An interval of compilation alone has no speed.
         speed = (step - self._step) / self._seconds if step > self._step else None
+        self._total += self._seconds
+        if speed is not None:
+            self._total, self._untimed = self._total + self._untimed / speed, 0
         self._step, self._seconds = step, 0.0
         self.resume()
         values = with_measure(values, self._measure)
@@ -98,8 +107,9 @@ class RunLog:
         tqdm.tqdm.write(f"{line}\n  sample: {sample}")
 
     def _write(self, step: int, split: str, values: Mapping[str, float]) -> None:
+        line = {"step": step, "split": split, "seconds": self._total, **values}
         with self._path.open("a") as file:
-            file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
+            file.write(json.dumps(line) + "\n")
         for name, value in values.items():
             self._tensorboard.add_scalar(f"{split}/{name}", value, step)
 
@@ -120,8 +130,11 @@ def read_metrics(workdir: pathlib.Path) -> list[dict[str, float | str]]:
     return lines
 
 
-def _drop_lines_after(path: pathlib.Path, step: int) -> None:
+def _drop_lines_after(path: pathlib.Path, step: int) -> float:
+    """Drops the lines of later steps; returns the seconds of training before them."""
     if not path.exists():
-        return
+        return 0.0
     kept = [line for line in read_metrics(path.parent) if int(line["step"]) <= step]
     write_whole(path, "".join(json.dumps(line) + "\n" for line in kept))
+    # Lines of older runs have no seconds.
+    return float(kept[-1].get("seconds", 0.0)) if kept else 0.0
