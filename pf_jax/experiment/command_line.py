@@ -118,6 +118,37 @@ def load_config(path: str) -> config_dict.ConfigDict:
     return config
 
 
+def set_field(config: config_dict.ConfigDict, field: str, text: str) -> None:
+    """Gives a field of a config a value as typed after `--config.FIELD=`.
+
+    Args:
+        config: Config to change.
+        field: Full name of the field, such as `train.num_steps`.
+        text: The value. Plus signs separate the names of a tuple.
+
+    Raises:
+        UserError: If there is no such field, or the value has another type.
+    """
+    _check_field(field, _leaves(config))
+    section, _, name = field.rpartition(".")
+    holder = config[section] if section else config
+    parser, kind = _PARSERS[holder.get_type(name)]
+    try:
+        holder[name] = parser(text.replace("+", ",") if kind == "names" else text)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{field}={text}: must be {kind}") from error
+
+
+_PARSERS: dict[type, tuple[Callable[[str], Any], str]] = {
+    bool: (flags.BooleanParser().parse, "true or false"),
+    int: (flags.IntegerParser().parse, "an integer"),
+    float: (flags.FloatParser().parse, "a number"),
+    str: (str, "text"),
+    tuple: (_NamesParser().parse, "names"),
+}
+"""The parser of each type of field, and what it accepts."""
+
+
 def _parse(argv: list[str], default_config: str | None) -> None:
     """Defines the flags that every program has and parses them all."""
     app.define_help_flags()

@@ -1,0 +1,259 @@
+"""A study from its first run to its report."""
+
+import functools
+import json
+import math
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import tqdm
+from ml_collections import config_dict
+
+from pf_jax.data import load_dataset
+from pf_jax.errors import UserError
+from pf_jax.files import make_folder, write_whole
+from pf_jax.study.equal_seconds import add_equal_seconds
+from pf_jax.study.plan import Study, Variant, with_fields
+from pf_jax.study.record import Record, open_record
+from pf_jax.study.results import (
+    Result,
+    compare_groups,
+    numbers_of,
+    read_result,
+    score,
+)
+from pf_jax.study.statistics import MIN_SEEDS
+from pf_jax.study.trial import Task, train_and_measure, train_one
+from pf_jax.study.workers import run_side_by_side
+
+JUDGE = "judge"
+"""Name of the folder of the judge that a study trains."""
+
+JUDGE_SEED = 1000
+"""Seed of the judge, counted from the study's first seed: that of none of its runs."""
+
+
+def run_study(
+    config: config_dict.ConfigDict,
+    folder: pathlib.Path,
+    variants: Sequence[Variant],
+    study: Study,
+) -> None:
+    """Trains and evaluates every variant with every seed, and writes a report.
+
+    All variants of a seed have the same batches and sampling keys. Finished runs are kept,
+    so the same call continues a study that was stopped.
+
+    Args:
+        config: Config that the variants change; its seed is the first one.
+        folder: Folder for `study.json`, `report.html`, and `VARIANT/seed_K`, which are
+            ordinary workdirs with their output beside them, `VARIANT/seed_K.log`.
+        variants: The variants, the baseline first.
+        study: Further settings.
+
+    Raises:
+        UserError: If the input is wrong, or every run of the study failed.
+        SystemExit: With status 130 when it was asked to stop.
+    """
+    _check(config, variants, study)
+    record = open_record(folder, config, variants, _settings(study))
+    make_folder(folder, "give another --workdir")
+    record.values |= {"command": study.command, "primary": study.primary}
+    record.write()
+    judge = _judge(config, folder, study)
+    seeds = range(config.seed, config.seed + study.seeds)
+    make_task = functools.partial(_task, config, folder, study, judge)
+    tasks = [make_task(variant, seed) for variant in variants for seed in seeds]
+    _run_all(record, tasks, study.jobs)
+    if study.equal_seconds:
+        added = add_equal_seconds(record, config, seeds)
+        tasks = [make_task(variant, seed) for variant in added for seed in seeds]
+        _run_all(record, tasks, study.jobs)
+    write_results(folder)
+
+
+def _check(
+    config: config_dict.ConfigDict, variants: Sequence[Variant], study: Study
+) -> None:
+    """Finds what is wrong before anything is trained or written."""
+    if study.seeds < 1:
+        raise UserError(f"--seeds={study.seeds}: must be at least 1")
+    if study.jobs < 1:
+        raise UserError(f"--jobs={study.jobs}: must be at least 1")
+    if any(variant.name == JUDGE for variant in variants):
+        raise UserError(f"--variant: {JUDGE} is the judge's folder: rename the variant")
+    if study.judge not in ("auto", "none") and not pathlib.Path(study.judge).is_dir():
+        raise UserError(
+            f"--judge={study.judge}: no such folder: give the workdir of a run, auto or "
+            "none"
+        )
+    for variant in variants:
+        with_fields(config, variant.fields, config.seed)
+    load_dataset(config.data)
+    if study.seeds == 1:
+        print(
+            "warning: one seed gives no interval: differences between seeds can be as "
+            f"large as those between variants; --seeds={MIN_SEEDS} is the least for "
+            "p < 0.05",
+            file=sys.stderr,
+        )
+    elif study.seeds < MIN_SEEDS:
+        print(
+            f"warning: with {study.seeds} seeds the sign-flip test cannot give p < 0.05: "
+            f"it takes {MIN_SEEDS}",
+            file=sys.stderr,
+        )
+
+
+def _settings(study: Study) -> dict[str, Any]:
+    """The settings that stay the same when a study is continued."""
+    return {
+        "split": study.split,
+        "judge": study.judge,
+        "critic": study.critic,
+        "reverse": study.reverse,
+    }
+
+
+def _task(
+    config: config_dict.ConfigDict,
+    folder: pathlib.Path,
+    study: Study,
+    judge: pathlib.Path | None,
+    variant: Variant,
+    seed: int,
+) -> Task:
+    own = with_fields(config, variant.fields, seed)
+    workdir = folder / variant.name / f"seed_{seed}"
+    return Task(variant.name, seed, own, workdir, study, judge)
+
+
+def _judge(
+    config: config_dict.ConfigDict, folder: pathlib.Path, study: Study
+) -> pathlib.Path | None:
+    """The workdir of the judge, which is trained if the study has one of its own."""
+    if study.judge == "none":
+        return None
+    if study.judge != "auto":
+        return pathlib.Path(study.judge)
+    workdir = folder / JUDGE
+    fields = {"objective": "teacher_forcing"}
+    own = with_fields(config, fields, config.seed + JUDGE_SEED)
+    if not (workdir / "finished").exists():
+        print(f"training the judge, a run with seed {own.seed} of teacher forcing")
+        task = Task(JUDGE, own.seed, own, workdir, study, None)
+        for _, outcome in run_side_by_side(train_one, [task], 1):
+            if outcome.error:
+                raise UserError(f"the judge could not be trained: {outcome.error}")
+        write_whole(workdir / "finished", "")
+    return workdir
+
+
+def _run_all(record: Record, tasks: Sequence[Task], jobs: int) -> None:
+    """Trains and evaluates what is not finished."""
+    waiting = [task for task in tasks if not record.run(task.variant, task.seed)]
+    bar = tqdm.tqdm(
+        total=len(tasks), initial=len(tasks) - len(waiting), unit="run", disable=None
+    )
+    failures: list[str] = []
+    for task, outcome in run_side_by_side(train_and_measure, waiting, jobs):
+        if outcome.is_refused:
+            raise UserError(f"{task.variant}, seed {task.seed}: {outcome.error}")
+        bar.update()
+        place = str(task.workdir.relative_to(record.folder))
+        if outcome.error:
+            # Not noted as finished: the same command tries it again.
+            failures.append(f"{task.variant}, seed {task.seed}: {outcome.error}")
+            tqdm.tqdm.write(f"failed: {failures[-1]}")
+            continue
+        result = read_result(task.workdir)
+        record.add_run(
+            task.variant,
+            task.seed,
+            {"workdir": place, "step": result.step, "seconds": result.seconds},
+        )
+        name, measurement = next(iter(numbers_of(result).items()))
+        del name
+        tqdm.tqdm.write(
+            f"{task.variant}, seed {task.seed}: {measurement.value:.4f} "
+            f"{measurement.label}, {result.seconds or 0:.0f} s of training"
+        )
+    bar.close()
+    if failures and not record.values["runs"]:
+        raise UserError(f"every run failed, the first with: {failures[0]}")
+
+
+def write_results(folder: pathlib.Path) -> None:
+    """Writes the numbers of all finished runs to `study.json`, and `report.html`.
+
+    Args:
+        folder: Folder of the study.
+
+    Raises:
+        UserError: If a run cannot be read.
+    """
+    from pf_jax.study.report import write_report
+
+    values = json.loads((folder / "study.json").read_text())
+    record = Record(folder, values)
+    groups: dict[str, list[Result]] = {}
+    for variant, runs in values["runs"].items():
+        for seed, run in runs.items():
+            result = read_result(folder / run["workdir"])
+            groups.setdefault(variant, []).append(result)
+            numbers = numbers_of(result)
+            run["numbers"] = {
+                name: _finite(score(entry)) for name, entry in numbers.items()
+            }
+            del seed
+    baseline, equal_seconds = values["baseline"], values["equal_seconds"]
+    if baseline not in groups:
+        raise UserError(f"{folder}: no run of {baseline} is finished: run it again")
+    values["comparisons"] = {
+        "equal_updates": _comparisons(
+            {
+                name: group
+                for name, group in groups.items()
+                if name not in equal_seconds.values()
+            },
+            baseline,
+        ),
+        "equal_seconds": {
+            variant: _comparisons(
+                {variant: groups[variant], long: groups[long]}, long
+            ).get(variant, {})
+            for variant, long in equal_seconds.items()
+            if variant in groups and long in groups
+        },
+    }
+    record.write()
+    report = folder / "report.html"
+    write_report(
+        groups,
+        report,
+        baseline=baseline,
+        primary=values.get("primary"),
+        equal_seconds={
+            variant: long
+            for variant, long in equal_seconds.items()
+            if variant in groups and long in groups
+        },
+        command=values.get("command"),
+    )
+    print(f"written to {report}")
+
+
+def _comparisons(
+    groups: dict[str, list[Result]], baseline: str
+) -> dict[str, dict[str, Any]]:
+    """Every comparison with the baseline, as JSON values."""
+    return {
+        variant: {measure: entry._asdict() for measure, entry in entries.items()}
+        for variant, entries in compare_groups(groups, baseline).items()
+    }
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

@@ -1,0 +1,126 @@
+"""`study.json`: what a study is, and which of its runs are finished."""
+
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ml_collections import config_dict
+
+from pf_jax.errors import UserError
+from pf_jax.files import write_whole
+from pf_jax.study.plan import Variant
+from pf_jax.study.results import PLACES, flat
+
+FILE = "study.json"
+
+SETTINGS = ("config", "split", "judge", "critic", "reverse")
+"""Keys of the record that a study keeps when it is continued."""
+
+
+class Record:
+    """The content of `study.json`, written anew after every change.
+
+    Args:
+        folder: Folder of the study.
+        values: Content of the file.
+    """
+
+    def __init__(self, folder: pathlib.Path, values: dict[str, Any]):
+        self.folder = folder
+        self.values = values
+
+    def write(self) -> None:
+        """Writes the file, whole or not at all."""
+        write_whole(self.folder / FILE, json.dumps(self.values, indent=2) + "\n")
+
+    @property
+    def variants(self) -> list[Variant]:
+        """The variants, in order."""
+        return [Variant(*entry) for entry in self.values["variants"].items()]
+
+    def run(self, variant: str, seed: int) -> Mapping[str, Any] | None:
+        """What is known of a run that is finished, or None."""
+        return self.values["runs"].get(variant, {}).get(str(seed))
+
+    def add_run(self, variant: str, seed: int, entry: Mapping[str, Any]) -> None:
+        """Notes a finished run; runs are kept in the order of variants and seeds."""
+        runs = self.values["runs"]
+        runs.setdefault(variant, {})[str(seed)] = dict(entry)
+        self.values["runs"] = {
+            name: dict(sorted(runs[name].items(), key=lambda item: int(item[0])))
+            for name in self.values["variants"]
+            if name in runs
+        }
+        self.write()
+
+    def add_equal_seconds(self, variant: Variant, matched: Sequence[str]) -> None:
+        """Notes a longer run of the baseline, and the variants it takes as long as."""
+        self.values["variants"][variant.name] = dict(variant.fields)
+        self.values["equal_seconds"] |= dict.fromkeys(matched, variant.name)
+        self.write()
+
+
+def open_record(
+    folder: pathlib.Path,
+    config: config_dict.ConfigDict,
+    variants: Sequence[Variant],
+    settings: Mapping[str, Any],
+) -> Record:
+    """The record of a study, new or continued.
+
+    Args:
+        folder: Folder of the study.
+        config: Config that the variants change.
+        variants: The variants, the baseline first.
+        settings: Split and measures.
+
+    Raises:
+        UserError: If the folder holds another study, or its record is damaged.
+    """
+    fields = flat(config.to_dict())
+    fixed = {name: fields[name] for name in fields if name not in (*PLACES, "seed")}
+    values = {
+        "baseline": variants[0].name,
+        "config": json.loads(json.dumps(fixed)),
+        **settings,
+        "variants": {variant.name: dict(variant.fields) for variant in variants},
+        "equal_seconds": {},
+        "runs": {},
+    }
+    path = folder / FILE
+    if not path.exists():
+        return Record(folder, values)
+    try:
+        saved = json.loads(path.read_text())
+        _check_same(folder, saved, values)
+    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{path}: damaged: use another --workdir") from error
+    return Record(folder, saved)
+
+
+def _check_same(
+    folder: pathlib.Path, saved: Mapping[str, Any], values: Mapping[str, Any]
+) -> None:
+    """Checks that a saved study is the one that is asked for."""
+    where = f"{folder}: holds another study"
+    for key in SETTINGS:
+        old, new = (flat({key: content[key]}) for content in (saved, values))
+        for name in dict.fromkeys([*old, *new]):
+            if old.get(name) != new.get(name):
+                field = name.removeprefix("config.")
+                raise UserError(
+                    f"{where} ({field} is {old.get(name)!r} there, {new.get(name)!r} "
+                    "here): use another --workdir"
+                )
+    own = {
+        name: fields
+        for name, fields in saved["variants"].items()
+        if name not in saved["equal_seconds"].values()
+    }
+    if own != values["variants"]:
+        raise UserError(
+            f"{where} (its variants are {'; '.join(own)}): use another --workdir"
+        )

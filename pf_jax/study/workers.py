@@ -1,0 +1,119 @@
+"""Processes that train runs side by side."""
+
+import concurrent.futures
+import contextlib
+import multiprocessing
+import os
+import pathlib
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from pf_jax.errors import UserError
+from pf_jax.experiment.signals import stop_requests
+
+POLL_SECONDS = 0.2
+"""Time after which a request to stop is noticed."""
+
+INTERRUPTED = 130
+"""Exit status of a study that was asked to stop."""
+
+
+def run_side_by_side(
+    function: Callable[[Any], Any], tasks: Sequence[Any], jobs: int
+) -> Iterator[tuple[Any, Any]]:
+    """Calls a function with each task, in processes of their own.
+
+    A process keeps what it has compiled from task to task. It gets its own share of the
+    CPU's cores, and ends when this process ends, whatever ends it.
+
+    Args:
+        function: Function of a module, for one task.
+        tasks: Tasks, which can be pickled, in the order in which they start.
+        jobs: Number of processes.
+
+    Yields:
+        Each task with its result, in the order in which they finish.
+
+    Raises:
+        SystemExit: With status 130 after SIGINT or SIGTERM, when all processes have
+            stopped.
+        UserError: If a process died, such as of too little memory.
+    """
+    if not tasks:
+        return
+    context = multiprocessing.get_context("spawn")
+    pool = concurrent.futures.ProcessPoolExecutor(
+        min(jobs, len(tasks)), context, _start, (context.Value("i", 0), jobs)
+    )
+    with stop_requests() as requests:
+        try:
+            waiting = {pool.submit(function, task): task for task in tasks}
+            while waiting:
+                done, _ = concurrent.futures.wait(
+                    waiting, POLL_SECONDS, concurrent.futures.FIRST_COMPLETED
+                )
+                if requests:
+                    raise SystemExit(INTERRUPTED)
+                for future in done:
+                    yield waiting.pop(future), future.result()
+        except concurrent.futures.BrokenExecutor as error:
+            raise UserError(
+                "a process of the study died, perhaps of too little memory: run the same "
+                "command to continue, with fewer --jobs"
+            ) from error
+        finally:
+            # A run that trains writes a checkpoint, anything else ends at once.
+            for process in multiprocessing.active_children():
+                process.terminate()
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start(started: Any, jobs: int) -> None:
+    """Prepares a new process."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+    with started.get_lock():
+        place = started.value
+        started.value += 1
+    if jobs > 1:
+        _take_share(place, jobs)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _take_share(place: int, jobs: int) -> None:
+    """Limits this process to its share of the cores, and of a GPU's memory."""
+    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", f"{0.9 / jobs:.2f}")
+    if not hasattr(os, "sched_setaffinity"):
+        return
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) >= jobs:
+        os.sched_setaffinity(0, cores[place % jobs :: jobs])
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+@contextlib.contextmanager
+def output_to(path: pathlib.Path) -> Iterator[None]:
+    """Appends all that this process prints to a file, libraries in C included."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    streams = (sys.stdout, sys.stderr)
+    kept = [os.dup(number) for number in (1, 2)]
+    try:
+        with path.open("a") as file:
+            for number in (1, 2):
+                os.dup2(file.fileno(), number)
+        yield
+    finally:
+        for stream in streams:
+            stream.flush()
+        for number, copy in zip((1, 2), kept, strict=True):
+            os.dup2(copy, number)
+            os.close(copy)
