@@ -42,6 +42,19 @@ class Comparison(NamedTuple):
     t_p_value: float | None
     adjusted_p_value: float | None = None
 
+    @property
+    def is_significant(self) -> bool:
+        """Whether both tests call the difference significant at 5 %.
+
+        The t test is corrected for several comparisons where `adjust` was called. The
+        sign-flip test assumes no shape of the differences' distribution.
+        """
+        p_values = (
+            self.p_value,
+            self.t_p_value if self.adjusted_p_value is None else self.adjusted_p_value,
+        )
+        return all(p is not None and p < 1 - CONFIDENCE for p in p_values)
+
 
 def compare(variant: Sequence[float], baseline: Sequence[float]) -> Comparison | None:
     """The paired comparison of two variants over the same seeds.
