@@ -111,6 +111,7 @@ def fit_classifier(images: np.ndarray) -> Classifier | None:
     """
     from sklearn.cluster import KMeans  # takes a second
     from sklearn.neural_network import MLPClassifier
+    from threadpoolctl import threadpool_limits  # scikit-learn's own
 
     count = min(NUM_FIT, len(images))
     chosen = np.linspace(0, len(images) - 1, count).astype(int)
@@ -118,10 +119,12 @@ def fit_classifier(images: np.ndarray) -> Classifier | None:
     num_classes = min(NUM_CLASSES, len(np.unique(images[chosen], axis=0)))
     if num_classes < 2:
         return None
-    clusters = KMeans(num_classes, n_init=3, random_state=0).fit(points)
     model = MLPClassifier((NUM_FEATURES,), batch_size=min(200, count), random_state=0)
-    for _ in range(NUM_EPOCHS):
-        model.partial_fit(points, clusters.labels_, classes=np.arange(num_classes))
+    # Steps are so small that threads wait for each other: on busy cores 12 times as long.
+    with threadpool_limits(1):
+        clusters = KMeans(num_classes, n_init=3, random_state=0).fit(points)
+        for _ in range(NUM_EPOCHS):
+            model.partial_fit(points, clusters.labels_, classes=np.arange(num_classes))
     kernel, bias = model.coefs_[0], model.intercepts_[0]
     return Classifier(
         lambda images: np.maximum(images.astype(np.float32) @ kernel + bias, 0),
