@@ -68,7 +68,7 @@ def power_spectrum(sounds: Set) -> np.ndarray:
 
     Args:
         sounds: Amplitudes of the sounds, `[N_i]` each; those shorter than a frame are
-            padded with zeros.
+            padded with their mean.
 
     Returns:
         Power at frequencies from 0 to half the sample rate, `[FRAME / 2 + 1]`.
@@ -78,7 +78,7 @@ def power_spectrum(sounds: Set) -> np.ndarray:
     window = np.hanning(FRAME + 1)[:-1]
     power, count = np.zeros(FRAME // 2 + 1), 0
     for sound in sounds:
-        padded = np.pad(sound, (0, max(FRAME - len(sound), 0)))
+        padded = np.pad(sound, (0, max(FRAME - len(sound), 0)), mode="mean")
         frames = np.lib.stride_tricks.sliding_window_view(padded, FRAME)
         frames = frames[:: FRAME // 2]
         frames = frames - frames.mean(axis=1, keepdims=True)

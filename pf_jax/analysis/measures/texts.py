@@ -191,9 +191,11 @@ def _ngram_curve(compared: Compared, n: int, unit: str) -> Curve:
         return np.bincount(np.concatenate(parts), minlength=num_types)
 
     target = histogram(held_out)
-    return curve(
+    by_start = curve(
         f"Jensen-Shannon distance of {n}-grams of {unit}, 0 to 1",
         lambda parts: jensen_shannon(histogram(parts), target),
         samples,
         train,
     )
+    # The position of an n-gram is that of its last token.
+    return by_start._replace(steps=by_start.steps + n - 1)
