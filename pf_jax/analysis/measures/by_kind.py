@@ -3,16 +3,33 @@
 from collections.abc import Callable
 
 from pf_jax.analysis.measures.measurement import Measured, Subject
-from pf_jax.data import Encoding
+from pf_jax.analysis.measures.music import measure_music
+from pf_jax.analysis.measures.pens import measure_pens
+from pf_jax.analysis.measures.pictures import measure_pictures
+from pf_jax.analysis.measures.sounds import measure_sounds
+from pf_jax.analysis.measures.texts import measure_texts
+from pf_jax.data import Encoding, Vocabulary
+from pf_jax.data.piano import PianoRoll
+from pf_jax.data.pixels import Pixels
+from pf_jax.data.strokes import Strokes
+from pf_jax.data.waveform import Waveform
+from pf_jax.data.words import Words
 
-KINDS: dict[type[Encoding], Callable[[Subject], Measured]] = {}
+KINDS: dict[type[Encoding], Callable[[Subject], Measured]] = {
+    Vocabulary: measure_texts,
+    Words: measure_texts,
+    Pixels: measure_pictures,
+    Strokes: measure_pens,
+    Waveform: measure_sounds,
+    PianoRoll: measure_music,
+}
 """The measure of each type of encoding."""
 
 
 def measure_kind(subject: Subject) -> Measured:
     """What can be measured of a model because of the kind of its data.
 
-    Nothing is trained, and no other model is asked.
+    No generator is trained, and no other model is asked.
 
     Args:
         subject: The model and its data.
