@@ -2,10 +2,14 @@
 
 from collections.abc import Callable
 
+from pf_jax.analysis.measures.dynamics import measure_dynamics
 from pf_jax.analysis.measures.measurement import Measured, Subject
 from pf_jax.data import Encoding
+from pf_jax.data.series import Series
 
-KINDS: dict[type[Encoding], Callable[[Subject], Measured]] = {}
+KINDS: dict[type[Encoding], Callable[[Subject], Measured]] = {
+    Series: measure_dynamics,
+}
 """The measure of each type of encoding."""
 
 
