@@ -21,18 +21,24 @@ def get_config() -> config_dict.ConfigDict:
     data.frames_per_second = 2.0  # speed at which piano rolls are played
     data.max_offset = 10.0  # longest pen offset, in standard deviations: clips the rest
 
+    data.columns = ()  # columns of a series' file, names or numbers; empty: all
+    data.observed = ()  # observed coordinates of a Lorenz system, from 0; empty: all
+    data.noise = (
+        0.05  # noise on what is observed of it, in deviations of the coordinate
+    )
+
     config.generator = generator = config_dict.ConfigDict()
     generator.cell = "gru"  # recurrent cell of every layer: "gru" or "lstm"
     generator.num_layers = 1  # number of recurrent layers
     generator.hidden_size = 256  # units of each layer
     generator.embedding_size = 64  # size of an input's embedding
-    generator.num_components = 20  # components of the mixture that models pen offsets
+    generator.num_components = 20  # components of the mixture of strokes and series
     generator.dropout = 0.0  # share dropped of the embedding and the readout's input
     # Initial bias of the readout: "data", the training split's frequencies; or "zeros".
     generator.readout_bias = "data"
     # Value that a free run feeds back: "sample", constant to differentiation; or one that
     # carries gradients: "soft" (expected embedding), "straight_through" (Gumbel softmax),
-    # "reparameterized" (pen strokes alone, which have no other).
+    # "reparameterized" (pen strokes and series alone, which have no other).
     generator.feedback = "sample"
     generator.feedback_temperature = 1.0  # softmax temperature of "soft" feedback etc.
     generator.feedback_steps = 0  # steps a feedback gradient goes back; 0: all the way

@@ -11,12 +11,13 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from pf_jax.analysis import drawings, images, rolls, sound
+from pf_jax.analysis import drawings, images, rolls, series, sound
 from pf_jax.analysis.samples import draw_samples, sample_text
 from pf_jax.data import Sequences, Vocabulary
 from pf_jax.data.encoding import Encoding, TextEncoding
 from pf_jax.data.piano import PianoRoll
 from pf_jax.data.pixels import Pixels
+from pf_jax.data.series import Series
 from pf_jax.data.strokes import Strokes
 from pf_jax.data.waveform import Waveform
 from pf_jax.data.words import Words
@@ -282,6 +283,25 @@ def _write_rolls(request: Request) -> str:
     return request.encoding.describe(samples[0])
 
 
+def _write_series(request: Request) -> str:
+    samples, encoding = _draw(request), request.encoding
+    runs = _decoded(request, samples)
+    split = request.split
+    longest = int(np.argmax(split.lengths))
+    start, end = split.offsets[longest : longest + 2]
+    series.plot_series(
+        encoding.decode(split.values[start + 1 : end][: len(runs[0])]),
+        runs[0],
+        encoding.names,
+        request.folder / "samples.png",
+        training_length=request.training_length,
+    )
+    for number, run in enumerate(runs, start=1):
+        path = request.folder / f"sample_{number}.csv"
+        series.write_series(run, encoding.names, path)
+    return request.encoding.describe(samples[0])
+
+
 PRESENTERS: dict[type[Encoding], Presenter] = {
     Vocabulary: Presenter(3, 500, _write_texts),
     Words: Presenter(3, 100, _write_texts),
@@ -289,5 +309,7 @@ PRESENTERS: dict[type[Encoding], Presenter] = {
     Strokes: Presenter(8, None, _write_drawings),
     Waveform: Presenter(3, None, _write_sounds),
     PianoRoll: Presenter(3, None, _write_rolls),
+    # Long enough for an attractor and a spectrum.
+    Series: Presenter(3, 10_000, _write_series),
 }
 """The presenter of each type of encoding."""

@@ -9,8 +9,11 @@ import numpy as np
 
 from pf_jax.data import (
     iam_ondb,
+    lorenz,
     piano,
     pixels,
+    series,
+    series_files,
     sketch_rnn,
     strokes,
     text,
@@ -79,6 +82,26 @@ def _piano_roll(train: Sequence[np.ndarray], data: Any) -> Encoding:
     return piano.PianoRoll(frames_per_second=data.frames_per_second)
 
 
+def _read_series(data: Any) -> RawSplits:
+    tables = series_files.series(data.path, data.columns)
+    return {split: table.sequences for split, table in tables.items()}
+
+
+def _series(train: Sequence[np.ndarray], data: Any) -> Encoding:
+    names = series_files.series(data.path, data.columns)["train"].names
+    return series.Series.from_training(train, names)
+
+
+def _read_lorenz(data: Any) -> RawSplits:
+    return lorenz.lorenz(data.name, data.observed, data.noise)
+
+
+def _lorenz(train: Sequence[np.ndarray], data: Any) -> Encoding:
+    observed = lorenz.observed_coordinates(data.name, data.observed)
+    names = [lorenz.SYSTEMS[data.name].names[number] for number in observed]
+    return series.Series.from_training(train, names, data.name, observed)
+
+
 SOURCES: dict[str, Source] = {
     "python_reference": Source(
         lambda data: _texts(text.python_reference(data.path)), _characters
@@ -102,6 +125,9 @@ SOURCES: dict[str, Source] = {
     "sketch_rnn": Source(lambda data: sketch_rnn.sketch_rnn(data.path), _strokes),
     "wav": Source(lambda data: wav.wav(data.path, data.sample_rate), _waveform),
     "piano_roll": Source(lambda data: piano.piano_rolls(data.path), _piano_roll),
+    "series": Source(_read_series, _series),
+    "lorenz63": Source(_read_lorenz, _lorenz),
+    "lorenz96": Source(_read_lorenz, _lorenz),
 }
 """The source of each `data.name`."""
 
@@ -114,6 +140,7 @@ ENCODINGS: dict[str, type[Encoding]] = {
         strokes.Strokes,
         waveform.Waveform,
         piano.PianoRoll,
+        series.Series,
     )
 }
 """The encoding of each `kind` in JSON."""

@@ -70,7 +70,7 @@ def text(path: str) -> Splits:
         raise UserError(f"data.path={path}: no *.txt files in this folder")
     named: dict[str, pathlib.Path] = {}
     for file in files:
-        if split := _split_of(file):
+        if split := split_of(file):
             if split in named:
                 raise UserError(
                     f"data.path={path}: {named[split].name} and {file.name} are both "
@@ -130,6 +130,6 @@ def read_utf8(file: pathlib.Path) -> str:
     return content
 
 
-def _split_of(file: pathlib.Path) -> str | None:
+def split_of(file: pathlib.Path) -> str | None:
     """The split that a file's name ends with, else None."""
     return SPLIT_NAMES.get(re.split(r"[._-]", file.stem.lower())[-1])

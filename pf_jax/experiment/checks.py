@@ -109,6 +109,17 @@ _RULES = (
     _one_of("data.companding", COMPANDINGS),
     _Rule("data.frames_per_second", lambda x: 0.1 <= x <= 1000, "from 0.1 to 1000"),
     _positive("data.max_offset"),
+    _Rule(
+        "data.columns",
+        lambda columns: all(isinstance(column, str | int) for column in columns),
+        "names or numbers of columns",
+    ),
+    _Rule(
+        "data.observed",
+        lambda numbers: all(type(number) is int and number >= 0 for number in numbers),
+        "numbers of coordinates, from 0",
+    ),
+    _finite_and_not_negative("data.noise"),
     _one_of("generator.cell", CELLS),
     _at_least("generator.num_layers", 1),
     _at_least("generator.hidden_size", 1),

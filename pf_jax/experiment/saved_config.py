@@ -28,7 +28,7 @@ FREE_FIELDS = (
 )
 """Fields of these sections that may change between runs of one workdir."""
 
-TUPLE_FIELDS = ("behavior.fields",)
+TUPLE_FIELDS = ("behavior.fields", "data.columns", "data.observed")
 """Fields that are tuples: JSON has lists only."""
 
 OPTIONAL_FIELDS: dict[str, type] = {
@@ -41,6 +41,9 @@ OPTIONAL_FIELDS: dict[str, type] = {
 """Fields that may be None, with their types otherwise: JSON's null has none."""
 
 ADDED_FIELDS: dict[str, Any] = {
+    "data.columns": (),
+    "data.observed": (),
+    "data.noise": 0.05,
     "generator.cell": "gru",
     "generator.dropout": 0.0,
     "generator.feedback": "sample",
@@ -86,12 +89,12 @@ def read_config(workdir: pathlib.Path) -> config_dict.ConfigDict:
 
 
 def _completed(values: dict[str, Any]) -> config_dict.ConfigDict:
-    for field in TUPLE_FIELDS:
-        section, name = field.split(".")
-        values[section][name] = tuple(values[section][name])
     for field, value in ADDED_FIELDS.items():
         section, name = field.split(".")
         values.setdefault(section, {}).setdefault(name, value)
+    for field in TUPLE_FIELDS:
+        section, name = field.split(".")
+        values[section][name] = tuple(values[section][name])
     config = config_dict.ConfigDict(values)
     for field, kind in OPTIONAL_FIELDS.items():
         section, name = field.split(".")

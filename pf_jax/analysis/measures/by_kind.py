@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from pf_jax.analysis.measures.dynamics import measure_dynamics
 from pf_jax.analysis.measures.measurement import Measured, Subject
 from pf_jax.analysis.measures.music import measure_music
 from pf_jax.analysis.measures.pens import measure_pens
@@ -11,6 +12,7 @@ from pf_jax.analysis.measures.texts import measure_texts
 from pf_jax.data import Encoding, Vocabulary
 from pf_jax.data.piano import PianoRoll
 from pf_jax.data.pixels import Pixels
+from pf_jax.data.series import Series
 from pf_jax.data.strokes import Strokes
 from pf_jax.data.waveform import Waveform
 from pf_jax.data.words import Words
@@ -22,6 +24,7 @@ KINDS: dict[type[Encoding], Callable[[Subject], Measured]] = {
     Strokes: measure_pens,
     Waveform: measure_sounds,
     PianoRoll: measure_music,
+    Series: measure_dynamics,
 }
 """The measure of each type of encoding."""
 

@@ -1,0 +1,182 @@
+"""Pictures and files of series of real numbers. Importing this module loads matplotlib."""
+
+import io
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from pf_jax.analysis.plots import COLORS, finish_axes, make_figure, save_figure
+from pf_jax.files import write_whole
+
+MAX_COLUMNS = 3
+"""Number of columns that are drawn over time."""
+
+MAX_STEPS = 1500
+"""Number of steps that are drawn over time: more would be a blur."""
+
+MAX_POINTS = 20_000
+"""Number of steps of an attractor that are drawn."""
+
+DELAY = 10
+"""Steps between the two axes of the attractor of a single column."""
+
+SPECTRUM_BINS = 100
+"""Largest number of points of a spectrum, at equal distances on its logarithmic axis."""
+
+DATA, RUN = "data", "free run"
+
+
+def write_series(sample: np.ndarray, names: Sequence[str], path: pathlib.Path) -> None:
+    """Writes a series as a `.csv` file that `data.name=series` reads.
+
+    Args:
+        sample: Numbers `[N, D]` in the source's units.
+        names: Name of each column, the first line of the file.
+        path: Path of the file.
+    """
+    content = io.StringIO()
+    quoted = [f'"{name}"' if set(name) & set(',;\t"') else name for name in names]
+    np.savetxt(content, sample, "%.7g", ",", header=",".join(quoted), comments="")
+    write_whole(path, content.getvalue())
+
+
+def plot_series(
+    data: np.ndarray,
+    run: np.ndarray,
+    names: Sequence[str],
+    path: pathlib.Path,
+    *,
+    training_length: int,
+) -> None:
+    """Plots data and a free run: over time, as attractors, and their power spectra.
+
+    An attractor is drawn by the first two columns, that of a single column by the series
+    and its delay.
+
+    Args:
+        data: Numbers `[N, D]` in the source's units.
+        run: Numbers `[M, D]` of the free run.
+        names: Name of each column.
+        path: Path of the PNG file.
+        training_length: Steps of a sequence in training, marked by a line in the free run.
+    """
+    figure = make_figure(height=9.5)
+    times, attractors, spectra = figure.subfigures(3, height_ratios=[4, 4, 3])
+    upper, lower = times.subplots(2, sharex=True, sharey=True)
+    _plot_time(upper, data, names, DATA)
+    _plot_time(lower, run, names, RUN)
+    # Of the data, so that a run that leaves does not hide it.
+    low, high = _bounds(data[:, :MAX_COLUMNS])
+    upper.set_ylim(low.min(), high.max())
+    upper.set_xlim(0, min(max(len(data), len(run)), MAX_STEPS))
+    if training_length < min(len(run), MAX_STEPS):
+        lower.axvline(training_length, color="0.3", lw=1, ls="--")
+        lower.annotate(
+            " training length",
+            (training_length, 0.03),
+            xycoords=("data", "axes fraction"),
+            color="0.3",
+            fontsize=9,
+        )
+    lower.set_xlabel("steps")
+    if len(names) > 1:
+        upper.legend(
+            frameon=False,
+            fontsize=9,
+            ncols=MAX_COLUMNS,
+            loc="lower right",
+            bbox_to_anchor=(1, 1),
+            borderaxespad=0,
+        )
+    left, right = attractors.subplots(1, 2, sharex=True, sharey=True)
+    for axes, series, title, color in (
+        (left, data, DATA, COLORS[0]),
+        (right, run, RUN, COLORS[1]),
+    ):
+        _plot_attractor(axes, series, names, title, color)
+    (x_low, y_low), (x_high, y_high) = _bounds(_plane(data))
+    left.set_xlim(x_low, x_high)
+    left.set_ylim(y_low, y_high)
+    _plot_spectra(spectra.subplots(), data, run, names)
+    save_figure(figure, path)
+
+
+def _bounds(series: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The range of each column with some room."""
+    low, high = series.min(axis=0), series.max(axis=0)
+    room = 0.1 * np.maximum(high - low, 1e-9)
+    return low - room, high + room
+
+
+def _plot_time(
+    axes: Axes, series: np.ndarray, names: Sequence[str], title: str
+) -> None:
+    for column, name in enumerate(names[:MAX_COLUMNS]):
+        color = COLORS[column]
+        axes.plot(series[:MAX_STEPS, column], color=color, lw=0.9, label=name)
+    axes.set_ylabel(names[0] if len(names) == 1 else "value")
+    axes.set_title(title, loc="left")
+    finish_axes(axes)
+
+
+def _plane(series: np.ndarray) -> np.ndarray:
+    """Points of an attractor in two dimensions: `[N, D]` -> `[N', 2]`."""
+    series = series[:MAX_POINTS]
+    if series.shape[1] > 1:
+        return series[:, :2]
+    delay = min(DELAY, len(series) - 1)
+    column = series[:, 0]
+    return np.stack([column[: len(column) - delay], column[delay:]], axis=1)
+
+
+def _plot_attractor(
+    axes: Axes, series: np.ndarray, names: Sequence[str], title: str, color: str
+) -> None:
+    axes.plot(*_plane(series).T, color=color, lw=0.5, alpha=0.5)
+    axes.set_title(f"{title}, attractor", loc="left")
+    is_single = len(names) == 1
+    axes.set_xlabel(f"{names[0]}, step t" if is_single else names[0])
+    axes.set_ylabel(f"{names[0]}, step t + {DELAY}" if is_single else names[1])
+    finish_axes(axes)
+
+
+def _plot_spectra(
+    axes: Axes, data: np.ndarray, run: np.ndarray, names: Sequence[str]
+) -> None:
+    """Plots the power of the first column's standardized values by frequency."""
+    # Equal lengths have equal frequencies, and equal errors.
+    length = min(len(data), len(run))
+    for series, label, color in ((data, DATA, COLORS[0]), (run, RUN, COLORS[1])):
+        frequencies, power = _binned_spectrum(series[:length, 0], data[:, 0])
+        axes.plot(frequencies, power, color=color, lw=1.3, label=label)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel("frequency (cycles per step)")
+    axes.set_ylabel("power")
+    axes.set_title(f"Power spectrum of {names[0]}", loc="left")
+    finish_axes(axes)
+    axes.legend(frameon=False, fontsize=9)
+
+
+def _binned_spectrum(
+    column: np.ndarray, data: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean power in bins of a logarithmic axis, of values standardized by the data."""
+    values = (column - np.mean(column)) / max(float(np.std(data)), 1e-30)
+    power = np.abs(np.fft.rfft(values))[1:] ** 2 / max(len(values), 1)
+    frequencies = np.fft.rfftfreq(len(values))[1:]
+    if not len(power):
+        return frequencies, power
+    edges = np.geomspace(frequencies[0], frequencies[-1] * 1.001, SPECTRUM_BINS + 1)
+    bins = np.digitize(frequencies, edges)
+    counts = np.bincount(bins, minlength=len(edges) + 1)
+    is_filled = counts > 0
+    mean = [
+        np.bincount(bins, weights=x, minlength=len(edges) + 1)[is_filled]
+        / counts[is_filled]
+        for x in (frequencies, power)
+    ]
+    # Zeros have no place on a logarithmic axis.
+    return mean[0], np.maximum(mean[1], 1e-12)
