@@ -1,0 +1,196 @@
+import json
+
+import pytest
+from errors import error_of
+
+from configs import default
+from pf_jax.study.equal_seconds import add_equal_seconds
+from pf_jax.study.plan import Study, Variant, make_variants, with_fields
+from pf_jax.study.record import Record, open_record
+
+SETTINGS = {"split": "test", "judge": "none", "critic": False, "reverse": False}
+TWO = ["objective=teacher_forcing,professor_forcing"]
+
+
+def test_make_variants_takes_every_combination_and_the_named_ones():
+    variants = make_variants(
+        [*TWO, "gate.generator_upper=0.99,1"],
+        ["both terms: adversarial.teacher_forced_term=true behavior.fields=hidden"],
+    )
+    assert [variant.name for variant in variants] == [
+        "teacher_forcing,generator_upper=0.99",
+        "teacher_forcing,generator_upper=1",
+        "professor_forcing,generator_upper=0.99",
+        "professor_forcing,generator_upper=1",
+        "both_terms",
+    ]
+    assert variants[3].fields == {
+        "objective": "professor_forcing",
+        "gate.generator_upper": "1",
+    }
+    assert variants[4].fields == {
+        "adversarial.teacher_forced_term": "true",
+        "behavior.fields": "hidden",
+    }
+
+
+def test_make_variants_names_alike_fields_in_full():
+    variants = make_variants(
+        ["train.learning_rate=1,2", "discriminator.learning_rate=3"], []
+    )
+    assert variants[0].name == "train.learning_rate=1,discriminator.learning_rate=3"
+
+
+@pytest.mark.parametrize(
+    ("vary", "named", "words"),
+    [
+        ([], [], ["at least two variants", "--vary=objective="]),
+        (["objective=teacher_forcing"], [], ["at least two variants"]),
+        (["seed=1,2"], [], ["seed", "--seeds=NUMBER"]),
+        (["data.path=a,b"], [], ["data.path cannot vary", "one study for each"]),
+        (["data.noise=1,2"], [], ["data.noise cannot vary"]),
+        (["objective=teacher_forcing,"], [], ["FIELD=VALUE,VALUE"]),
+        (["objective"], [], ["FIELD=VALUE,VALUE"]),
+        (TWO, ["objective=input_noise"], ["NAME: FIELD=VALUE"]),
+        (TWO, ["a/b: train.num_steps=1"], ["NAME: FIELD=VALUE"]),
+        (TWO, ["a: train.num_steps"], ["NAME: FIELD=VALUE"]),
+        (TWO, ["a: seed=3"], ["--seeds=NUMBER"]),
+        (TWO, ["a: dropout=1", "a: dropout=2"], ["two variants are called a"]),
+        (["objective=a,a"], [], ["two variants are called a"]),
+    ],
+)
+def test_make_variants_refuses(vary, named, words):
+    message = error_of(make_variants, vary, named)
+    assert all(word in message for word in words)
+
+
+def test_with_fields_gives_values_of_the_fields_types():
+    config = default.get_config()
+    before = config.to_json()
+    fields = {
+        "train.num_steps": "7",
+        "train.learning_rate": "1e-3",
+        "adversarial.teacher_forced_term": "true",
+        "behavior.fields": "hidden+outputs",
+        "discriminator.learning_rate": "2e-4",
+        "objective": "professor_forcing",
+    }
+    changed = with_fields(config, fields, 5)
+    assert changed.train.num_steps == 7
+    assert changed.train.learning_rate == 1e-3
+    assert changed.adversarial.teacher_forced_term is True
+    assert changed.behavior.fields == ("hidden", "outputs")
+    assert changed.discriminator.learning_rate == 2e-4
+    assert changed.seed == 5
+    assert config.to_json() == before
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("train.num_steps", "many", "train.num_steps=many: must be an integer"),
+        ("train.num_steps", "0", "train.num_steps=0: must be at least 1"),
+        ("train.num_stops", "1", "unknown field --config.train.num_stops"),
+        ("train", "1", "is a group"),
+        ("objective", "gan", "objective=gan: must be one of"),
+        ("train.learning_rate", "fast", "must be a number"),
+        ("adversarial.teacher_forced_term", "maybe", "must be true or false"),
+    ],
+)
+def test_with_fields_refuses(field, value, words):
+    config = default.get_config()
+    assert words in error_of(with_fields, config, {field: value}, 0)
+
+
+def a_record(folder, seeds=2, seconds=(1.0, 3.3)):
+    variants = make_variants(TWO, [])
+    config = default.get_config()
+    record = open_record(folder, config, variants, SETTINGS)
+    for variant, cost in zip(variants, seconds, strict=True):
+        for seed in reversed(range(seeds)):
+            entry = {"workdir": "w", "step": 10, "seconds": 10 * cost}
+            record.add_run(variant.name, seed, entry)
+    return record
+
+
+def test_record_is_read_back_and_keeps_its_order(tmp_path):
+    record = a_record(tmp_path)
+    again = open_record(
+        tmp_path, default.get_config(), make_variants(TWO, []), SETTINGS
+    )
+    assert again.values == json.loads((tmp_path / "study.json").read_text())
+    assert again.values == record.values
+    assert list(again.values["runs"]["teacher_forcing"]) == ["0", "1"]
+    assert again.run("professor_forcing", 1) == {
+        "workdir": "w",
+        "step": 10,
+        "seconds": 33.0,
+    }
+    assert again.run("professor_forcing", 2) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"config": {"train.batch_size": 16}}, "train.batch_size is 32 there, 16"),
+        ({"vary": ["objective=teacher_forcing,input_noise"]}, "its variants are"),
+        ({"settings": {"critic": True}}, "critic is False there, True here"),
+    ],
+)
+def test_open_record_refuses_another_study(tmp_path, change, words):
+    a_record(tmp_path)
+    config = default.get_config()
+    config.update_from_flattened_dict(change.get("config", {}))
+    variants = make_variants(change.get("vary", TWO), [])
+    settings = SETTINGS | change.get("settings", {})
+    message = error_of(open_record, tmp_path, config, variants, settings)
+    assert "holds another study" in message and words in message
+
+
+def test_open_record_takes_other_places_and_seeds(tmp_path):
+    a_record(tmp_path)
+    config = default.get_config()
+    config.data.path = "/elsewhere"
+    config.seed = 3
+    open_record(tmp_path, config, make_variants(TWO, []), SETTINGS)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"variants": 3}'])
+def test_open_record_refuses_a_damaged_file(tmp_path, content):
+    (tmp_path / "study.json").write_text(content)
+    message = error_of(
+        open_record,
+        tmp_path,
+        default.get_config(),
+        make_variants(TWO, []),
+        SETTINGS,
+    )
+    assert "damaged" in message
+
+
+def test_add_equal_seconds_rounds_in_the_baselines_favor_and_stays(tmp_path):
+    record = a_record(tmp_path, seconds=(1.0, 2.1))
+    config = default.get_config()
+    added = add_equal_seconds(record, config, range(2))
+    fields = {"objective": "teacher_forcing", "train.num_steps": "1250"}
+    assert added == [Variant("teacher_forcing_x2.5", fields)]
+    assert record.values["equal_seconds"] == {
+        "professor_forcing": "teacher_forcing_x2.5"
+    }
+    # Other seconds, such as of more seeds, do not change what is settled.
+    record.add_run(
+        "professor_forcing", 0, {"workdir": "w", "step": 1, "seconds": 100.0}
+    )
+    again = Record(tmp_path, json.loads((tmp_path / "study.json").read_text()))
+    assert add_equal_seconds(again, config, range(2)) == added
+
+
+def test_add_equal_seconds_leaves_out_what_costs_the_same(tmp_path):
+    record = a_record(tmp_path, seconds=(1.0, 1.05))
+    assert add_equal_seconds(record, default.get_config(), range(2)) == []
+
+
+def test_study_has_the_defaults_of_the_program():
+    study = Study()
+    assert (study.seeds, study.split, study.judge, study.jobs) == (6, "test", "auto", 1)
+    assert study.critic and study.equal_seconds and not study.reverse
