@@ -54,7 +54,7 @@ IS_TEXT = ("characters", "words", "waveform")
 
 
 def test_every_encoding_has_its_measures():
-    assert {type(encoding) for encoding in ENCODINGS.values()} == KINDS.keys()
+    assert {type(encoding) for encoding in ENCODINGS.values()} <= KINDS.keys()
 
 
 def state_of(encoding):

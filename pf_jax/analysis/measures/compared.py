@@ -23,7 +23,7 @@ NUM_BLOCKS = 16
 MIN_REACHING = 8
 """Number of held-out sequences that have to reach a position for a curve to go there."""
 
-Set = Sequence[np.ndarray]
+SequenceSet = Sequence[np.ndarray]
 """Sequences of values, `[N_i, ...]` each."""
 
 
@@ -42,9 +42,13 @@ class Compared(NamedTuple):
         train: Sequences of the training split.
     """
 
-    samples: Set
-    held_out: Set
-    train: Set
+    samples: SequenceSet
+    held_out: SequenceSet
+    train: SequenceSet
+
+    def map(self, function: Callable[[np.ndarray], np.ndarray]) -> "Compared":
+        """The sets with a function of each sequence in its place."""
+        return Compared(*([function(row) for row in part] for part in self))
 
 
 def compared_sets(
@@ -114,7 +118,7 @@ def _gather(split: Sequences, windows: np.ndarray, count: int) -> list[np.ndarra
 
 
 def distance(
-    label: str, between: Callable[[Set, Set], float], compared: Compared
+    label: str, between: Callable[[SequenceSet, SequenceSet], float], compared: Compared
 ) -> Measurement:
     """A distance from held-out data, lower is better.
 
@@ -129,7 +133,7 @@ def distance(
 
 
 def statistic(
-    label: str, of: Callable[[Set], float], compared: Compared
+    label: str, of: Callable[[SequenceSet], float], compared: Compared
 ) -> Measurement:
     """A property of samples, better the nearer it is to that of held-out data.
 
@@ -146,7 +150,12 @@ def _finite_or_none(value: float) -> float | None:
     return value if np.isfinite(value) else None
 
 
-def curve(label: str, of: Callable[[Set], float], model: Set, data: Set) -> Curve:
+def curve(
+    label: str,
+    of: Callable[[SequenceSet], float],
+    model: SequenceSet,
+    data: SequenceSet,
+) -> Curve:
     """A property by position, in `NUM_BLOCKS` blocks of equal lengths.
 
     Args:
@@ -164,7 +173,7 @@ def curve(label: str, of: Callable[[Set], float], model: Set, data: Set) -> Curv
     length = lengths[min(MIN_REACHING, len(lengths)) - 1]
     edges = np.linspace(0, length, min(NUM_BLOCKS, length) + 1).astype(int)
 
-    def values(sequences: Set) -> np.ndarray:
+    def values(sequences: SequenceSet) -> np.ndarray:
         blocks = [
             [part for part in (row[start:end] for row in sequences) if len(part)]
             for start, end in zip(edges[:-1], edges[1:], strict=True)

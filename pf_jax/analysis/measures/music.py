@@ -3,7 +3,7 @@
 import numpy as np
 
 from pf_jax.analysis.measures.compared import (
-    Set,
+    SequenceSet,
     compared_sets,
     curve,
     distance,
@@ -31,12 +31,7 @@ def measure_music(subject: Subject) -> Measured:
     encoding = subject.encoding
     assert isinstance(encoding, PianoRoll)
     lowest = encoding.lowest_pitch
-    compared = compared._replace(
-        **{
-            name: [encoding.decode(row) for row in part]
-            for name, part in compared._asdict().items()
-        }
-    )
+    compared = compared.map(encoding.decode)
     return Measured(
         {
             "pitch_classes": distance(
@@ -73,7 +68,7 @@ def measure_music(subject: Subject) -> Measured:
     )
 
 
-def pitch_classes(rolls: Set, lowest_pitch: int) -> np.ndarray:
+def pitch_classes(rolls: SequenceSet, lowest_pitch: int) -> np.ndarray:
     """How often keys of each pitch class sound, a frame each: `[12]`, C first.
 
     Args:
@@ -85,12 +80,12 @@ def pitch_classes(rolls: Set, lowest_pitch: int) -> np.ndarray:
     return np.bincount(pitches % NUM_PITCH_CLASSES, counts, NUM_PITCH_CLASSES)
 
 
-def polyphony(rolls: Set) -> np.ndarray:
+def polyphony(rolls: SequenceSet) -> np.ndarray:
     """The number of keys that sound in each frame of all rolls, `[sum(N_i)]`."""
     return np.concatenate(rolls).sum(axis=1, dtype=np.int64)
 
 
-def note_lengths(rolls: Set) -> np.ndarray:
+def note_lengths(rolls: SequenceSet) -> np.ndarray:
     """The number of frames of each note: of each run of frames in which a key sounds.
 
     Args:

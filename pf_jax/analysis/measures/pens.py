@@ -3,7 +3,7 @@
 import numpy as np
 
 from pf_jax.analysis.measures.compared import (
-    Set,
+    SequenceSet,
     compared_sets,
     curve,
     distance,
@@ -31,20 +31,10 @@ def measure_pens(subject: Subject) -> Measured:
         return Measured()
     encoding = subject.encoding
     assert isinstance(encoding, Strokes)
-    compared = compared._replace(
-        **{
-            name: [uncentered(row, encoding) for row in part]
-            for name, part in compared._asdict().items()
-        }
-    )
+    compared = compared.map(lambda row: uncentered(row, encoding))
     lifts = "pen lifts per point"
-    drift = "distance from the start, root mean square, in the offsets' deviation"
-    distances = compared._replace(
-        **{
-            name: [_from_start(row) for row in part]
-            for name, part in compared._asdict().items()
-        }
-    )
+    drift = "root mean square, in the offsets' deviation"
+    distances = compared.map(_from_start)
     return Measured(
         {
             "offsets": distance(
@@ -59,7 +49,7 @@ def measure_pens(subject: Subject) -> Measured:
             ),
             "pen_lifts": statistic(lifts, lift_rate, compared),
             "drift": statistic(
-                drift.replace("start", "start at the end"),
+                f"distance of the last point from the first, {drift}",
                 lambda rows: _root_mean_square([row[-1:] for row in rows]),
                 distances,
             ),
@@ -67,7 +57,10 @@ def measure_pens(subject: Subject) -> Measured:
         {
             "pen_lifts": curve(lifts, lift_rate, compared.samples, compared.held_out),
             "drift": curve(
-                drift, _root_mean_square, distances.samples, distances.held_out
+                f"distance from the first point, {drift}",
+                _root_mean_square,
+                distances.samples,
+                distances.held_out,
             ),
         },
     )
@@ -83,13 +76,13 @@ def uncentered(values: np.ndarray, encoding: Strokes) -> np.ndarray:
     return points
 
 
-def offset_lengths(drawings: Set) -> np.ndarray:
+def offset_lengths(drawings: SequenceSet) -> np.ndarray:
     """The lengths of all offsets of some drawings `[N_i, 3]`."""
     points = np.concatenate(drawings)
     return np.hypot(points[:, 0], points[:, 1])
 
 
-def turn_counts(drawings: Set) -> np.ndarray:
+def turn_counts(drawings: SequenceSet) -> np.ndarray:
     """The histogram of angles between consecutive offsets of one stroke.
 
     Args:
@@ -114,7 +107,7 @@ def turn_counts(drawings: Set) -> np.ndarray:
     return counts
 
 
-def lift_rate(drawings: Set) -> float:
+def lift_rate(drawings: SequenceSet) -> float:
     """The share of points at which the pen is lifted, of drawings `[N_i, 3]`."""
     return float(np.mean(np.concatenate(drawings)[:, 2] > 0.5))
 
@@ -127,7 +120,7 @@ def _from_start(drawing: np.ndarray) -> np.ndarray:
     return np.hypot(*(path - path[:1]).T)
 
 
-def _root_mean_square(parts: Set) -> float:
+def _root_mean_square(parts: SequenceSet) -> float:
     """The root mean square of all numbers; NaN if one is not finite."""
     numbers = np.concatenate(parts)
     if not np.all(np.isfinite(numbers)):

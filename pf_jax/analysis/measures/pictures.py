@@ -9,7 +9,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pf_jax.analysis.measures.compared import Set, compared_sets, distance, statistic
+from pf_jax.analysis.measures.compared import (
+    SequenceSet,
+    compared_sets,
+    distance,
+    statistic,
+)
 from pf_jax.analysis.measures.distances import frechet, jensen_shannon
 from pf_jax.analysis.measures.measurement import Measured, Subject
 from pf_jax.data import Sequences, training_values
@@ -92,7 +97,7 @@ def training_images(train: Sequences, encoding: Pixels) -> np.ndarray:
     return training_values(train).reshape(-1, encoding.sequence_length)
 
 
-def _stacked(images: Set) -> np.ndarray:
+def _stacked(images: SequenceSet) -> np.ndarray:
     return np.stack(list(images))
 
 

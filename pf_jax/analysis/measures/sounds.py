@@ -3,7 +3,7 @@
 import numpy as np
 
 from pf_jax.analysis.measures.compared import (
-    Set,
+    SequenceSet,
     compared_sets,
     curve,
     distance,
@@ -36,12 +36,7 @@ def measure_sounds(subject: Subject) -> Measured:
         return Measured()
     encoding = subject.encoding
     assert isinstance(encoding, Waveform)
-    compared = compared._replace(
-        **{
-            name: [encoding.decode(row).astype(np.float64) for row in part]
-            for name, part in compared._asdict().items()
-        }
-    )
+    compared = compared.map(lambda row: encoding.decode(row).astype(np.float64))
     level = "level, root mean square with full scale at 1"
     return Measured(
         {
@@ -61,7 +56,7 @@ def measure_sounds(subject: Subject) -> Measured:
     )
 
 
-def power_spectrum(sounds: Set) -> np.ndarray:
+def power_spectrum(sounds: SequenceSet) -> np.ndarray:
     """The smoothed mean power of frames of `FRAME` samples that overlap by half.
 
     Each frame is centered, so that a constant has no power, and weighted by a Hann window.
@@ -89,12 +84,12 @@ def power_spectrum(sounds: Set) -> np.ndarray:
     return ndimage.gaussian_filter1d(power / max(count, 1), SMOOTHING)
 
 
-def root_mean_square(sounds: Set) -> float:
+def root_mean_square(sounds: SequenceSet) -> float:
     """The root mean square of all amplitudes, `[N_i]` of each sound."""
     return float(np.sqrt(np.mean(np.concatenate(sounds) ** 2)))
 
 
-def zero_crossings(sounds: Set) -> float:
+def zero_crossings(sounds: SequenceSet) -> float:
     """The share of steps at which the sign changes, each sound centered on its mean.
 
     Args:

@@ -7,7 +7,7 @@ import numpy as np
 
 from pf_jax.analysis.measures.compared import (
     Compared,
-    Set,
+    SequenceSet,
     compared_sets,
     curve,
     distance,
@@ -81,7 +81,7 @@ def measure_texts(subject: Subject) -> Measured:
     return Measured(numbers, {f"ngrams_{n}": _ngram_curve(compared, n, unit)})
 
 
-def ngram_distance(x: Set, y: Set, n: int) -> float:
+def ngram_distance(x: SequenceSet, y: SequenceSet, n: int) -> float:
     """The Jensen-Shannon distance of the n-gram counts of two sets of texts.
 
     Args:
@@ -128,7 +128,7 @@ def number_ngrams(texts: Sequence[np.ndarray], n: int) -> list[np.ndarray]:
     ]
 
 
-def repetition(texts: Set, n: int) -> float:
+def repetition(texts: SequenceSet, n: int) -> float:
     """The share of a text's n-grams that it has had before, mean over texts.
 
         1 - unique / total
@@ -187,7 +187,7 @@ def _ngram_curve(compared: Compared, n: int, unit: str) -> Curve:
     )
     num_types = 1 + max((int(part.max()) for part in numbers if len(part)), default=0)
 
-    def histogram(parts: Set) -> np.ndarray:
+    def histogram(parts: SequenceSet) -> np.ndarray:
         return np.bincount(np.concatenate(parts), minlength=num_types)
 
     target = histogram(held_out)
