@@ -36,6 +36,21 @@ BIAS = flags.DEFINE_float(
     0.0,
     "Bias of pen strokes; higher values are neater.",
 )
+CRITIC = flags.DEFINE_boolean(
+    "critic",
+    False,
+    "Train fresh critics, and report how well they tell the modes apart.",
+)
+REVERSE = flags.DEFINE_boolean(
+    "reverse",
+    False,
+    "Train models on samples, and report the likelihood that they give to data.",
+)
+JUDGE = flags.DEFINE_string(
+    "judge",
+    None,
+    "Folder of another run on the same data, whose model judges samples.",
+)
 
 
 def main() -> None:
@@ -43,6 +58,7 @@ def main() -> None:
     # Imported here: a mistake in the flags is reported before orbax is loaded.
     from pf_jax.analysis.present import Sampling
     from pf_jax.experiment import evaluation
+    from pf_jax.experiment.measuring import Measures
 
     evaluation.evaluate(
         pathlib.Path(WORKDIR.value),
@@ -52,6 +68,11 @@ def main() -> None:
             TEMPERATURE.value,
             PROMPT.value,
             BIAS.value,
+        ),
+        Measures(
+            CRITIC.value,
+            REVERSE.value,
+            None if JUDGE.value is None else pathlib.Path(JUDGE.value),
         ),
         split=SPLIT.value,
         checkpoint=CHECKPOINT.value,

@@ -31,6 +31,14 @@ def test_key_of_every_stream_is_the_one_of_its_number(config):
         Stream.VALIDATION: 2,
         Stream.SAMPLES: 3,
         Stream.GAP: 4,
+        Stream.KIND: 5,
+        Stream.STATES: 6,
+        Stream.RECOVERY: 7,
+        Stream.CRITIC: 8,
+        Stream.JUDGE: 9,
+        Stream.CONTINUATION: 10,
+        Stream.FORWARD: 11,
+        Stream.REVERSE: 12,
     }
     assert set(numbers) == set(Stream)
     experiment = build.load_experiment(config)

@@ -72,7 +72,7 @@ def edit_config(workdir, **fields):
 def test_evaluate_writes_everything_it_should(evaluated):
     workdir, metrics = evaluated
     files = {file.name for file in (workdir / "evaluation").iterdir()}
-    assert files == {"metrics.json", "samples.txt"} | PICTURES
+    assert files == {"metrics.json", "samples.txt", "states.npz"} | PICTURES
     assert json.loads((workdir / "evaluation" / "metrics.json").read_text()) == metrics
 
 
@@ -151,7 +151,9 @@ def test_evaluate_without_a_discriminator_leaves_its_figures_out(workdir):
     assert not any("discriminator" in name for name in metrics)
     assert (metrics["split"], metrics["num_unknown"]) == ("test", 0)
     files = {file.name for file in (workdir / "evaluation").iterdir()}
-    assert files == {"metrics.json", "samples.txt"} | PICTURES - {"gate.png"}
+    assert files == {"metrics.json", "samples.txt", "states.npz"} | PICTURES - {
+        "gate.png"
+    }
 
 
 def program(*arguments):

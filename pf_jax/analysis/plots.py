@@ -118,15 +118,7 @@ def plot_gap(
         smooth_steps, smooth, color=COLORS[0], lw=2, label=f"mean of {window} steps"
     )
     axes.axhline(0, color="0.6", lw=0.8)
-    if training_length < len(gap):
-        axes.axvline(training_length, color=COLORS[1], lw=1, ls="--")
-        axes.annotate(
-            " training length",
-            (training_length, 0.02),
-            xycoords=("data", "axes fraction"),
-            color=COLORS[1],
-            fontsize=9,
-        )
+    _mark_training_length(axes, training_length, len(gap))
     axes.set_xlim(1, max(len(gap), 2))
     axes.set_xlabel("steps since the start of the sequence")
     axes.set_ylabel("relative energy distance\n(0: alike, 1: apart)")
@@ -140,6 +132,52 @@ def plot_gap(
         frameon=False, fontsize=9, ncols=3, loc="lower left", bbox_to_anchor=(0, 1)
     )
     save_figure(figure, path)
+
+
+def plot_judge(
+    values: np.ndarray, floor: np.ndarray, training_length: int, path: pathlib.Path
+) -> None:
+    """Plots how much less likely samples are than data under a judge, by position.
+
+    Args:
+        values: J at each step, `[T]`, from `judge.judge_samples`.
+        floor: The same of real data against real data, `[T]`.
+        training_length: Steps of a sequence in training, marked by a line.
+        path: Path of the PNG file.
+    """
+    figure = make_figure(height=4.2)
+    axes = figure.subplots()
+    window = 1 + len(values) // 25
+    steps = _running_mean(np.arange(1.0, len(values) + 1), window)
+    for curve, color, label in (
+        (floor, "0.55", "real against real data"),
+        (values, COLORS[0], "samples against real data"),
+    ):
+        smooth = _running_mean(curve, window)
+        axes.plot(steps, smooth, color=color, lw=2, label=f"{label}, {window} steps")
+    axes.axhline(0, color="0.6", lw=0.8)
+    _mark_training_length(axes, training_length, len(values))
+    axes.set_xlim(1, max(len(values), 2))
+    axes.set_xlabel("steps since the start of the sequence")
+    axes.set_ylabel("J, nats a step\n(above 0: less likely than data)")
+    axes.set_title("Likelihood of samples under a judge", loc="left")
+    finish_axes(axes)
+    axes.legend(frameon=False, fontsize=9)
+    save_figure(figure, path)
+
+
+def _mark_training_length(axes: Axes, training_length: int, num_steps: int) -> None:
+    """Draws a line at the training length, where the steps go beyond it."""
+    if training_length >= num_steps:
+        return
+    axes.axvline(training_length, color=COLORS[1], lw=1, ls="--")
+    axes.annotate(
+        " training length",
+        (training_length, 0.02),
+        xycoords=("data", "axes fraction"),
+        color=COLORS[1],
+        fontsize=9,
+    )
 
 
 def _plot_strips(axes: Axes, lines: Sequence[Line]) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from pf_jax.analysis import plots
 from pf_jax.analysis.gap import HiddenGap, hidden_gap
+from pf_jax.analysis.measures.measurement import Measured
 from pf_jax.analysis.present import (
     Request,
     Sampling,
@@ -16,6 +17,15 @@ from pf_jax.analysis.present import (
 )
 from pf_jax.data.encoding import Encoding, TextEncoding
 from pf_jax.experiment.checks import has_discriminator
+from pf_jax.experiment.measuring import (
+    Measures,
+    gap_curve,
+    load_judge,
+    measure,
+    report_line,
+    strict_json,
+    write_states,
+)
 from pf_jax.experiment.run_log import with_measure
 from pf_jax.experiment.runs import Run, load_run
 from pf_jax.experiment.streams import Stream
@@ -29,6 +39,7 @@ GAP_LENGTHS = 4
 def evaluate(
     workdir: pathlib.Path,
     sampling: Sampling,
+    measures: Measures = Measures(),
     *,
     split: str = "valid",
     checkpoint: str = "best",
@@ -38,6 +49,7 @@ def evaluate(
     Args:
         workdir: Folder of `train_and_evaluate`.
         sampling: Number, length and kind of the samples to draw.
+        measures: What is measured beyond what every evaluation measures.
         split: Name of the split to score: "valid" or "test".
         checkpoint: Which checkpoint to load: the "best" by validation, or the "latest".
 
@@ -52,6 +64,7 @@ def evaluate(
     experiment = run.experiment
     encoding, length = experiment.encoding, experiment.config.train.sequence_length
     sampling = settle_sampling(sampling, encoding, length)
+    judge = load_judge(run, workdir, measures)
     _warn_of_unknown(encoding, sampling.prompt)
     folder = workdir / "evaluation"
     advice = "make it writable, or copy the workdir to where you can write"
@@ -60,6 +73,13 @@ def evaluate(
     metrics = _metrics(run, split)
     gap = _hidden_gap(run, split)
     metrics |= _gap_summary(gap, length)
+    measured = measure(run, split, measures, judge) | gap_curve(gap)
+    metrics["measures"] = {
+        name: number.to_json() for name, number in measured.numbers.items()
+    }
+    metrics["curves"] = {
+        name: curve.to_json() for name, curve in measured.curves.items()
+    }
     # Nested: `num_samples` of a waveform is the number of samples that were scored.
     metrics["sampling"] = {**sampling._asdict(), "seed": experiment.config.seed}
     sample = write_samples(
@@ -74,9 +94,16 @@ def evaluate(
         )
     )
 
-    write_whole(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
+    metrics = strict_json(metrics)
+    content = json.dumps(metrics, indent=2, allow_nan=False)
+    write_whole(folder / "metrics.json", content + "\n")
+    write_states(run, split, folder / "states.npz")
     _plot(run, gap, workdir, folder)
-    _report(metrics, encoding, sample, folder)
+    _plot_judge(measured, length, folder / "judge.png")
+    _report(metrics, encoding)
+    for number in measured.numbers.values():
+        print(report_line(number))
+    print(f"sample: {sample}\nwritten to {folder}")
     return metrics
 
 
@@ -152,9 +179,16 @@ def _plot(
         )
 
 
-def _report(
-    metrics: dict[str, Any], encoding: Encoding, sample: str, folder: pathlib.Path
-) -> None:
+def _plot_judge(measured: Measured, training_length: int, path: pathlib.Path) -> None:
+    """Plots J by position; without a judge there is no picture, also no earlier one."""
+    curve = measured.curves.get("judge")
+    if curve is None or curve.reference is None:
+        path.unlink(missing_ok=True)
+        return
+    plots.plot_judge(curve.values, curve.reference, training_length, path)
+
+
+def _report(metrics: dict[str, Any], encoding: Encoding) -> None:
     measure, unit = encoding.measure, encoding.unit
     line = (
         f"step {metrics['step']}, {metrics['split']}: "
@@ -172,4 +206,3 @@ def _report(
         floor = metrics["hidden_gap"][f"{name}_floor"]
         where = name.replace("_", " the ", 1).replace("_", " ")
         print(f"hidden-state gap {where}: {value:.5f} (noise floor {floor:.5f})")
-    print(f"sample: {sample}\nwritten to {folder}")

@@ -18,6 +18,14 @@ class Stream(enum.IntEnum):
         SAMPLES: Samples shown at validation and by `evaluate.py`; image completions
             use `fold_in(key, 1)` of it.
         GAP: Free runs that the hidden-state gap is measured on.
+        KIND: Free runs of the measures of a kind of data.
+        STATES: Free runs whose hidden states are saved.
+        RECOVERY: Corrupted inputs.
+        CRITIC: Weights, batches and free runs of fresh critics.
+        JUDGE: Samples that a judge scores by position.
+        CONTINUATION: Samples that continue prefixes.
+        FORWARD: Samples that a judge scores at several temperatures.
+        REVERSE: Samples that new models learn from, and those models' weights and batches.
     """
 
     PARAMETERS = 0
@@ -25,3 +33,11 @@ class Stream(enum.IntEnum):
     VALIDATION = 2
     SAMPLES = 3
     GAP = 4
+    KIND = 5
+    STATES = 6
+    RECOVERY = 7
+    CRITIC = 8
+    JUDGE = 9
+    CONTINUATION = 10
+    FORWARD = 11
+    REVERSE = 12

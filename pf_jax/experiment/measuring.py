@@ -1,0 +1,166 @@
+"""The measures of a run: which of them are asked for, and by which judge."""
+
+import io
+import math
+import pathlib
+import sys
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pf_jax.analysis.gap import HiddenGap
+from pf_jax.analysis.measures.by_kind import measure_kind
+from pf_jax.analysis.measures.critic import fresh_critic
+from pf_jax.analysis.measures.judge import judge_samples
+from pf_jax.analysis.measures.measurement import Curve, Measured, Measurement, Subject
+from pf_jax.analysis.measures.recovery import continuation, recovery
+from pf_jax.analysis.measures.reverse import (
+    forward_cross_entropy,
+    reverse_cross_entropy,
+)
+from pf_jax.analysis.states import mode_states
+from pf_jax.errors import UserError
+from pf_jax.experiment.runs import Run, load_run
+from pf_jax.experiment.streams import Stream
+from pf_jax.files import write_whole
+from pf_jax.state import TrainState
+
+
+class Measures(NamedTuple):
+    """What is measured beyond what every evaluation measures.
+
+    Attributes:
+        critic: Whether to train fresh critics, see `fresh_critic`.
+        reverse: Whether to train models on samples, see `reverse_cross_entropy`.
+        judge: Workdir of a run on the same data whose model judges samples; None for no
+            judge.
+    """
+
+    critic: bool = False
+    reverse: bool = False
+    judge: pathlib.Path | None = None
+
+
+def load_judge(
+    run: Run, workdir: pathlib.Path, measures: Measures
+) -> TrainState | None:
+    """The judge's best checkpoint; None where there is no judge.
+
+    Args:
+        run: The run to be judged.
+        workdir: Folder of that run.
+        measures: What is measured.
+
+    Raises:
+        UserError: If the judge's folder holds no run, or one whose values mean something
+            else.
+    """
+    path = measures.judge
+    if path is None:
+        return None
+    try:
+        judge = load_run(path)
+    except UserError as error:
+        raise UserError(f"--judge: {error}") from error
+    encoding, own = judge.experiment.encoding, run.experiment.encoding
+    if encoding != own:
+        other = "another alphabet, scale or size" if encoding.kind == own.kind else ""
+        raise UserError(
+            f"--judge={path}: its data is {encoding.unit}{', encoded in ' if other else ''}"
+            f"{other or f', not {own.unit}'}: give a run on the data of this one"
+        )
+    if path.resolve() == workdir.resolve():
+        print(
+            "warning: --judge: the run judges itself: give another run on its data, with "
+            "another seed and better a larger model",
+            file=sys.stderr,
+        )
+    return judge.state
+
+
+def measure(
+    run: Run, split: str, measures: Measures, judge: TrainState | None
+) -> Measured:
+    """All measures that are asked for, and those that cost next to nothing.
+
+    Args:
+        run: The run.
+        split: Name of the split that the model is compared with.
+        measures: What is measured.
+        judge: Training state of `load_judge`.
+    """
+    experiment = run.experiment
+    splits = experiment.dataset.splits
+
+    def subject(stream: Stream) -> Subject:
+        return Subject(
+            run.state,
+            experiment.encoding,
+            splits["train"],
+            splits[split],
+            experiment.key(stream),
+            experiment.config.train.sequence_length,
+        )
+
+    measured = measure_kind(subject(Stream.KIND)) | recovery(subject(Stream.RECOVERY))
+    if measures.critic:
+        measured |= fresh_critic(subject(Stream.CRITIC))
+    if judge is not None:
+        measured |= judge_samples(subject(Stream.JUDGE), judge)
+        measured |= continuation(subject(Stream.CONTINUATION), judge)
+        measured |= forward_cross_entropy(subject(Stream.FORWARD), judge)
+    if measures.reverse:
+        measured |= reverse_cross_entropy(subject(Stream.REVERSE))
+    return measured
+
+
+def gap_curve(gap: HiddenGap | None) -> Measured:
+    """The hidden-state gap by position, with its noise floor as the reference."""
+    if gap is None:
+        return Measured()
+    steps = np.arange(1, len(gap.gap) + 1)
+    label = "hidden-state gap, relative energy distance"
+    return Measured(curves={"hidden_gap": Curve(label, steps, gap.gap, gap.floor)})
+
+
+def write_states(run: Run, split: str, path: pathlib.Path) -> None:
+    """Writes hidden states of both modes: arrays of `ModeStates`, by their names.
+
+    No file is left where the split is too short.
+    """
+    experiment = run.experiment
+    states = mode_states(
+        run.state,
+        experiment.dataset.splits[split],
+        experiment.key(Stream.STATES),
+        length=experiment.config.train.sequence_length,
+    )
+    if states is None:
+        path.unlink(missing_ok=True)
+        return
+    content = io.BytesIO()
+    np.savez(content, **states._asdict())
+    write_whole(path, content.getvalue())
+
+
+def report_line(measurement: Measurement) -> str:
+    """One line: label, value, reference and interval."""
+    notes = []
+    if measurement.reference is not None:
+        notes.append(f"reference {measurement.reference:.4g}")
+    if measurement.interval is not None:
+        low, high = measurement.interval
+        notes.append(f"95 % interval {low:.4g} to {high:.4g}")
+    end = f" ({', '.join(notes)})" if notes else ""
+    return f"{measurement.label}: {measurement.value:.4g}{end}"
+
+
+def strict_json(content: Any) -> Any:
+    """The same JSON value with null for numbers that JSON does not have."""
+    if isinstance(content, dict):
+        return {name: strict_json(value) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [strict_json(value) for value in content]
+    if isinstance(content, float) and not math.isfinite(content):
+        return None
+    return content
