@@ -18,6 +18,7 @@ from pf_jax.analysis.present import (
 )
 from pf_jax.data.encoding import Encoding, TextEncoding
 from pf_jax.experiment.checks import has_discriminator
+from pf_jax.experiment.environment import environment
 from pf_jax.experiment.run_log import with_measure
 from pf_jax.experiment.runs import Run, load_run
 from pf_jax.experiment.streams import Stream
@@ -64,6 +65,7 @@ def evaluate(
     metrics |= _gap_summary(gap, length)
     # Nested: `num_samples` of a waveform is the number of samples that were scored.
     metrics["sampling"] = {**sampling._asdict(), "seed": experiment.config.seed}
+    metrics["environment"] = environment()
     sample = write_samples(
         Request(
             run.state,
