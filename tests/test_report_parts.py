@@ -184,14 +184,14 @@ def test_damaged_samples_leave_a_note(tmp_path):
 
 
 def test_pictures_are_shrunk_until_they_fit():
-    noise = np.random.default_rng(0).integers(0, 256, (3000, 880, 3), np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (1100, 440, 3), np.uint8)
     file = io.BytesIO()
     Image.fromarray(noise).save(file, format="png")
     small, note = samples.shrunk_picture(file.getvalue())
     with Image.open(io.BytesIO(small)) as picture:
         assert picture.size in [(width, 2 * width) for width in samples.WIDTHS]
     assert len(small) <= samples.MAX_PICTURE_BYTES
-    assert note == "The upper 59 % of the picture."
+    assert note == "The upper 80 % of the picture."
 
 
 def test_sounds_are_cut():

@@ -7,12 +7,13 @@ from typing import NamedTuple
 import numpy as np
 from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
+from threadpoolctl import threadpool_limits
 
 from pf_jax.errors import UserError
 from pf_jax.study.results import Result
 
-MAX_POINTS = 1200
-"""Number of states in one fit, which takes seconds: twice as many take thrice as long."""
+MAX_POINTS = 2000
+"""Number of states in one fit, which takes 10 seconds of a core."""
 
 PERPLEXITY = 30
 MIN_POINTS = 3 * PERPLEXITY
@@ -81,7 +82,10 @@ def _fit(points: np.ndarray) -> np.ndarray:
     if count < 2 or not np.any(reduced.std(axis=0)):
         return np.pad(reduced, ((0, 0), (0, 2)))[:, :2]
     fit = TSNE(2, init="pca", perplexity=PERPLEXITY, random_state=0, max_iter=500)
-    return fit.fit_transform(reduced)
+    # One thread: threads that wait for each other at every step take far longer where
+    # other programs run, and sums in another order give other pictures.
+    with threadpool_limits(1):
+        return fit.fit_transform(reduced)
 
 
 def _spaced(values: np.ndarray, most: int) -> np.ndarray:

@@ -20,7 +20,7 @@ MAX_DRAWING_BYTES = 60_000
 """Size of an SVG drawing; larger ones are shown as the PNG picture beside them."""
 
 MAX_PICTURE_BYTES = 60_000
-WIDTHS = (440, 360, 280, 200)
+WIDTHS = (440, 360, 280, 200, 160)
 """Widths of a picture in pixels; it has the first one whose size fits."""
 
 MAX_ASPECT = 2.0
