@@ -145,6 +145,16 @@ def test_report_of_one_run_compares_nothing(tmp_path):
     assert "not compared" not in text and "Better" not in text
 
 
+def test_report_of_runs_that_diverged_has_no_number(tmp_path):
+    folders = [
+        str(write_run(tmp_path / objective, objective=objective, value=float("nan")))
+        for objective in OBJECTIVES[:2]
+    ]
+    text = text_of(page_of(tmp_path, folders))
+    assert "professor_forcing cannot be compared with teacher_forcing: no seed" in text
+    assert "has a mean of n/a over 1 seed" in text_of(page_of(tmp_path, folders[:1]))
+
+
 def test_report_of_an_old_run_has_what_it_can(tmp_path):
     run = write_run(
         tmp_path / "run",

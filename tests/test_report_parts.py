@@ -1,14 +1,19 @@
 import io
+import pathlib
+import re
+import tomllib
 
 import numpy as np
 import pytest
 from PIL import Image
 from scipy.io import wavfile
 from study_runs import number as measured
-from study_runs import write_run
+from study_runs import write_run, write_states
 
-from pf_jax.study import samples, wording
+from pf_jax.errors import UserError
+from pf_jax.study import curves, figures, samples, wording
 from pf_jax.study.comparisons import contest_of, default_baseline, tables_of
+from pf_jax.study.embedding import Embedding, embed_states
 from pf_jax.study.results import read_result
 from pf_jax.study.series import Series, logged, mean_of, thinned
 from pf_jax.study.statistics import Comparison, compare
@@ -204,3 +209,55 @@ def test_sounds_are_cut():
     )
     assert note == "The first 5.0 of 10.0 seconds."
     assert samples.cut_sound(short[:100]) == (short[:100], "")
+
+
+def test_states_that_diverged_are_left_out(tmp_path):
+    run = write_run(tmp_path / "run")
+    random = np.random.default_rng(0)
+    states = random.standard_normal((2, 60, 3)).astype(np.float32)
+    states[1, 10:] = np.nan
+    path = run / "evaluation" / "states.npz"
+    np.savez(path, teacher_forced=states[0], free_running=states[1])
+    assert embed_states({"a": [read_result(run)]}) == (
+        "Fewer than 90 states were kept: too few for t-SNE."
+    )
+    np.savez(path, teacher_forced=states[0], free_running=states[0, 0])
+    with pytest.raises(
+        UserError, match=r"states\.npz: cannot be read \(states of shape"
+    ):
+        embed_states({"a": [read_result(run)]})
+
+
+def test_states_of_both_modes_are_fitted_together(tmp_path):
+    run = write_run(tmp_path / "run")
+    write_states(run, np.random.default_rng(0), size=3, count=60)
+    embedding = embed_states({"a": [read_result(run)]})
+    assert isinstance(embedding, Embedding)
+    assert embedding.points.shape == (120, 2) and np.isfinite(embedding.points).all()
+    assert embedding.is_free_running.sum() == 60 and set(embedding.variants) == {"a"}
+
+
+def test_curves_are_averaged_in_figures_and_gates_are_read(tmp_path):
+    run = write_run(tmp_path / "run", objective="professor_forcing")
+    gates = curves.gates_of({"a": [read_result(run)]})["a"]
+    assert gates.bounds == (0.75, 0.99)
+    assert set(gates.open) == {"generator", "discriminator"}
+    np.testing.assert_array_equal(gates.open["discriminator"].y, 1)
+    assert len(gates.accuracy) == 1 and len(gates.accuracy[0].x) == 20
+
+
+def test_dots_are_in_proportion():
+    svg = figures.draw_dots([1.0, 3.0, float("nan")], 2.0, None, (1.0, 5.0), "#000000")
+    assert re.findall(r'cx="([^"]*)"', svg) == ["4.0", "70.0"]
+    assert 'd="M37.0 2V14"' in svg
+
+
+def test_every_file_of_the_package_is_packaged():
+    root = pathlib.Path(__file__).parent.parent
+    project = tomllib.loads((root / "pyproject.toml").read_text())
+    patterns = project["tool"]["setuptools"]["package-data"]["pf_jax.study"]
+    folder = root / "pf_jax" / "study"
+    packaged = {path for pattern in patterns for path in folder.glob(pattern)}
+    assert packaged == {
+        path for path in folder.iterdir() if path.is_file() and path.suffix != ".py"
+    }

@@ -31,10 +31,10 @@ def answers_of(groups: Groups, table: MeasureTable, contest: Contest) -> dict[st
     where = f"{table.label} ({wording.direction(table.better)})"
     if not others:
         question = f"How does {contest.baseline} do in {where}?"
-        mean = wording.number(table.rows[contest.baseline].mean)
-        text = (
-            f"has a mean of {mean} over {wording.seeds(len(groups[contest.baseline]))}."
-        )
+        row = table.rows.get(contest.baseline)
+        mean = wording.number(row.mean if row else None)
+        count = wording.seeds(len(groups[contest.baseline]))
+        text = f"has a mean of {mean} over {count}."
         answers = [_answer("unclear", contest.baseline, text)]
         return {"question": question, "answers": answers, "caution": None}
     verb = "Does" if len(others) == 1 else "Do"
@@ -68,7 +68,7 @@ def _at_updates(
 ) -> dict[str, str]:
     if comparison is None:
         text = (
-            f"has no seed in common with {contest.baseline}: they cannot be compared."
+            f"cannot be compared with {contest.baseline}: no seed has a value of both."
         )
         return _answer("unclear", variant, text)
     verdict = wording.answer(comparison, table.label, table.better)

@@ -59,11 +59,6 @@ class Contest(NamedTuple):
     at_updates: Mapping[str, Mapping[str, Comparison]]
     at_seconds: Mapping[str, Mapping[str, Comparison]]
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether there is nothing to compare."""
-        return not self.at_updates and not self.at_seconds
-
 
 def tables_of(groups: Groups) -> dict[str, MeasureTable]:
     """The measures that any run has, by name, in the order of evaluations."""

@@ -33,7 +33,7 @@ def training_figures(
             )
             caption = f"Validation likelihood over {label}"
             shown.append(_figure(svg, caption))
-    gates = _gates(groups)
+    gates = gates_of(groups)
     if gates:
         caption = (
             "Discriminator accuracy over updates, and when its gates were open: dark for "
@@ -43,7 +43,8 @@ def training_figures(
     return shown
 
 
-def _gates(groups: Groups) -> dict[str, figures.Gates]:
+def gates_of(groups: Groups) -> dict[str, figures.Gates]:
+    """The discriminators of the variants that have one."""
     accuracies = _curves(groups, lambda r: logged(r, "train", "discriminator_accuracy"))
     gates = {}
     for variant, accuracy in accuracies.items():

@@ -100,8 +100,15 @@ def _read(workdir: pathlib.Path) -> dict[str, np.ndarray] | None:
         return None
     try:
         with np.load(path) as saved:
-            return {mode: np.asarray(saved[mode], np.float32) for mode in MODES}
+            return {mode: _finite(saved[mode]) for mode in MODES}
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
             f"{path}: cannot be read ({error}): run evaluate.py --workdir {workdir} again"
         ) from error
+
+
+def _finite(states: np.ndarray) -> np.ndarray:
+    """The rows without NaN and infinity, which runs that diverged have."""
+    if states.ndim != 2:
+        raise ValueError(f"states of shape {states.shape} in place of [N, H]")
+    return states[np.all(np.isfinite(states), axis=1)]

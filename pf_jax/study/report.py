@@ -84,6 +84,7 @@ def write_report(
         _check_known("equal_seconds", long, groups)
     baseline = baseline or default_baseline(groups, equal_seconds)
     _check_known("baseline", baseline, groups)
+    groups = {baseline: groups[baseline], **groups}  # The baseline comes first.
     tables = tables_of(groups)
     primary = primary or next(iter(tables))
     _check_known("primary", primary, tables)
