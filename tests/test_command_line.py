@@ -284,3 +284,13 @@ def test_train_help_lists_its_flags(tmp_path):
     assert "--workdir:" in result.stdout
     assert "--config:" in result.stdout
     assert result.stderr == ""
+
+
+def test_run_hands_over_arguments_where_a_program_takes_them(capsys):
+    seen = []
+    command_line.run(seen.append, ["program", "a", "b"], arguments="RUN")
+    assert seen == [["a", "b"]]
+    with pytest.raises(SystemExit):
+        command_line.run(seen.append, ["program"], arguments="RUN")
+    message = "error: no RUN given: name at least one; --help shows how\n"
+    assert capsys.readouterr().err == message

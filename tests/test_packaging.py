@@ -17,6 +17,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # absl is not among them: optax loads it, through chex.
 HEAVY_MODULES = (
+    "jinja2",
     "matplotlib",
     "ml_collections",
     "orbax",

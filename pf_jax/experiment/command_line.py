@@ -50,28 +50,37 @@ class _NamesParser(tuple_parser.TupleParser):
 
 
 def run(
-    main: Callable[[], None],
+    main: Callable[..., None],
     argv: Sequence[str] | None = None,
     *,
     default_config: str | None = None,
+    arguments: str | None = None,
 ) -> None:
     """Parses the flags and runs a program.
 
     A mistake of the user is printed as one line, `error: ...`, on standard error.
 
     Args:
-        main: Function to run; it reads `absl.flags.FLAGS`.
+        main: Function to run; it reads `absl.flags.FLAGS`. It is called with nothing, or
+            with a list of the arguments that are not flags, where `arguments` names them.
         argv: Name of the program and its arguments; `sys.argv` by default.
         default_config: Config file to use where `--config` is not given. With None the
             program has no flag `--config`.
+        arguments: What the arguments are that are not flags, such as "RUN": the program
+            needs at least one. With None it takes none.
 
     Raises:
         SystemExit: With status 2, after a flag error or a `UserError`.
     """
     argv = list(sys.argv if argv is None else argv)
     try:
-        _parse(argv, default_config)
-        main()
+        rest = _parse(argv, default_config)
+        if arguments is None:
+            _check_no_arguments(rest)
+            main()
+        else:
+            _check_arguments(rest, arguments)
+            main(rest)
     except (UserError, flags.Error) as error:
         print(f"error: {_one_line(error)}", file=sys.stderr)
         sys.exit(USER_ERROR_STATUS)
@@ -149,8 +158,12 @@ _PARSERS: dict[type, tuple[Callable[[str], Any], str]] = {
 """The parser of each type of field, and what it accepts."""
 
 
-def _parse(argv: list[str], default_config: str | None) -> None:
-    """Defines the flags that every program has and parses them all."""
+def _parse(argv: list[str], default_config: str | None) -> list[str]:
+    """Defines the flags that every program has and parses them all.
+
+    Returns:
+        The arguments that are not flags.
+    """
     app.define_help_flags()
     argv = flags.FLAGS.read_flags_from_files(argv, force_gnu=False)
     fields: list[str] = []
@@ -179,11 +192,20 @@ def _parse(argv: list[str], default_config: str | None) -> None:
         raise UserError(f"unknown flag --{error.flagname}{hint}") from error
     except flags.Error as error:
         raise UserError(_reworded(error)) from error
-    if len(rest) > 1:
+    return rest[1:]
+
+
+def _check_no_arguments(rest: Sequence[str]) -> None:
+    if rest:
         raise UserError(
-            f"unexpected argument {rest[1]!r}: write flags as --NAME=VALUE, "
+            f"unexpected argument {rest[0]!r}: write flags as --NAME=VALUE, "
             "without spaces around ="
         )
+
+
+def _check_arguments(rest: Sequence[str], name: str) -> None:
+    if not rest:
+        raise UserError(f"no {name} given: name at least one; --help shows how")
 
 
 def _take_config(argv: Sequence[str], default: str) -> tuple[str, list[str]]:

@@ -17,6 +17,7 @@ from pf_jax.analysis.present import (
 )
 from pf_jax.data.encoding import Encoding, TextEncoding
 from pf_jax.experiment.checks import has_discriminator
+from pf_jax.experiment.environment import environment
 from pf_jax.experiment.measuring import (
     Measures,
     gap_curve,
@@ -82,6 +83,7 @@ def evaluate(
     }
     # Nested: `num_samples` of a waveform is the number of samples that were scored.
     metrics["sampling"] = {**sampling._asdict(), "seed": experiment.config.seed}
+    metrics["environment"] = environment()
     sample = write_samples(
         Request(
             run.state,

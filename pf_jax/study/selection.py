@@ -1,0 +1,137 @@
+"""The runs that a command line names: folders of runs, or of studies."""
+
+import json
+import pathlib
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from pf_jax.errors import UserError
+from pf_jax.study.report import check_out, write_report
+from pf_jax.study.results import Result, check_same_data, group_by_settings, read_result
+
+STUDY_FILE = "study.json"
+
+
+class Selection(NamedTuple):
+    """Runs to be reported.
+
+    Attributes:
+        groups: Runs of each variant, by the variant's name.
+        baseline: Name of the baseline, where a study has one.
+        primary: Name of the measure that matters most, where a study has one.
+        equal_seconds: Name, by variant, of the baseline trained for as many seconds.
+        command: Command that made the runs, where a study has it.
+    """
+
+    groups: Mapping[str, Sequence[Result]]
+    baseline: str | None = None
+    primary: str | None = None
+    equal_seconds: Mapping[str, str] = {}
+    command: str | None = None
+
+
+def report(
+    folders: Sequence[str],
+    out: str,
+    *,
+    baseline: str | None = None,
+    primary: str | None = None,
+    title: str | None = None,
+) -> None:
+    """Writes a report of the runs that a command line names.
+
+    Args:
+        folders: Folders of runs, or of one study.
+        out: Path of the HTML file.
+        baseline: Name of the baseline; None for that of the study, or the default.
+        primary: Name of the measure that matters most; None for that of the study, or the
+            default.
+        title: Title of the page.
+
+    Raises:
+        UserError: If the input is wrong; nothing is written then.
+    """
+    check_out(pathlib.Path(out))
+    selection = select(folders)
+    flags = {"baseline": baseline, "primary": primary, "title": title}
+    given = [f"--{name}={value}" for name, value in flags.items() if value]
+    command = shlex.join(["python", "report.py", *folders, *given])
+    write_report(
+        selection.groups,
+        pathlib.Path(out),
+        baseline=baseline or selection.baseline,
+        primary=primary or selection.primary,
+        title=title,
+        equal_seconds=selection.equal_seconds,
+        command=f"{selection.command}\n{command}" if selection.command else command,
+    )
+
+
+def select(folders: Sequence[str]) -> Selection:
+    """The runs in some folders.
+
+    Args:
+        folders: Folder of one study, whose names are kept; or folders of runs, which are
+            named by the settings in which they differ.
+
+    Raises:
+        UserError: If a folder holds no run, or there are other runs beside a study.
+    """
+    paths = [pathlib.Path(folder) for folder in folders]
+    for path in paths:
+        if not path.is_dir():
+            raise UserError(f"{path}: no such folder: give the --workdir of train.py")
+    studies = [path for path in paths if (path / STUDY_FILE).exists()]
+    if not studies:
+        results = [read_result(path) for path in paths]
+        check_same_data(results)
+        return Selection(group_by_settings(results))
+    if len(paths) > 1:
+        raise UserError(
+            f"{studies[0]}: is a whole study: report it alone, or name its runs one by one"
+        )
+    return read_study(studies[0])
+
+
+def read_study(folder: pathlib.Path) -> Selection:
+    """The runs of a study, by its own names.
+
+    Args:
+        folder: Folder with a `study.json`.
+
+    Raises:
+        UserError: If the file is damaged, or a run is missing.
+    """
+    path = folder / STUDY_FILE
+    try:
+        study: dict[str, Any] = json.loads(path.read_text())
+        workdirs = {
+            variant: [
+                folder / run["workdir"] for run in study["runs"][variant].values()
+            ]
+            for variant in study["variants"]
+            if study["runs"].get(variant)
+        }
+        equal_seconds = {
+            variant: long
+            for variant, long in (study.get("equal_seconds") or {}).items()
+            if variant in workdirs and long in workdirs
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path}: damaged ({type(error).__name__}: {error}): run study.py again"
+        ) from error
+    if not workdirs:
+        raise UserError(f"{path}: names no run: run study.py first")
+    groups = {
+        variant: sorted(map(read_result, paths), key=lambda result: result.seed)
+        for variant, paths in workdirs.items()
+    }
+    return Selection(
+        groups,
+        study.get("baseline"),
+        study.get("primary"),
+        equal_seconds,
+        study.get("command"),
+    )

@@ -1,0 +1,353 @@
+import html
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from study_runs import (
+    OBJECTIVES,
+    curve,
+    number,
+    write_picture,
+    write_run,
+    write_sound,
+    write_states,
+    write_study,
+)
+
+from pf_jax.errors import UserError
+from pf_jax.study.report import write_report
+from pf_jax.study.results import read_result
+from pf_jax.study.selection import report, select
+
+ROOT = pathlib.Path(__file__).parent.parent
+DIFFERENCES = (-1.3, -0.3, -0.9, -0.7, -1.1, -0.5)
+"""Mean -0.8, standard error 0.1528, so the t interval is -0.8 +- 2.5706 * 0.1528."""
+
+BASELINE = (2.0, 3.0, 2.5, 2.2, 2.8, 2.1)
+
+
+def write_pair(folder, seeds=6, **fields):
+    """Teacher forcing, and professor forcing that is better by `DIFFERENCES`."""
+    workdirs = []
+    for seed in range(seeds):
+        for objective, more in (("teacher_forcing", 0.0), ("professor_forcing", 1.0)):
+            value = BASELINE[seed] + more * DIFFERENCES[seed]
+            workdirs.append(
+                write_run(
+                    folder / f"{objective}_{seed}",
+                    seed=seed,
+                    objective=objective,
+                    value=1.5,
+                    measures={
+                        "d_stsp": number(value, label="D_stsp, nats", reference=0.05)
+                    },
+                    **fields,
+                )
+            )
+    return [str(workdir) for workdir in workdirs]
+
+
+def page_of(folder, folders, **options):
+    report(folders, str(folder / "page.html"), **options)
+    return (folder / "page.html").read_text()
+
+
+def text_of(page):
+    """The words of a page, without its tags."""
+    body = page[page.index("<body>") :]
+    return re.sub(r"\s+", " ", html.unescape(re.sub(r"<[^>]*>", " ", body)))
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pair")
+    folders = write_pair(folder, sample="<script>alert(1)</script> & 'so' on")
+    return folders, page_of(folder, folders, primary="d_stsp")
+
+
+def test_report_answers_with_the_paired_difference(pair):
+    text = text_of(pair[1])
+    assert (
+        "Does professor_forcing do better than teacher_forcing in D_stsp, nats (lower is "
+        "better)?" in text
+    )
+    assert (
+        "Better. professor_forcing lowers D_stsp, nats by 0.8 (95 % interval 0.407 to "
+        "1.19, 6 seeds, sign-flip p 0.031) at equal updates (500)." in text
+    )
+    # Logs of 50 and 100 seconds, and a second more per seed.
+    assert "took 2 times as long (102 s against 52.5 s)" in text
+    assert "Caution" not in text
+
+
+def test_report_tables_have_means_seeds_and_adjusted_p_values(pair):
+    text = text_of(pair[1])
+    # p of the t test is 0.00337, the smallest of three.
+    assert (
+        "professor_forcing 1.633 (0.7, 2.7, 1.6, 1.5, 1.7, 1.6) −0.8 (−1.19 to −0.407) "
+        "against teacher_forcing 0.01 better, significant" in text
+    )
+    assert "teacher_forcing 2.433 (2, 3, 2.5, 2.2, 2.8, 2.1) baseline" in text
+    assert "real data 0.05" in text and "noise floor 0.004" in text
+    assert "professor_forcing 1.5 (1.5, 1.5, 1.5, 1.5, 1.5, 1.5) 0 (0 to 0)" in text
+    assert "objective teacher_forcing professor_forcing" in text
+    assert "12 runs evaluated with: python 3.11, device cpu" in text
+
+
+def test_report_escapes_samples_and_loads_nothing(pair):
+    page = pair[1]
+    assert "&lt;script&gt;alert(1)&lt;/script&gt; &amp; &#39;so&#39; on" in page
+    assert "<script" not in page
+    for link in re.findall(r'(?:href|src)="([^"]*)"', page):
+        assert link.startswith(("data:", "#")), link
+    for link in re.findall(r"url\(([^)]*)\)", page):
+        assert link.startswith("#"), link
+    assert "@import" not in page and "javascript:" not in page
+
+
+def test_report_escapes_names_and_settings(tmp_path):
+    name = '<img src="x" onerror=alert(1)>'
+    runs = [
+        write_run(tmp_path / str(i), objective=objective, value=2.0 + i)
+        for i, objective in enumerate(OBJECTIVES[:2])
+    ]
+    groups = {name: [read_result(runs[0])], "b": [read_result(runs[1])]}
+    write_report(groups, tmp_path / "page.html", title=name, command=name)
+    page = (tmp_path / "page.html").read_text()
+    assert "<img" not in page and html.escape(name, quote=False)[:8] in page
+
+
+def test_report_of_one_seed_warns_and_has_no_interval(tmp_path):
+    text = text_of(page_of(tmp_path, write_pair(tmp_path, 1), primary="d_stsp"))
+    assert "Too few seeds. professor_forcing lowers D_stsp, nats by 1.3 in one" in text
+    assert "Caution. With one seed nothing can be said" in text
+    assert "−1.3 against teacher_forcing n/a 1 seed: too few" in text
+
+
+def test_report_of_few_seeds_says_that_no_test_can_show_anything(tmp_path):
+    text = text_of(page_of(tmp_path, write_pair(tmp_path, 4), primary="d_stsp"))
+    assert "Too few seeds. professor_forcing lowers D_stsp, nats by 0.8" in text
+    assert "With 4 seeds no test can show p < 0.05" in text and "is 0.12." in text
+    assert "4 seeds: too few" in text and "better, significant" not in text
+
+
+def test_report_of_one_run_compares_nothing(tmp_path):
+    page = page_of(tmp_path, [str(write_run(tmp_path / "run"))])
+    text = text_of(page)
+    assert "How does teacher_forcing do in bits per character" in text
+    assert "teacher_forcing has a mean of 2 over 1 seed." in text
+    assert "not compared" not in text and "Better" not in text
+
+
+def test_report_of_runs_that_diverged_has_no_number(tmp_path):
+    folders = [
+        str(write_run(tmp_path / objective, objective=objective, value=float("nan")))
+        for objective in OBJECTIVES[:2]
+    ]
+    text = text_of(page_of(tmp_path, folders))
+    assert "professor_forcing cannot be compared with teacher_forcing: no seed" in text
+    assert "has a mean of n/a over 1 seed" in text_of(page_of(tmp_path, folders[:1]))
+
+
+def test_report_of_an_old_run_has_what_it_can(tmp_path):
+    run = write_run(
+        tmp_path / "run",
+        lines=[{"step": 5, "split": "valid", "nll": 1.0, "bits_per_char": 1.44}],
+    )
+    old = {"split": "valid", "step": 5, "nll": 1.0, "bits_per_char": 1.44}
+    (run / "evaluation" / "metrics.json").write_text(json.dumps(old))
+    (run / "evaluation" / "samples.txt").unlink()
+    text = text_of(page_of(tmp_path, [str(run)]))
+    assert "likelihood over updates" in text and "over seconds" not in text
+    assert "versions and device not recorded" in text and "Samples" not in text
+
+
+def test_report_takes_a_study_by_its_own_names(tmp_path):
+    measures = [{"d": number(v, label="D")} for v in (3.0, 2.0, 1.5)]
+    names = ("plain", "adversarial", "plain for long")
+    for name, objective, measure in zip(
+        names,
+        ("input_noise", "professor_forcing", "input_noise"),
+        measures,
+        strict=True,
+    ):
+        steps = 1000 if name.endswith("long") else 500
+        for seed in range(2):
+            write_run(
+                tmp_path / name / f"seed_{seed}",
+                seed=seed,
+                objective=objective,
+                measures=measure,
+                fields={"train.num_steps": steps},
+            )
+    study = {
+        "variants": {name: {} for name in names},
+        "runs": {
+            name: {str(seed): {"workdir": f"{name}/seed_{seed}"} for seed in range(2)}
+            for name in names
+        },
+        "baseline": "plain",
+        "primary": "d",
+        "equal_seconds": {"adversarial": "plain for long"},
+        "command": "python study.py --seeds 2",
+    }
+    (tmp_path / "study.json").write_text(json.dumps(study))
+    text = text_of(page_of(tmp_path, [str(tmp_path)]))
+    assert "Does adversarial do better than plain in D (lower is better)?" in text
+    assert "adversarial lowers D by 1 (95 % interval 1 to 1, 2 seeds" in text
+    assert "adversarial raises D by 0.5 (95 % interval 0.5 to 0.5, 2 seeds" in text
+    assert "at equal seconds (against plain for long, 100 s against 50.5 s)." in text
+    assert "python study.py --seeds 2 python report.py" in text
+    study["runs"]["plain"]["1"]["workdir"] = "gone"
+    (tmp_path / "study.json").write_text(json.dumps(study))
+    with pytest.raises(UserError, match="gone: no run here"):
+        select([str(tmp_path)])
+    (tmp_path / "study.json").write_text("[]")
+    with pytest.raises(UserError, match=r"study\.json: damaged \(TypeError"):
+        select([str(tmp_path)])
+
+
+def test_report_draws_curves_states_pictures_and_sounds(tmp_path):
+    folders = []
+    for index, objective in enumerate(OBJECTIVES[:2]):
+        random = np.random.default_rng(index)
+        judge = curve(np.arange(700.0), label="judge, nats", reference=[0.0] * 700)
+        run = write_run(
+            tmp_path / objective, objective=objective, curves={"judge": judge}
+        )
+        write_states(run, random, size=5, count=30)
+        write_picture(run, random, (440, 1200))
+        write_sound(run, random)
+        folders.append(str(run))
+    page = page_of(tmp_path, folders)
+    text = text_of(page)
+    for words in (
+        "Validation likelihood over updates",
+        "Validation likelihood over seconds of training",
+        "Discriminator accuracy over updates",
+        "Judge, nats",
+        "t-SNE of 120 states",
+        "The upper 73 % of the picture. The first 5.0 of 10.0 seconds.",
+    ):
+        assert words in text, words
+    assert page.count('src="data:image/png;base64') == 4
+    assert page.count('src="data:audio/wav;base64') == 2
+    assert page.count('<svg role="img"') == 4
+
+
+def test_states_of_different_sizes_are_not_shown(tmp_path):
+    folders = []
+    for seed in range(2):
+        run = write_run(tmp_path / str(seed), seed=seed)
+        write_states(run, np.random.default_rng(seed), size=3 + seed, count=50)
+        folders.append(str(run))
+    assert "different sizes (3, 4)" in text_of(page_of(tmp_path, folders))
+
+
+def test_report_py_gives_the_same_bytes_in_another_process(tmp_path):
+    folders = []
+    for seed in range(2):
+        for objective in OBJECTIVES[:2]:
+            run = write_run(
+                tmp_path / f"{objective}_{seed}", seed=seed, objective=objective
+            )
+            write_states(run, np.random.default_rng(seed), size=4, count=30)
+            folders.append(str(run))
+    page = page_of(tmp_path, folders)
+    done = program(*folders, f"--out={tmp_path / 'other.html'}")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "other.html").read_text() == page
+
+
+def program(*arguments, **environment):
+    return subprocess.run(
+        [sys.executable, "report.py", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONHASHSEED": "1", "PYTHONPATH": ".", **environment},
+    )
+
+
+def test_report_py_ends_with_one_line():
+    done = program()
+    message = "error: no RUN given: name at least one; --help shows how\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", message)
+
+
+def error_of(folder, folders, out=None, **options):
+    before = sorted(folder.rglob("*"))
+    with pytest.raises(UserError) as caught:
+        report([str(f) for f in folders], str(out or folder / "page.html"), **options)
+    assert sorted(folder.rglob("*")) == before
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_report_refuses_what_it_cannot_read(tmp_path):
+    assert "gone: no such folder" in error_of(tmp_path, [tmp_path / "gone"])
+    assert "no run here (no config.json)" in error_of(tmp_path, [tmp_path])
+    run = write_run(tmp_path / "run", evaluated=False)
+    message = error_of(tmp_path, [run])
+    assert message.endswith(
+        f"run: has not been evaluated: run python evaluate.py --workdir {run} first"
+    )
+    (run / "evaluation" / "metrics.json").write_text("{}")
+    assert "metrics.json is damaged" in error_of(tmp_path, [run])
+    (run / "evaluation" / "metrics.json").write_text("{")
+    assert "cannot be read" in error_of(tmp_path, [run])
+
+
+def test_report_refuses_runs_that_cannot_be_compared(tmp_path):
+    first = write_run(tmp_path / "first")
+    other = write_run(tmp_path / "other", fields={"data.name": "text"})
+    assert "compare runs of the same data" in error_of(tmp_path, [first, other])
+    twice = write_run(tmp_path / "twice")
+    message = error_of(tmp_path, [first, twice])
+    assert "twice: seed 0 of teacher_forcing is there already, in" in message
+    (tmp_path / "study.json").write_text("{}")
+    assert "is a whole study" in error_of(tmp_path, [first, tmp_path])
+
+
+def test_report_refuses_unknown_names(tmp_path):
+    run = write_run(tmp_path / "run")
+    message = error_of(tmp_path, [run], baseline="x")
+    assert message == "--baseline=x: must be one of teacher_forcing"
+    message = error_of(tmp_path, [run], primary="x")
+    assert message == "--primary=x: must be one of bits_per_char, hidden_gap_within"
+
+
+def test_report_refuses_a_place_it_cannot_write_to(tmp_path):
+    run = write_run(tmp_path / "run")
+    out = tmp_path / "gone" / "page.html"
+    assert f"no such folder {out.parent}" in error_of(tmp_path, [run], out)
+    assert "is a folder" in error_of(tmp_path, [run], tmp_path)
+    out = tmp_path / ("x" * 250 + ".html")
+    assert "cannot write there" in error_of(tmp_path, [run], out)
+
+
+@pytest.mark.slow
+def test_report_of_six_seeds_by_six_variants_is_small_and_quick(tmp_path):
+    write_study(tmp_path / "study")
+    write_study(tmp_path / "more", objectives=OBJECTIVES[:1])
+    for run in (tmp_path / "more").rglob("config.json"):
+        config = json.loads(run.read_text())
+        config["train"]["learning_rate"] = 0.01
+        run.write_text(json.dumps(config))
+    folders = sorted(str(path.parent) for path in tmp_path.rglob("config.json"))
+    assert len(folders) == 36
+    start = time.perf_counter()
+    done = program(*folders, f"--out={tmp_path / 'page.html'}")
+    seconds = time.perf_counter() - start
+    assert (done.returncode, done.stderr) == (0, "")
+    assert seconds < 60
+    page = (tmp_path / "page.html").read_bytes()
+    assert len(page) < 6e6
+    done = program(*folders, f"--out={tmp_path / 'again.html'}", PYTHONHASHSEED="2")
+    assert (tmp_path / "again.html").read_bytes() == page

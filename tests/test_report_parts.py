@@ -1,0 +1,263 @@
+import io
+import pathlib
+import re
+import tomllib
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.io import wavfile
+from study_runs import number as measured
+from study_runs import write_run, write_states
+
+from pf_jax.errors import UserError
+from pf_jax.study import curves, figures, samples, wording
+from pf_jax.study.comparisons import contest_of, default_baseline, tables_of
+from pf_jax.study.embedding import Embedding, embed_states
+from pf_jax.study.results import read_result
+from pf_jax.study.series import Series, logged, mean_of, thinned
+from pf_jax.study.statistics import Comparison, compare
+
+
+def test_mean_of_equals_the_mean_at_common_positions():
+    x = np.array([1.0, 2.0, 4.0])
+    mean = mean_of([Series(x, x), Series(x, 3 * x)])
+    np.testing.assert_array_equal(mean.x, x)
+    np.testing.assert_allclose(mean.y, 2 * x)
+
+
+def test_mean_of_interpolates_within_the_span_of_all():
+    first = Series(np.array([0.0, 2.0]), np.array([0.0, 4.0]))
+    second = Series(np.array([1.0, 3.0]), np.array([1.0, 3.0]))
+    mean = mean_of([first, second])
+    np.testing.assert_array_equal(mean.x, [1.0, 2.0])
+    np.testing.assert_allclose(mean.y, [1.5, 3.0])
+
+
+def test_thinned_averages_points_side_by_side():
+    curve = thinned(Series(np.arange(7.0), np.arange(7.0) ** 2), most=3)
+    np.testing.assert_allclose(curve.x, [1, 4, 6])
+    np.testing.assert_allclose(curve.y, [5 / 3, 50 / 3, 36])
+    assert thinned(curve, most=3) is curve
+
+
+def test_logged_needs_both_numbers(tmp_path):
+    lines = [
+        {"step": 1, "split": "valid", "nll": 3.0},
+        {"step": 2, "split": "valid", "nll": 2.0, "seconds": 9.0},
+        {"step": 2, "split": "train", "nll": 1.0, "seconds": 9.0},
+    ]
+    result = read_result(write_run(tmp_path / "run", lines=lines))
+    curve = logged(result, "valid", "nll", "seconds")
+    assert curve is not None and curve.x.tolist() == [9.0] and curve.y.tolist() == [2.0]
+    assert logged(result, "valid", "bits_per_char") is None
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (1.23456, "1.235"),
+        (-0.5, "−0.5"),
+        (0.0, "0"),
+        (123456.7, "123,457"),
+        (1e-7, "1.000e−07"),
+        (1e9, "1.000e+09"),
+        (float("nan"), "n/a"),
+        (None, "n/a"),
+    ],
+)
+def test_number_has_four_digits(value, text):
+    assert wording.number(value) == text
+
+
+def test_answer_of_a_measure_that_is_better_where_higher():
+    verdict = wording.answer(compare([2.0] * 6, [1.0] * 6) or fail(), "time", "higher")
+    assert verdict.name == "better" and verdict.text.startswith("raises time by 1 (")
+
+
+def fail() -> Comparison:
+    raise AssertionError
+
+
+def test_answer_of_a_measure_that_is_better_near_real_data():
+    verdict = wording.answer(
+        compare([2.0] * 6, [1.0] * 6) or fail(), "share", "reference"
+    )
+    assert verdict.name == "worse"
+    assert verdict.text.startswith("raises the distance from real data of share by 1 (")
+
+
+def test_answer_is_unclear_where_the_interval_has_zero_in_it():
+    comparison = compare([1.0, 2.0, 1.0, 2.0, 1.0, 2.0], [2.0, 1.0, 1.0, 2.0, 2.0, 1.0])
+    verdict = wording.answer(comparison or fail(), "nats", "lower")
+    assert verdict.name == "unclear"
+    assert "shows no clear difference in nats: 0 (95 % interval −" in verdict.text
+
+
+def test_significance_needs_six_seeds_and_a_small_adjusted_p_value():
+    comparison = Comparison((-1.0,) * 6, -1.0, (-1.0, -1.0), 0.03, 0.0, 0.04)
+    assert wording.significance(comparison, "lower").name == "better"
+    assert wording.significance(comparison, "higher").name == "worse"
+    unclear = comparison._replace(adjusted_p_value=0.05)
+    assert wording.significance(unclear, "lower").text == "not significant"
+    few = comparison._replace(differences=(-1.0,) * 5)
+    assert wording.significance(few, "lower").text == "5 seeds: too few"
+
+
+def write_groups(folder, values):
+    """Variants with one measure, `d`, of each seed."""
+    groups = {}
+    for variant, (objective, seeds) in values.items():
+        groups[variant] = [
+            read_result(
+                write_run(
+                    folder / variant / str(seed),
+                    seed=seed,
+                    objective=objective,
+                    measures={"d": measured(value, label="D", reference=1.0)},
+                )
+            )
+            for seed, value in enumerate(seeds)
+        ]
+    return groups
+
+
+def test_contest_is_one_family_of_p_values(tmp_path):
+    groups = write_groups(
+        tmp_path,
+        {
+            "adversarial": ("professor_forcing", (1.0, 1.5, 2.5)),
+            "plain": ("teacher_forcing", (2.0, 3.0, 4.5)),
+            "long": ("teacher_forcing", (1.0, 2.5, 2.0)),
+        },
+    )
+    equal_seconds = {"adversarial": "long"}
+    baseline = default_baseline(groups, equal_seconds)
+    assert baseline == "plain"
+    contest = contest_of(groups, baseline, equal_seconds)
+    assert set(contest.at_updates) == set(contest.at_seconds) == {"adversarial"}
+    at_updates = contest.at_updates["adversarial"]["d"]
+    at_seconds = contest.at_seconds["adversarial"]["d"]
+    assert at_updates.differences == (-1.0, -1.5, -2.0)
+    assert at_seconds.differences == (0.0, -1.0, 0.5)
+    # Six comparisons: three measures, at equal updates and at equal seconds.
+    assert at_updates.adjusted_p_value == pytest.approx(6 * at_updates.t_p_value)
+    assert at_seconds.adjusted_p_value == 1.0
+
+
+def test_tables_leave_out_what_is_not_measurable(tmp_path):
+    groups = write_groups(
+        tmp_path,
+        {
+            "a": ("teacher_forcing", (2.0, None)),
+            "b": ("professor_forcing", (None, None)),
+        },
+    )
+    table = tables_of(groups)["d"]
+    assert list(table.rows) == ["a"]
+    assert table.rows["a"].mean == 2.0 and np.isnan(table.rows["a"].values[1])
+    assert table.reference == 1.0
+
+
+def test_first_text_is_taken_whole_or_cut(tmp_path):
+    run = write_run(tmp_path / "run")
+    page = run / "evaluation" / "samples.txt"
+    page.write_text("=== sample 1 of 2 ===\na\n\nb\n\n=== sample 2 of 2 ===\nc\n")
+    assert samples.read_sample(run) == samples.Sample(text="a\n\nb")
+    page.write_text("=== sample 1 of 1 ===\n" + "x" * 1000 + "\n")
+    sample = samples.read_sample(run)
+    assert sample.text == "x" * 600 and sample.note.startswith("The first 600 of 1,000")
+
+
+def test_drawings_and_music_are_shown(tmp_path):
+    run = write_run(tmp_path / "run")
+    folder = run / "evaluation"
+    (folder / "samples.txt").unlink()
+    assert samples.read_sample(run).is_empty
+    (folder / "sample_1.mid").write_bytes(b"MThd")
+    assert samples.read_sample(run).midi == "data:audio/midi;base64,TVRoZA=="
+    (folder / "sample_1.svg").write_text("<svg/>")
+    picture = samples.read_sample(run).picture
+    assert picture is not None and picture.startswith("data:image/svg+xml;base64,")
+
+
+def test_damaged_samples_leave_a_note(tmp_path):
+    run = write_run(tmp_path / "run")
+    (run / "evaluation" / "samples.txt").unlink()
+    (run / "evaluation" / "samples.png").write_bytes(b"nothing")
+    assert "cannot be read" in samples.read_sample(run).note
+
+
+def test_pictures_are_shrunk_until_they_fit():
+    noise = np.random.default_rng(0).integers(0, 256, (1100, 440, 3), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(noise).save(file, format="png")
+    small, note = samples.shrunk_picture(file.getvalue())
+    with Image.open(io.BytesIO(small)) as picture:
+        assert picture.size in [(width, 2 * width) for width in samples.WIDTHS]
+    assert len(small) <= samples.MAX_PICTURE_BYTES
+    assert note == "The upper 80 % of the picture."
+
+
+def test_sounds_are_cut():
+    file = io.BytesIO()
+    wavfile.write(file, 8000, np.arange(80_000, dtype=np.int16))
+    short, note = samples.cut_sound(file.getvalue())
+    rate, signal = wavfile.read(io.BytesIO(short))
+    assert rate == 8000 and signal.tolist() == list(range(40_000)[:32768]) + list(
+        range(-32768, -32768 + 40_000 - 32768)
+    )
+    assert note == "The first 5.0 of 10.0 seconds."
+    assert samples.cut_sound(short[:100]) == (short[:100], "")
+
+
+def test_states_that_diverged_are_left_out(tmp_path):
+    run = write_run(tmp_path / "run")
+    random = np.random.default_rng(0)
+    states = random.standard_normal((2, 60, 3)).astype(np.float32)
+    states[1, 10:] = np.nan
+    path = run / "evaluation" / "states.npz"
+    np.savez(path, teacher_forced=states[0], free_running=states[1])
+    assert embed_states({"a": [read_result(run)]}) == (
+        "Fewer than 90 states were kept: too few for t-SNE."
+    )
+    np.savez(path, teacher_forced=states[0], free_running=states[0, 0])
+    with pytest.raises(
+        UserError, match=r"states\.npz: cannot be read \(states of shape"
+    ):
+        embed_states({"a": [read_result(run)]})
+
+
+def test_states_of_both_modes_are_fitted_together(tmp_path):
+    run = write_run(tmp_path / "run")
+    write_states(run, np.random.default_rng(0), size=3, count=60)
+    embedding = embed_states({"a": [read_result(run)]})
+    assert isinstance(embedding, Embedding)
+    assert embedding.points.shape == (120, 2) and np.isfinite(embedding.points).all()
+    assert embedding.is_free_running.sum() == 60 and set(embedding.variants) == {"a"}
+
+
+def test_curves_are_averaged_in_figures_and_gates_are_read(tmp_path):
+    run = write_run(tmp_path / "run", objective="professor_forcing")
+    gates = curves.gates_of({"a": [read_result(run)]})["a"]
+    assert gates.bounds == (0.75, 0.99)
+    assert set(gates.open) == {"generator", "discriminator"}
+    np.testing.assert_array_equal(gates.open["discriminator"].y, 1)
+    assert len(gates.accuracy) == 1 and len(gates.accuracy[0].x) == 20
+
+
+def test_dots_are_in_proportion():
+    svg = figures.draw_dots([1.0, 3.0, float("nan")], 2.0, None, (1.0, 5.0), "#000000")
+    assert re.findall(r'cx="([^"]*)"', svg) == ["4.0", "70.0"]
+    assert 'd="M37.0 2V14"' in svg
+
+
+def test_every_file_of_the_package_is_packaged():
+    root = pathlib.Path(__file__).parent.parent
+    project = tomllib.loads((root / "pyproject.toml").read_text())
+    patterns = project["tool"]["setuptools"]["package-data"]["pf_jax.study"]
+    folder = root / "pf_jax" / "study"
+    packaged = {path for pattern in patterns for path in folder.glob(pattern)}
+    assert packaged == {
+        path for path in folder.iterdir() if path.is_file() and path.suffix != ".py"
+    }
