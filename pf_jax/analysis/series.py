@@ -151,8 +151,9 @@ def _plot_spectra(
     for series, label, color in ((data, DATA, COLORS[0]), (run, RUN, COLORS[1])):
         frequencies, power = _binned_spectrum(series[:length, 0], data[:, 0])
         axes.plot(frequencies, power, color=color, lw=1.3, label=label)
-    axes.set_xscale("log")
-    axes.set_yscale("log")
+    if length > 1:  # A logarithmic axis cannot be empty.
+        axes.set_xscale("log")
+        axes.set_yscale("log")
     axes.set_xlabel("frequency (cycles per step)")
     axes.set_ylabel("power")
     axes.set_title(f"Power spectrum of {names[0]}", loc="left")
