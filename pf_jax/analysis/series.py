@@ -63,7 +63,8 @@ def plot_series(
         training_length: Steps of a sequence in training, marked by a line in the free run.
     """
     figure = make_figure(height=9.5)
-    times, attractors, spectra = figure.subfigures(3, height_ratios=[4, 4, 3])
+    parts = figure.subfigures(3, 1, squeeze=False, height_ratios=[4, 4, 3])
+    times, attractors, spectra = parts[:, 0]
     upper, lower = times.subplots(2, sharex=True, sharey=True)
     _plot_time(upper, data, names, DATA)
     _plot_time(lower, run, names, RUN)
