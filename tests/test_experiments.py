@@ -110,6 +110,17 @@ def _piano_roll(folder: pathlib.Path) -> dict:
     return {"data.path": str(folder / "tiny.mat"), "train.sequence_length": 10}
 
 
+def _series(folder: pathlib.Path) -> dict:
+    array = np.cumsum(SOURCE.normal(size=(900, 2)), axis=0)
+    np.save(folder / "walk.npy", array)
+    return {
+        "data.name": "series",
+        "data.path": str(folder / "walk.npy"),
+        "data.columns": (1,),
+        "train.sequence_length": 20,
+    }
+
+
 Writer = Callable[[pathlib.Path], dict]
 # By config: a function that writes the data and returns its config fields, the measure, and
 # the files of samples. Configs that are left out differ from one of these by sizes alone,
@@ -135,6 +146,11 @@ EXPERIMENTS: dict[str, tuple[Writer, str, set[str]]] = {
         _piano_roll,
         "nats_per_frame",
         {"samples.png", "sample_1.mid", "sample_2.mid"},
+    ),
+    "lorenz": (
+        _series,
+        "nats_per_step",
+        {"samples.png", "sample_1.csv", "sample_2.csv"},
     ),
 }
 

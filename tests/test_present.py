@@ -11,6 +11,7 @@ from pf_jax.convolutional import convolutional
 from pf_jax.data import Dataset, Vocabulary, join_sequences
 from pf_jax.data.piano import PianoRoll
 from pf_jax.data.pixels import Pixels
+from pf_jax.data.series import Series
 from pf_jax.data.strokes import Strokes
 from pf_jax.data.waveform import Waveform
 from pf_jax.data.words import Words
@@ -26,6 +27,7 @@ ENCODINGS = {
     "strokes": STROKES,
     "waveform": Waveform(1000, 16, "mu_law"),
     "piano_roll": PianoRoll(),
+    "series": Series((1.0, 0.0), (2.0, 1.0), ("a", "b")),
 }
 
 
@@ -69,6 +71,7 @@ def request_of(encoding, folder, sampling=None, **fields):
         ("strokes", 8, 100),
         ("waveform", 3, 100),
         ("piano_roll", 3, 100),
+        ("series", 3, 10_000),
     ],
 )
 def test_settle_sampling_of_nothing_asked_for(name, num_samples, sample_length):
@@ -84,7 +87,9 @@ def test_settle_sampling_error_for_an_image_of_another_length():
     assert "--sample_length=25" in message and "24 pixels" in message
 
 
-@pytest.mark.parametrize("name", ["pixels", "strokes", "waveform", "piano_roll"])
+@pytest.mark.parametrize(
+    "name", ["pixels", "strokes", "waveform", "piano_roll", "series"]
+)
 def test_settle_sampling_error_for_a_prompt_without_a_text(name):
     message = error_of(settle_sampling, Sampling(prompt="ab"), ENCODINGS[name], 10)
     assert "--prompt=ab" in message and ENCODINGS[name].unit in message
@@ -138,6 +143,26 @@ def test_bias_brings_strokes_nearer_to_their_means(tmp_path, monkeypatch):
         spreads.append(np.std([strokes[0, 0] for _, strokes in written]))
     # The likeliest component's mean is left, and the least deviation, about 2e-3 here.
     assert spreads[1] < 0.01 < 0.1 < spreads[0]
+
+
+def test_series_are_written_in_the_units_of_the_source(tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        present.series,
+        "plot_series",
+        lambda data, run, names, path, training_length: seen.append((data, run, names)),
+    )
+    sampling = Sampling(num_samples=2, sample_length=20)
+    described = present.write_samples(
+        request_of(ENCODINGS["series"], tmp_path, sampling)
+    )
+    ((data, run, names),) = seen
+    # Values of zeros, as far as the run goes.
+    np.testing.assert_array_equal(data, np.tile([1.0, 0.0], (20, 1)))
+    written = np.loadtxt(tmp_path / "sample_1.csv", delimiter=",", skiprows=1)
+    np.testing.assert_allclose(written, run, rtol=1e-6)
+    assert names == ("a", "b") and described.startswith("20 steps, a ")
+    assert (tmp_path / "sample_2.csv").read_text().startswith("a,b\n")
 
 
 def test_free_run_at_ten_times_the_training_window_is_finite(tmp_path, monkeypatch):

@@ -63,7 +63,8 @@ def plot_series(
         training_length: Steps of a sequence in training, marked by a line in the free run.
     """
     figure = make_figure(height=9.5)
-    times, attractors, spectra = figure.subfigures(3, height_ratios=[4, 4, 3])
+    parts = figure.subfigures(3, 1, squeeze=False, height_ratios=[4, 4, 3])
+    times, attractors, spectra = parts[:, 0]
     upper, lower = times.subplots(2, sharex=True, sharey=True)
     _plot_time(upper, data, names, DATA)
     _plot_time(lower, run, names, RUN)
@@ -151,8 +152,9 @@ def _plot_spectra(
     for series, label, color in ((data, DATA, COLORS[0]), (run, RUN, COLORS[1])):
         frequencies, power = _binned_spectrum(series[:length, 0], data[:, 0])
         axes.plot(frequencies, power, color=color, lw=1.3, label=label)
-    axes.set_xscale("log")
-    axes.set_yscale("log")
+    if length > 1:  # A logarithmic axis cannot be empty.
+        axes.set_xscale("log")
+        axes.set_yscale("log")
     axes.set_xlabel("frequency (cycles per step)")
     axes.set_ylabel("power")
     axes.set_title(f"Power spectrum of {names[0]}", loc="left")

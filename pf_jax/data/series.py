@@ -159,5 +159,10 @@ class Series(Encoding):
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
         """The inverse of `to_json`."""
-        tuples = ("mean", "scale", "names", "observed")
-        return cls(**values | {name: tuple(values[name]) for name in tuples})
+        return cls(
+            tuple(values["mean"]),
+            tuple(values["scale"]),
+            tuple(values["names"]),
+            values["system"],
+            tuple(values["observed"]),
+        )

@@ -5,6 +5,8 @@ Geometry of the attractor, power spectrum and short-term prediction, as in Koppe
 series `[N, D]`; `truth` is without noise where that is known.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 from scipy import stats
 from scipy.ndimage import gaussian_filter1d
@@ -178,7 +180,7 @@ def share_frozen_or_left(truth: np.ndarray, run: np.ndarray) -> float:
     least = np.min(np.std(_stretches(truth, length), axis=1), axis=0) / 2
     deviations = np.std(_stretches(np.where(is_inside, run, 0.0), length), axis=1)
     is_frozen = np.any(deviations < least, axis=1)
-    return float(np.mean(has_left | is_frozen))
+    return float(np.mean(np.logical_or(has_left, is_frozen)))
 
 
 def _stretches(series: np.ndarray, length: int) -> np.ndarray:
@@ -230,7 +232,13 @@ def measure_dynamics(subject: Subject) -> Measured:
     return Measured(numbers)
 
 
-def _measurement(label, score, run, other) -> Measurement:
+def _measurement(
+    label: str,
+    score: Callable[[np.ndarray], float],
+    run: np.ndarray,
+    other: np.ndarray | None,
+) -> Measurement:
+    """The score of the free run, beside that of real data."""
     return Measurement(label, score(run), None if other is None else score(other))
 
 
