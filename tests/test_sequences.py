@@ -12,6 +12,7 @@ from pf_jax.data.sequences import (
     grouped_windows,
     join_sequences,
     make_windows,
+    spaced_starts,
     training_values,
 )
 
@@ -273,6 +274,30 @@ def test_evaluation_groups_of_nothing_are_none():
     empty = join_sequences([np.array([], np.int32)])
     groups = evaluation_groups(empty, num_streams=2, context=1, segment_length=3)
     assert list(groups) == []
+
+
+def test_spaced_starts_spread_over_a_text():
+    length, starts = spaced_starts(text_of(100), length=20, spacing=20, least=3, most=9)
+    assert length == 20
+    np.testing.assert_array_equal(starts, [0, 20, 40, 60, 80])
+
+
+def test_spaced_starts_shorten_where_there_are_too_few():
+    arguments = {"spacing": 5, "least": 16, "most": 99}
+    length, starts = spaced_starts(text_of(15 * 5 + 3), length=8, **arguments)
+    assert (length, len(starts)) == (3, 16)
+    length, starts = spaced_starts(text_of(15 * 5), length=8, **arguments)
+    assert (length, len(starts)) == (0, 0)
+
+
+def test_spaced_starts_take_sequences_that_are_long_enough():
+    sequences = many_of(10, 3, 7, 10)
+    length, starts = spaced_starts(sequences, length=10, spacing=10, least=2, most=9)
+    assert length == 10
+    np.testing.assert_array_equal(starts, [0, 23])
+    length, starts = spaced_starts(sequences, length=10, spacing=10, least=3, most=2)
+    assert length == 7
+    np.testing.assert_array_equal(starts, [0, 23])
 
 
 def test_grouped_windows_of_a_text_overlap_within_groups_alone():

@@ -20,6 +20,7 @@ from pf_jax.data.sequences import (
     grouped_windows,
     join_sequences,
     make_windows,
+    spaced_starts,
     training_values,
 )
 from pf_jax.data.vocabulary import Vocabulary
@@ -44,5 +45,6 @@ __all__ = [
     "load_encoding",
     "make_windows",
     "save_encoding",
+    "spaced_starts",
     "training_values",
 ]

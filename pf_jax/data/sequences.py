@@ -274,6 +274,41 @@ def _segments(
         yield Batch(inputs, targets, counts.astype(np.float32))  # pyright: ignore[reportArgumentType]
 
 
+def spaced_starts(
+    sequences: Sequences, *, length: int, spacing: int, least: int, most: int
+) -> tuple[int, np.ndarray]:
+    """Windows at equal distances, as long as the data allows.
+
+    Args:
+        sequences: The split.
+        length: Steps of a window; it is reduced until there are enough windows.
+        spacing: Least distance between two starts; windows may overlap.
+        least: Smallest number of windows.
+        most: Largest number of windows.
+
+    Returns:
+        The length of the windows, 0 where no length gives enough of them, and their starts
+        in `values`, `[W]` int32.
+    """
+
+    def count(length: int) -> np.ndarray:
+        room = sequences.lengths - length
+        return np.where(room >= 0, room // spacing + 1, 0)
+
+    fits = (n for n in range(length, 0, -1) if count(n).sum() >= least)
+    length = next(fits, 0)
+    if not length:
+        return 0, np.zeros(0, np.int32)
+    counts = count(length)
+    owner, number = _numbered(counts)
+    chosen = np.linspace(0, len(owner) - 1, min(len(owner), most)).astype(int)
+    # Spread over the whole sequence, not crowded at its start.
+    last = sequences.lengths[owner] - length
+    steps = np.where(counts[owner] > 1, last / np.maximum(counts[owner] - 1, 1), 0)
+    starts = sequences.offsets[:-1][owner] + (number * steps).astype(int)
+    return length, starts[chosen].astype(np.int32)
+
+
 class Groups(NamedTuple):
     """Windows at regular distances, in groups.
 
