@@ -1,3 +1,4 @@
+import pathlib
 import shutil
 
 import numpy as np
@@ -24,9 +25,10 @@ def browser():
         "playwright.sync_api", reason="playwright is not installed"
     )
     path = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if path is None:
-        pytest.skip(f"no browser here: none of {', '.join(BROWSERS)} is on PATH")
     with playwright.sync_playwright() as running:
+        path = path or running.chromium.executable_path
+        if not pathlib.Path(path).exists():
+            pytest.skip(f"no browser here: neither {', '.join(BROWSERS)} nor {path}")
         opened = running.chromium.launch(executable_path=path, args=FLAGS)
         yield opened
         opened.close()

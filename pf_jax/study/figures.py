@@ -248,6 +248,10 @@ def _plot_strip(axes: Axes, row: int, series: Series, color: str) -> None:
     """A bar whose opacity is the share of updates with an open gate."""
     starts = np.concatenate([[0.0], series.x[:-1]])
     rgb = to_rgb(color)
+    # A frame, so that a gate that was never open is a row too.
+    axes.barh(
+        row, series.x[-1:], height=0.75, color="none", edgecolor=REFERENCE, lw=0.5
+    )
     axes.barh(
         np.full(len(series.x), row),
         series.x - starts,

@@ -95,16 +95,14 @@ def answer(comparison: Comparison, label: str, better: str) -> Verdict:
         better: Direction of improvement, one of `measurement.DIRECTIONS`.
 
     Returns:
-        The words; "unclear" where the interval has zero in it.
+        The words; "few" with fewer than `MIN_SEEDS` seeds whose differences agree, and
+        "unclear" where the interval has zero in it.
     """
     count, interval = len(comparison.differences), comparison.interval
     mean = comparison.mean
     if interval is None:
-        return Verdict(
-            "few",
-            f"{_phrase(mean, label, better)} in one seed, which says nothing about "
-            "others: no interval",
-        )
+        text = f"{_phrase(mean, label, better)} (one seed, no interval)"
+        return Verdict("few", text)
     evidence = f"{seeds(count)}, sign-flip p {probability(comparison.p_value)}"
     if interval[0] <= 0 <= interval[1]:
         low, high = map(signed, interval)
