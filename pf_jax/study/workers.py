@@ -7,6 +7,7 @@ import os
 import pathlib
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -26,8 +27,9 @@ def run_side_by_side(
 ) -> Iterator[tuple[Any, Any]]:
     """Calls a function with each task, in processes of their own.
 
-    A process keeps what it has compiled from task to task. It gets its own share of the
-    CPU's cores, and ends when this process ends, whatever ends it.
+    What one process has compiled, none compiles again: of a small run it takes most of the
+    time. A process gets its own share of the CPU's cores, and ends when this process ends,
+    whatever ends it.
 
     Args:
         function: Function of a module, for one task.
@@ -45,10 +47,13 @@ def run_side_by_side(
     if not tasks:
         return
     context = multiprocessing.get_context("spawn")
-    pool = concurrent.futures.ProcessPoolExecutor(
-        min(jobs, len(tasks)), context, _start, (context.Value("i", 0), jobs)
-    )
-    with stop_requests() as requests:
+    with tempfile.TemporaryDirectory() as programs, stop_requests() as requests:
+        pool = concurrent.futures.ProcessPoolExecutor(
+            min(jobs, len(tasks)),
+            context,
+            _start,
+            (context.Value("i", 0), jobs, programs),
+        )
         try:
             waiting = {pool.submit(function, task): task for task in tasks}
             while waiting:
@@ -59,20 +64,28 @@ def run_side_by_side(
                     raise SystemExit(INTERRUPTED)
                 for future in done:
                     yield waiting.pop(future), future.result()
-        except concurrent.futures.BrokenExecutor as error:
-            raise UserError(
-                "a process of the study died, perhaps of too little memory: run the same "
-                "command to continue, with fewer --jobs"
-            ) from error
-        finally:
+        except BaseException as error:
             # A run that trains writes a checkpoint, anything else ends at once.
             for process in multiprocessing.active_children():
                 process.terminate()
+            if isinstance(error, concurrent.futures.BrokenExecutor):
+                raise UserError(
+                    "a process of the study died, perhaps of too little memory: run the "
+                    "same command to continue, with fewer --jobs"
+                ) from error
+            raise
+        finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _start(started: Any, jobs: int) -> None:
-    """Prepares a new process."""
+def _start(started: Any, jobs: int, programs: str) -> None:
+    """Prepares a new process.
+
+    Args:
+        started: Number of processes that have been prepared before.
+        jobs: Number of processes.
+        programs: Folder of compiled programs, which all processes share.
+    """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
     with started.get_lock():
@@ -81,6 +94,12 @@ def _start(started: Any, jobs: int) -> None:
     if jobs > 1:
         _take_share(place, jobs)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    # Not imported above: of the process that only waits, JAX would take a GPU's memory.
+    import jax
+
+    jax.config.update("jax_compilation_cache_dir", programs)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def _take_share(place: int, jobs: int) -> None:
