@@ -7,7 +7,14 @@ import pytest
 import scipy.stats
 from trees import random_like
 
-from pf_jax.analysis.measures import critic, intervals, judge, recovery, reverse
+from pf_jax.analysis.measures import (
+    critic,
+    intervals,
+    judge,
+    recovery,
+    reverse,
+    views,
+)
 from pf_jax.analysis.measures.divergence import divergence
 from pf_jax.analysis.measures.measurement import Subject
 from pf_jax.analysis.samples import draw_samples
@@ -152,16 +159,13 @@ def test_behavior_of_a_view_is_that_of_training(model):
     """Teacher-forced rows first, both from the same first input, standardized."""
     generator = model.settings.generator
     subject = make_subject(model)
-    view = critic.View(generator, critic._see_behavior, (), LENGTH)
+    view = views.View(generator, views.see_behavior, (), LENGTH)
     values = jnp.asarray(subject.train.values)
     rows = critic.training_windows(subject.train, LENGTH, 32)
-    moments = critic._moments(
-        view, model.generator.params, values, rows, jax.random.key(1)
-    )
-    data = critic.Data(model.generator.params, values, moments)
-    seen = jax.jit(critic._behavior, static_argnums=0)(
-        view, data, rows, jax.random.key(1)
-    )
+    see = jax.jit(critic._behavior, static_argnums=0)
+    data = critic.Data(model.generator.params, values, jnp.ones((2, 14)))
+    _, moments = see(view, data, rows, jax.random.key(1))
+    seen, _ = see(view, data._replace(moments=moments), rows, jax.random.key(1))
     np.testing.assert_allclose(
         np.mean(seen.features, axis=(0, 1)), 0, atol=1e-4
     )  # the moments' own batch
@@ -189,17 +193,17 @@ def test_held_out_windows_do_not_overlap(model):
 @pytest.mark.parametrize(
     ("encoding", "form", "size"),
     [
-        (VOCABULARY, critic.ValueForm(8, False), 8),
-        (Pixels(2, 2), critic.ValueForm(2, False), 2),
-        (Waveform(1000, 300, "linear"), critic.ValueForm(300, True), 65),
-        (Strokes((0.0, 0.0), 1.0, 10.0), critic.ValueForm(0, False), 3),
+        (VOCABULARY, views.ValueForm(8, False), 8),
+        (Pixels(2, 2), views.ValueForm(2, False), 2),
+        (Waveform(1000, 300, "linear"), views.ValueForm(300, True), 65),
+        (Strokes((0.0, 0.0), 1.0, 10.0), views.ValueForm(0, False), 3),
     ],
 )
 def test_value_form_fits_the_encoding(encoding, form, size):
-    assert critic.value_form(encoding) == form
+    assert views.value_form(encoding) == form
     first = jnp.asarray(encoding.first_input)
     values = jnp.broadcast_to(first, (5, *first.shape))
-    features = critic.value_features(values, form)
+    features = views.value_features(values, form)
     assert features.shape == (5, size)
     np.testing.assert_allclose(features[0], features[4])
 
@@ -250,6 +254,13 @@ def test_judge_of_its_own_samples_is_at_zero(model):
     excess = measured.numbers["excess_error"]
     assert (excess.value, excess.reference) == (0, 0)
     np.testing.assert_array_equal(measured.curves["excess_error"].values, 0)
+
+
+def test_judge_samples_of_the_data_model_is_at_zero_for_any_judge(model, other):
+    numbers = judge.judge_samples(make_subject(model), other).numbers
+    for name in ("judge_within", "excess_error"):
+        low, high = numbers[name].interval
+        assert low < high and abs(numbers[name].value) < high - low
 
 
 def test_judge_tells_a_perturbed_model_beyond_the_training_length(model, other):
@@ -439,8 +450,8 @@ def test_measures_take_strokes(small_critic, few_updates):
     measured = judge.judge_samples(subject, state) | recovery.recovery(subject)
     assert abs(measured.numbers["excess_error"].value) == 0
     assert 0 <= measured.numbers["recovery_5"].value <= LENGTH
-    values = critic.View(
-        settings.generator, critic._see_values, (critic.ValueForm(0, False),), LENGTH
+    values = views.View(
+        settings.generator, views.see_values, (views.ValueForm(0, False),), LENGTH
     )
     logits = critic.train_and_test(subject, values)
     assert logits is not None and np.isfinite(logits.free_running).all()
