@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import pathlib
@@ -11,12 +12,16 @@ import numpy as np
 import pytest
 
 from configs import default
+from pf_jax.analysis.measures.measurement import Curve, Measured, Measurement
 from pf_jax.analysis.present import Sampling
 from pf_jax.analysis.samples import sample_text
+from pf_jax.data import Vocabulary
+from pf_jax.data.pixels import Pixels
 from pf_jax.errors import UserError
-from pf_jax.experiment import evaluation
+from pf_jax.experiment import evaluation, measuring
 from pf_jax.experiment.checkpoint import Checkpoints
 from pf_jax.experiment.loop import train_and_evaluate
+from pf_jax.experiment.measuring import Measures
 from pf_jax.experiment.run_log import read_metrics
 from pf_jax.experiment.runs import load_run
 from pf_jax.experiment.streams import Stream
@@ -43,7 +48,7 @@ def make_config(data):
 def trained(tmp_path_factory):
     """A workdir, never written to by a test."""
     folder = tmp_path_factory.mktemp("trained")
-    words = np.random.default_rng(0).choice(["ab", "cab", "a", "dad", "bee"], 1800)
+    words = np.random.default_rng(0).choice(["ab", "cab", "a", "dad", "bee"], 3600)
     text = " ".join(words)
     # "z" is in the validation split alone, so that it is an unknown character.
     position = len(text) * 92 // 100
@@ -117,6 +122,50 @@ def test_evaluate_sums_up_the_gap(evaluated):
     assert summary["beyond_training_length_floor"] == pytest.approx(
         np.quantile(means, 0.95)
     )
+
+
+def test_evaluate_measures_without_flags(evaluated):
+    workdir, metrics = evaluated
+    assert list(metrics["measures"]) == ["recovery_1", "recovery_5"]
+    assert list(metrics["curves"]) == ["recovery", "hidden_gap"]
+    for number in metrics["measures"].values():
+        assert set(number) == set(Measurement._fields)
+    curve = metrics["curves"]["hidden_gap"]
+    assert curve["steps"] == list(range(1, 41))
+    summary = metrics["hidden_gap"]
+    assert np.mean(curve["values"][:10]) == pytest.approx(
+        summary["within_training_length"]
+    )
+    assert np.mean(curve["reference"][10:]) == pytest.approx(
+        summary["beyond_training_length_floor"]
+    )
+    states = np.load(workdir / "evaluation" / "states.npz")
+    assert states["teacher_forced"].shape == states["free_running"].shape
+    assert states["teacher_forced"].dtype == np.float32
+    np.testing.assert_array_equal(np.unique(states["steps"]), [2, 4, 6, 8])
+
+
+def test_evaluate_with_a_judge_and_warns_that_it_is_the_run_itself(workdir, capsys):
+    metrics = evaluation.evaluate(workdir, FEW, Measures(judge=workdir))
+    output = capsys.readouterr()
+    assert output.err.startswith("warning: --judge: the run judges itself")
+    names = ["judge_within", "excess_error", "continuation", "forward_cross_entropy"]
+    assert set(names) <= set(metrics["measures"])
+    # Its own distribution is the judge's.
+    assert metrics["measures"]["excess_error"]["value"] == 0
+    assert metrics["curves"]["forward_cross_entropy"]["steps"][0] == 0.7
+    for number in metrics["measures"].values():
+        assert f"{number['label']}: {number['value']:.4g}" in output.out
+    assert (workdir / "evaluation" / "judge.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_program_trains_critics_and_models_of_samples(workdir):
+    done = program(f"--workdir={workdir}", "--critic", "--reverse")
+    assert done.returncode == 0, done.stderr
+    measures = json.loads((workdir / "evaluation" / "metrics.json").read_text())
+    names = {"critic_behavior", "critic_values", "reverse_cross_entropy"}
+    assert names <= set(measures["measures"])
 
 
 def test_evaluate_writes_the_samples(evaluated):
@@ -205,10 +254,10 @@ def test_program_ends_with_one_line(arguments, message):
     assert (done.returncode, done.stdout, done.stderr) == (2, "", message)
 
 
-def error_of(workdir, sampling=FEW):
+def error_of(workdir, sampling=FEW, measures=measuring.Measures()):
     before = sorted(workdir.rglob("*"))
     with pytest.raises(UserError) as caught:
-        evaluation.evaluate(workdir, sampling)
+        evaluation.evaluate(workdir, sampling, measures)
     assert sorted(workdir.rglob("*")) == before
     message = str(caught.value)
     assert "\n" not in message
@@ -281,3 +330,48 @@ def test_evaluate_refuses_data_that_is_gone(workdir):
 def test_evaluate_refuses_a_folder_it_cannot_write_to(workdir):
     (workdir / "evaluation").touch()
     assert "cannot write there" in error_of(workdir)
+
+
+def test_evaluate_refuses_a_judge_without_a_run(trained, tmp_path):
+    message = error_of(trained, measures=Measures(judge=tmp_path))
+    assert message.startswith("--judge: ") and "no run here" in message
+
+
+@pytest.mark.parametrize(
+    ("encoding", "reason"),
+    [
+        (
+            Vocabulary.from_text("xyz"),
+            "its data is characters, encoded in another alphabet, scale or size",
+        ),
+        (Pixels(2, 2), "its data is pixels, not characters"),
+    ],
+)
+def test_evaluate_refuses_a_judge_of_other_data(trained, monkeypatch, encoding, reason):
+    def other_run(path):
+        run = load_run(trained)
+        dataset = run.experiment.dataset._replace(encoding=encoding)
+        experiment = dataclasses.replace(run.experiment, dataset=dataset)
+        return run._replace(experiment=experiment)
+
+    monkeypatch.setattr(measuring, "load_run", other_run)
+    message = error_of(trained, measures=Measures(judge=pathlib.Path("other")))
+    assert message == f"--judge=other: {reason}: give a run on the data of this one"
+
+
+def test_strict_json_has_null_for_what_json_does_not_have():
+    numbers = Measured(
+        {"a": Measurement("A", float("nan"), float("inf"))},
+        {"b": Curve("B", np.arange(2), np.array([1.0, np.nan]))},
+    )
+    content = {name: x.to_json() for part in numbers for name, x in part.items()}
+    strict = measuring.strict_json(content)
+    assert strict["a"]["value"] is None and strict["a"]["reference"] is None
+    assert strict["b"]["values"] == [1.0, None] and strict["b"]["steps"] == [0, 1]
+
+
+def test_report_line_has_what_is_known():
+    line = measuring.report_line
+    assert line(Measurement("steps", 3.0)) == "steps: 3"
+    full = Measurement("J, nats", 0.5, -0.125, interval=(0.25, 0.75))
+    assert line(full) == ("J, nats: 0.5 (reference -0.125, 95 % interval 0.25 to 0.75)")

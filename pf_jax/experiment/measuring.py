@@ -64,10 +64,12 @@ def load_judge(
         raise UserError(f"--judge: {error}") from error
     encoding, own = judge.experiment.encoding, run.experiment.encoding
     if encoding != own:
-        other = "another alphabet, scale or size" if encoding.kind == own.kind else ""
+        reason = f"not {own.unit}"
+        if encoding.kind == own.kind:
+            reason = "encoded in another alphabet, scale or size"
         raise UserError(
-            f"--judge={path}: its data is {encoding.unit}{', encoded in ' if other else ''}"
-            f"{other or f', not {own.unit}'}: give a run on the data of this one"
+            f"--judge={path}: its data is {encoding.unit}, {reason}: give a run on the "
+            "data of this one"
         )
     if path.resolve() == workdir.resolve():
         print(

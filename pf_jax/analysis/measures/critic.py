@@ -6,7 +6,6 @@ both modes have the same distribution.
 """
 
 import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -15,60 +14,44 @@ import numpy as np
 
 from pf_jax.analysis.measures.intervals import accuracy_interval
 from pf_jax.analysis.measures.measurement import Measured, Measurement, Subject
+from pf_jax.analysis.measures.views import (
+    View,
+    see_behavior,
+    see_values,
+    value_form,
+)
 from pf_jax.analysis.measures.windows import LEAST_WINDOWS, training_windows
-from pf_jax.behavior import Behavior, unroll_behavior
+from pf_jax.behavior import Behavior
 from pf_jax.data import gather_windows
-from pf_jax.data.encoding import Encoding
-from pf_jax.data.waveform import Waveform
 from pf_jax.discriminator import discriminator_logits, init_discriminator
 from pf_jax.gate import CHANCE
-from pf_jax.generator import Generator, GeneratorParams
+from pf_jax.generator import GeneratorParams
 from pf_jax.losses import discriminator_loss
 from pf_jax.players import Player, create_player, make_optimizer
 from pf_jax.randomness import row_keys
 from pf_jax.types import Array, Batch
-from pf_jax.unroll import unroll_free_running, unroll_paired
 
 HIDDEN_SIZE = MLP_SIZE = 64
-"""Units of the critic, the same for all models: a larger one learned its training windows
-by heart sooner and told no more."""
+"""Units of the critic, the same for all models. Of `configs/default.py` after 200 updates,
+64 units are right about 94 % of behaviors and 80 % of values, 32 about 91 % and 74 %."""
 
 BATCH_SIZE = 32
 """Windows of each mode in an update."""
 
 ROUND, MOST_ROUNDS, PATIENCE = 20, 7, 2
 """Updates between two looks at the stopping windows, looks at most, and looks without a
-lower loss after which training ends."""
+lower loss after which training ends: 140 updates take about as long as compiling them."""
+
+CERTAIN = 0.01
+"""Loss below which there is nothing left to learn."""
 
 LEARNING_RATE = 3e-3
 
 MOST_TRAINING, MOST_STOPPING, MOST_TESTED = 4096, 128, 512
 """Largest numbers of windows. 512 windows of two modes give an interval of +- 0.03."""
 
-MOST_CLASSES = 256
-"""Number of tokens up to which they are one-hot; more get a fixed random embedding."""
-
-EMBEDDING_SIZE = 64
-
 MOST_DEVIATIONS = 10.0
 """Features are clipped to so many deviations: a rare token's probability has hundreds."""
-
-
-class View(NamedTuple):
-    """What a critic sees of both modes. Hashable, a static argument of jit.
-
-    Attributes:
-        generator: How the generator computes.
-        see: Function `(generator, params, batch, keys, *form) -> [T, 2B, F]`, the
-            teacher-forced rows first.
-        form: The form of values, where the view needs one.
-        length: Steps of a window.
-    """
-
-    generator: Generator
-    see: Callable[..., Array]
-    form: tuple[Any, ...]
-    length: int
 
 
 class Data(NamedTuple):
@@ -113,8 +96,8 @@ def fresh_critic(subject: Subject) -> Measured:
     form = value_form(subject.encoding)
     length = subject.training_length
     views = {
-        "behavior": View(generator, _see_behavior, (), length),
-        "values": View(generator, _see_values, (form,), length),
+        "behavior": View(generator, see_behavior, (), length),
+        "values": View(generator, see_values, (form,), length),
     }
     numbers = {}
     for stream, (name, view) in enumerate(views.items()):
@@ -132,75 +115,6 @@ def fresh_critic(subject: Subject) -> Measured:
             accuracy_interval(int(right), 2 * num_windows),
         )
     return Measured(numbers)
-
-
-class ValueForm(NamedTuple):
-    """How values become features. Hashable.
-
-    Attributes:
-        num_classes: Number of tokens; 0 for numbers.
-        is_ordered: Whether neighboring tokens are alike, so that their number is a
-            feature too.
-    """
-
-    num_classes: int
-    is_ordered: bool
-
-
-def value_form(encoding: Encoding) -> ValueForm:
-    """The form of an encoding's values."""
-    is_token = np.issubdtype(encoding.first_input.dtype, np.integer)
-    if not is_token or encoding.first_input.ndim:
-        return ValueForm(0, False)
-    output = encoding.output(1)
-    num_classes = output.value_size or output.num_outputs
-    return ValueForm(num_classes, isinstance(encoding, Waveform))
-
-
-def value_features(values: Array, form: ValueForm) -> Array:
-    """Tokens `[...]` or vectors `[..., D]` as features `[..., F]`.
-
-    Few tokens are one-hot, many have a fixed random embedding, in which they are nearly
-    orthogonal. Numbers are as they are.
-    """
-    if not form.num_classes:
-        return values.astype(jnp.float32)
-    if form.num_classes <= MOST_CLASSES:
-        features = jax.nn.one_hot(values, form.num_classes)
-    else:
-        shape = (form.num_classes, EMBEDDING_SIZE)
-        features = jax.random.normal(jax.random.key(0), shape)[values]
-    if form.is_ordered:
-        number = values[..., None].astype(jnp.float32)
-        features = jnp.concatenate([features, number], axis=-1)
-    return features
-
-
-def _see_behavior(
-    generator: Generator, params: GeneratorParams, batch: Batch, keys: Array
-) -> Array:
-    unroll = unroll_paired(params, keys, batch.inputs, generator=generator)
-    fields = ("preactivation", "outputs")
-    return unroll_behavior(unroll, fields=fields, emission=generator.emission).features
-
-
-def _see_values(
-    generator: Generator,
-    params: GeneratorParams,
-    batch: Batch,
-    keys: Array,
-    form: ValueForm,
-) -> Array:
-    sampled = unroll_free_running(
-        params,
-        keys,
-        batch.inputs[0],
-        num_steps=batch.inputs.shape[0],
-        generator=generator,
-    ).samples
-    assert sampled is not None
-    real = batch.targets.astype(sampled.dtype)
-    return value_features(jnp.concatenate([real, sampled], axis=1), form)
 
 
 def train_and_test(subject: Subject, view: View) -> Logits | None:
@@ -226,19 +140,23 @@ def train_and_test(subject: Subject, view: View) -> Logits | None:
     values = [jnp.asarray(split.values) for split in (subject.train, subject.split)]
     source = np.random.default_rng(np.asarray(jax.random.key_data(keys[0])).ravel())
     orders = _orders(source, len(training))
-    moments = _moments(view, params, values[0], training[orders[0, 0]], keys[1])
-    data = Data(params, values[0], moments)
-    held_out_data = data._replace(values=values[1])
-
+    first = training[orders[0, 0]]
+    data = Data(params, values[0], jnp.zeros((2, 1)))
+    num_features = _num_features(view, data, first, keys[1])
     critic = create_player(
         init_discriminator(
             keys[2],
-            num_features=moments.shape[-1],
+            num_features=num_features,
             hidden_size=HIDDEN_SIZE,
             mlp_size=MLP_SIZE,
         ),
         make_optimizer(LEARNING_RATE),
     )
+    data = data._replace(moments=jnp.ones((2, num_features)))
+    # The same program as for testing: it takes longer to compile than to run.
+    _, moments = _look(view, critic.params, data, first, keys[1])
+    data = data._replace(moments=moments)
+    held_out_data = data._replace(values=values[1])
     best, best_loss, best_round = critic.params, np.inf, 0
     for number, order in enumerate(orders):
         round_key = jax.random.fold_in(keys[3], number)
@@ -246,7 +164,7 @@ def train_and_test(subject: Subject, view: View) -> Logits | None:
         loss = _loss(_test(view, critic.params, held_out_data, stopping, keys[4]))
         if loss < best_loss:
             best, best_loss, best_round = critic.params, loss, number
-        if number - best_round >= PATIENCE:
+        if number - best_round >= PATIENCE or loss < CERTAIN:
             break
     return _test(view, best, held_out_data, tested, jax.random.fold_in(keys[4], 1))
 
@@ -268,12 +186,15 @@ def _seen(view: View, params: GeneratorParams, batch: Batch, key: Array) -> Arra
     return view.see(view.generator, params, batch, keys, *view.form)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _moments(
-    view: View, params: GeneratorParams, values: Array, rows: Array, key: Array
-) -> Array:
+def _num_features(view: View, data: Data, rows: np.ndarray, key: Array) -> int:
+    def see(values: Array) -> Array:
+        return _seen(view, data.params, _batch(view, values, jnp.asarray(rows)), key)
+
+    return jax.eval_shape(see, data.values).shape[-1]
+
+
+def _moments_of(seen: Array) -> Array:
     """Mean and deviation of each feature over both modes of a batch alike, `[2, F]`."""
-    seen = _seen(view, params, _batch(view, values, rows), key)
     deviation = jnp.std(seen, axis=(0, 1))
     # A feature that never changes here, such as a token that does not occur, keeps its
     # scale.
@@ -281,14 +202,20 @@ def _moments(
     return jnp.stack([jnp.mean(seen, axis=(0, 1)), deviation])
 
 
-def _behavior(view: View, data: Data, rows: Array, key: Array) -> Behavior:
-    """What the critic sees of windows `[B, 2]` in both modes: `2B` rows."""
+def _standardized(seen: Array, moments: Array) -> Array:
+    mean, deviation = moments
+    return jnp.clip((seen - mean) / deviation, -MOST_DEVIATIONS, MOST_DEVIATIONS)
+
+
+def _behavior(
+    view: View, data: Data, rows: Array, key: Array
+) -> tuple[Behavior, Array]:
+    """What the critic sees of windows `[B, 2]` in both modes, `2B` rows; its moments."""
     batch = _batch(view, data.values, rows)
-    mean, deviation = data.moments
-    features = (_seen(view, data.params, batch, key) - mean) / deviation
-    features = jnp.clip(features, -MOST_DEVIATIONS, MOST_DEVIATIONS)
+    seen = _seen(view, data.params, batch, key)
     assert batch.mask is not None
-    return Behavior(features, jnp.concatenate([batch.mask, batch.mask], axis=1))
+    mask = jnp.concatenate([batch.mask, batch.mask], axis=1)
+    return Behavior(_standardized(seen, data.moments), mask), _moments_of(seen)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -297,7 +224,7 @@ def _train(view: View, critic: Player, data: Data, rows: Array, key: Array) -> P
     optimizer = make_optimizer(LEARNING_RATE)
 
     def update(critic: Player, now: tuple[Array, Array]) -> tuple[Player, None]:
-        behavior = _behavior(view, data, *now)
+        behavior, _ = _behavior(view, data, *now)
 
         def loss(params: Any) -> Array:
             logits = discriminator_logits(params, behavior, loop=view.generator.loop)
@@ -321,19 +248,21 @@ def _test(view: View, params: Any, data: Data, rows: np.ndarray, key: Array) -> 
         # The last batch is filled up, since jit would compile a smaller one anew.
         chosen = np.arange(first, first + BATCH_SIZE) % len(rows)
         batch_key = jax.random.fold_in(key, number)
-        parts.append(_logits(view, params, data, rows[chosen], batch_key))
+        logits, _ = _look(view, params, data, rows[chosen], batch_key)
+        parts.append(logits)
     joined = (np.concatenate(part) for part in zip(*parts, strict=True))
     return Logits(*(logits[: len(rows)] for logits in joined))
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _logits(
+def _look(
     view: View, params: Any, data: Data, rows: Array, key: Array
-) -> tuple[Array, Array]:
-    behavior = _behavior(view, data, rows, key)
+) -> tuple[tuple[Array, Array], Array]:
+    """Logits of windows `[B, 2]` in both modes, and the moments of what is seen."""
+    behavior, moments = _behavior(view, data, rows, key)
     logits = discriminator_logits(params, behavior, loop=view.generator.loop)
     teacher_forced, free_running = jnp.split(logits, 2)
-    return teacher_forced, free_running
+    return (teacher_forced, free_running), moments
 
 
 def _loss(logits: Logits) -> float:

@@ -212,5 +212,5 @@ def excess_error(of_samples: np.ndarray, of_real: np.ndarray) -> np.ndarray:
     )
     excess, errs = own - real, real != 0
     # A model that errs on its own contexts alone has no bound.
-    none = np.where(excess == 0, 0.0, np.sign(excess) * np.inf)
+    none = np.where(excess == 0, 0.0, np.copysign(np.inf, excess))
     return np.where(errs, 100 * excess / np.where(errs, real, 1), none)
