@@ -1,0 +1,242 @@
+"""Whole studies, in processes of their own."""
+
+import json
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from errors import error_of
+
+from configs import default
+from pf_jax.study.conduct import run_study
+from pf_jax.study.plan import Study, make_variants
+from pf_jax.study.workers import run_side_by_side
+
+ROOT = pathlib.Path(__file__).parent.parent
+VARIANTS = ("teacher_forcing", "professor_forcing")
+SMALL = {
+    "data.name": "text",
+    "generator.hidden_size": 8,
+    "generator.embedding_size": 4,
+    "discriminator.hidden_size": 4,
+    "discriminator.mlp_size": 4,
+    "gate.generator_lower": 0.1,
+    "train.num_steps": 24,
+    "train.batch_size": 4,
+    "train.sequence_length": 10,
+    "train.updates_per_dispatch": 2,
+    "train.log_every": 4,
+    "train.eval_every": 12,
+    "train.checkpoint_every": 4,
+    "evaluation.num_streams": 4,
+    "evaluation.context": 10,
+    "evaluation.sample_length": 10,
+}
+
+
+@pytest.fixture(scope="module")
+def text_file(tmp_path_factory):
+    source = random.Random(0)
+    words = ["".join(source.choices("abcdefgh", k=4)) for _ in range(30)]
+    path = tmp_path_factory.mktemp("text") / "words.txt"
+    path.write_text(" ".join(source.choices(words, k=4000)))
+    return path
+
+
+@pytest.fixture
+def config(text_file):
+    config = default.get_config()
+    config.update_from_flattened_dict({**SMALL, "data.path": str(text_file)})
+    return config
+
+
+def wait_until(condition, seconds=300):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "waited too long"
+        time.sleep(0.05)
+
+
+def start(folder, text_file, *arguments):
+    fields = {**SMALL, "data.path": str(text_file)}
+    command = [
+        sys.executable,
+        str(ROOT / "study.py"),
+        f"--workdir={folder}",
+        "--seeds=2",
+        "--vary=objective=" + ",".join(VARIANTS),
+        "--nocritic",
+        "--noequal_seconds",
+        "--jobs=2",
+        *(f"--config.{name}={value}" for name, value in fields.items()),
+        *arguments,
+    ]
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def num_finished(folder):
+    try:
+        runs = json.loads((folder / "study.json").read_text())["runs"]
+    except (OSError, ValueError):
+        return 0
+    return sum(map(len, runs.values()))
+
+
+def without_times(content):
+    """A JSON value without what no two runs share."""
+    if isinstance(content, dict):
+        left_out = {"seconds", "steps_per_second", "command"}
+        return {k: without_times(v) for k, v in content.items() if k not in left_out}
+    if isinstance(content, list):
+        return [without_times(entry) for entry in content]
+    return content
+
+
+def figures_of(folder):
+    """All numbers of a study: its own, of its evaluations and of its logs."""
+    figures = {"study": json.loads((folder / "study.json").read_text())}
+    for variant in VARIANTS:
+        for seed in range(2):
+            workdir = folder / variant / f"seed_{seed}"
+            evaluation = workdir / "evaluation" / "metrics.json"
+            lines = (workdir / "metrics.jsonl").read_text().splitlines()
+            figures[f"{variant} {seed}"] = json.loads(evaluation.read_text())
+            figures[f"{variant} {seed} log"] = [json.loads(line) for line in lines]
+    return without_times(figures)
+
+
+def is_alive(session):
+    """Whether any process of a session is alive."""
+    try:
+        os.killpg(session, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.mark.slow
+def test_study_killed_twice_and_continued_equals_an_uninterrupted_one(
+    tmp_path, text_file
+):
+    whole = start(tmp_path / "whole", text_file)
+    out, err = whole.communicate(timeout=900)
+    assert whole.returncode == 0, err
+    assert "with 2 seeds the sign-flip test cannot give p < 0.05" in err
+    assert (tmp_path / "whole" / "report.html").stat().st_size > 10_000
+
+    folder = tmp_path / "killed"
+    killed = start(folder, text_file)
+    wait_until(lambda: num_finished(folder) >= 1)
+    killed.kill()
+    killed.communicate()
+    # Its processes end by themselves, and do not train on beside the next ones.
+    wait_until(lambda: not is_alive(killed.pid), 30)
+
+    stopped = start(folder, text_file)
+    wait_until(lambda: num_finished(folder) >= 2)
+    stopped.send_signal(signal.SIGTERM)
+    out, err = stopped.communicate(timeout=60)
+    if num_finished(folder) < 4:
+        assert stopped.returncode == 130, err
+        assert "Traceback" not in err
+    wait_until(lambda: not is_alive(stopped.pid), 30)
+
+    last = start(folder, text_file)
+    out, err = last.communicate(timeout=900)
+    assert last.returncode == 0, err
+    assert figures_of(folder) == figures_of(tmp_path / "whole")
+    # Finished runs are skipped, and nothing changes.
+    before = (folder / "study.json").read_bytes()
+    again = start(folder, text_file)
+    out, err = again.communicate(timeout=300)
+    assert again.returncode == 0, err
+    assert "bits per character" not in out
+    assert (folder / "study.json").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_study_goes_on_where_a_run_diverges(config, tmp_path, capfd):
+    variants = make_variants(
+        [], ["good: train.learning_rate=1e-3", "bad: train.learning_rate=1e30"]
+    )
+    study = Study(seeds=1, judge="none", critic=False, equal_seconds=False)
+    run_study(config, tmp_path / "study", variants, study)
+    out, err = capfd.readouterr()
+    assert "failed: bad, seed 0" in out and "no longer finite" in out
+    assert "one seed gives no interval" in err
+    record = json.loads((tmp_path / "study" / "study.json").read_text())
+    assert list(record["runs"]) == ["good"]
+    assert (tmp_path / "study" / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"seeds": 0}, "--seeds=0: must be at least 1"),
+        ({"jobs": 0}, "--jobs=0: must be at least 1"),
+        ({"judge": "/no/such"}, "--judge=/no/such: no such folder"),
+    ],
+)
+def test_run_study_refuses_before_anything_is_written(config, tmp_path, change, words):
+    variants = make_variants(["objective=teacher_forcing,input_noise"], [])
+    study = Study(**change)
+    message = error_of(run_study, config, tmp_path / "study", variants, study)
+    assert words in message
+    assert not (tmp_path / "study").exists()
+
+
+def test_run_study_refuses_a_field_that_is_not_legal(config, tmp_path):
+    variants = make_variants(["train.num_steps=5,0"], [])
+    message = error_of(run_study, config, tmp_path / "study", variants, Study())
+    assert message == "train.num_steps=0: must be at least 1"
+    assert not (tmp_path / "study").exists()
+
+
+def test_run_study_refuses_a_folder_of_another_study(config, tmp_path):
+    (tmp_path / "study.json").write_text('{"baseline": "a"}')
+    variants = make_variants(["objective=teacher_forcing,input_noise"], [])
+    message = error_of(run_study, config, tmp_path, variants, Study())
+    assert "damaged" in message
+    assert [path.name for path in tmp_path.iterdir()] == ["study.json"]
+
+
+def _double(x):
+    return 2 * x, os.getpid(), len(os.sched_getaffinity(0))
+
+
+def test_run_side_by_side_gives_each_process_its_share_of_the_cores():
+    results = dict(run_side_by_side(_double, [1, 2, 3, 4], 2))
+    assert {x: double for x, (double, _, _) in results.items()} == {
+        1: 2,
+        2: 4,
+        3: 6,
+        4: 8,
+    }
+    assert os.getpid() not in {pid for _, pid, _ in results.values()}
+    if len(os.sched_getaffinity(0)) == 2:
+        assert {count for _, _, count in results.values()} == {1}
+
+
+def test_run_side_by_side_of_nothing_starts_nothing():
+    assert list(run_side_by_side(_double, [], 2)) == []
+
+
+def _die(x):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_run_side_by_side_reports_a_process_that_died():
+    message = error_of(lambda: list(run_side_by_side(_die, [1], 1)))
+    assert "a process of the study died" in message
