@@ -59,7 +59,7 @@ class Data(NamedTuple):
 
     Attributes:
         params: Weights of the generator.
-        values: Field `values` of the split, `[S, ...]`.
+        values: Values of the training and of the held-out split, `[S, ...]`.
         moments: Mean and deviation of each feature, `[2, F]`.
     """
 
@@ -137,11 +137,15 @@ def train_and_test(subject: Subject, view: View) -> Logits | None:
         return None
     keys = [jax.random.fold_in(subject.key, stream) for stream in range(5)]
     params = subject.state.generator.params
-    values = [jnp.asarray(split.values) for split in (subject.train, subject.split)]
+    # One array for both splits: programs are compiled for the shape of it.
+    values = np.concatenate([subject.train.values, subject.split.values])
+    stopping, tested = (
+        rows + [len(subject.train.values), 0] for rows in (stopping, tested)
+    )
     source = np.random.default_rng(np.asarray(jax.random.key_data(keys[0])).ravel())
     orders = _orders(source, len(training))
     first = training[orders[0, 0]]
-    data = Data(params, values[0], jnp.zeros((2, 1)))
+    data = Data(params, jnp.asarray(values), jnp.zeros((2, 1)))
     num_features = _num_features(view, data, first, keys[1])
     critic = create_player(
         init_discriminator(
@@ -156,17 +160,16 @@ def train_and_test(subject: Subject, view: View) -> Logits | None:
     # The same program as for testing: it takes longer to compile than to run.
     _, moments = _look(view, critic.params, data, first, keys[1])
     data = data._replace(moments=moments)
-    held_out_data = data._replace(values=values[1])
     best, best_loss, best_round = critic.params, np.inf, 0
     for number, order in enumerate(orders):
         round_key = jax.random.fold_in(keys[3], number)
         critic = _train(view, critic, data, training[order], round_key)
-        loss = _loss(_test(view, critic.params, held_out_data, stopping, keys[4]))
+        loss = _loss(_test(view, critic.params, data, stopping, keys[4]))
         if loss < best_loss:
             best, best_loss, best_round = critic.params, loss, number
         if number - best_round >= PATIENCE or loss < CERTAIN:
             break
-    return _test(view, best, held_out_data, tested, jax.random.fold_in(keys[4], 1))
+    return _test(view, best, data, tested, jax.random.fold_in(keys[4], 1))
 
 
 def _orders(source: np.random.Generator, num_windows: int) -> np.ndarray:
