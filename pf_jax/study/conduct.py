@@ -5,7 +5,7 @@ import json
 import math
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tqdm
@@ -14,17 +14,14 @@ from ml_collections import config_dict
 from pf_jax.data import load_dataset
 from pf_jax.errors import UserError
 from pf_jax.files import make_folder, write_whole
+from pf_jax.study.comparisons import contest_of
 from pf_jax.study.equal_seconds import add_equal_seconds
 from pf_jax.study.plan import Study, Variant, with_fields
-from pf_jax.study.record import Record, open_record
-from pf_jax.study.results import (
-    Result,
-    compare_groups,
-    numbers_of,
-    read_result,
-    score,
-)
-from pf_jax.study.statistics import MIN_SEEDS
+from pf_jax.study.record import FILE, Record, open_record
+from pf_jax.study.results import numbers_of, read_result
+from pf_jax.study.report import write_report
+from pf_jax.study.selection import read_study
+from pf_jax.study.statistics import MIN_SEEDS, Comparison
 from pf_jax.study.trial import Task, train_and_measure, train_one
 from pf_jax.study.workers import run_side_by_side
 
@@ -174,8 +171,7 @@ def _run_all(record: Record, tasks: Sequence[Task], jobs: int) -> None:
             task.seed,
             {"workdir": place, "step": result.step, "seconds": result.seconds},
         )
-        name, measurement = next(iter(numbers_of(result).items()))
-        del name
+        measurement = next(iter(numbers_of(result).values()))
         tqdm.tqdm.write(
             f"{task.variant}, seed {task.seed}: {measurement.value:.4f} "
             f"{measurement.label}, {result.seconds or 0:.0f} s of training"
@@ -192,66 +188,41 @@ def write_results(folder: pathlib.Path) -> None:
         folder: Folder of the study.
 
     Raises:
-        UserError: If a run cannot be read.
+        UserError: If a run cannot be read, or none of the baseline is finished.
     """
-    from pf_jax.study.report import write_report
-
-    values = json.loads((folder / "study.json").read_text())
-    record = Record(folder, values)
-    groups: dict[str, list[Result]] = {}
-    for variant, runs in values["runs"].items():
-        for seed, run in runs.items():
-            result = read_result(folder / run["workdir"])
-            groups.setdefault(variant, []).append(result)
-            numbers = numbers_of(result)
-            run["numbers"] = {
-                name: _finite(score(entry)) for name, entry in numbers.items()
-            }
-            del seed
-    baseline, equal_seconds = values["baseline"], values["equal_seconds"]
-    if baseline not in groups:
+    study = read_study(folder)
+    record = Record(folder, json.loads((folder / FILE).read_text()))
+    baseline = record.values["baseline"]
+    if baseline not in study.groups:
         raise UserError(f"{folder}: no run of {baseline} is finished: run it again")
-    values["comparisons"] = {
-        "equal_updates": _comparisons(
-            {
-                name: group
-                for name, group in groups.items()
-                if name not in equal_seconds.values()
-            },
-            baseline,
-        ),
-        "equal_seconds": {
-            variant: _comparisons(
-                {variant: groups[variant], long: groups[long]}, long
-            ).get(variant, {})
-            for variant, long in equal_seconds.items()
-            if variant in groups and long in groups
-        },
+    for variant, results in study.groups.items():
+        for result in results:
+            record.values["runs"][variant][str(result.seed)]["numbers"] = {
+                name: _finite(measurement.value)
+                for name, measurement in numbers_of(result).items()
+            }
+    contest = contest_of(study.groups, baseline, study.equal_seconds)
+    record.values["comparisons"] = {
+        "equal_updates": _as_json(contest.at_updates),
+        "equal_seconds": _as_json(contest.at_seconds),
     }
     record.write()
-    report = folder / "report.html"
     write_report(
-        groups,
-        report,
+        study.groups,
+        folder / "report.html",
         baseline=baseline,
-        primary=values.get("primary"),
-        equal_seconds={
-            variant: long
-            for variant, long in equal_seconds.items()
-            if variant in groups and long in groups
-        },
-        command=values.get("command"),
+        primary=study.primary,
+        equal_seconds=study.equal_seconds,
+        command=study.command,
     )
-    print(f"written to {report}")
+    print(f"written to {folder / 'report.html'}")
 
 
-def _comparisons(
-    groups: dict[str, list[Result]], baseline: str
-) -> dict[str, dict[str, Any]]:
-    """Every comparison with the baseline, as JSON values."""
+def _as_json(table: Mapping[str, Mapping[str, Comparison]]) -> dict[str, Any]:
+    """Comparisons by variant and measure, as JSON values."""
     return {
         variant: {measure: entry._asdict() for measure, entry in entries.items()}
-        for variant, entries in compare_groups(groups, baseline).items()
+        for variant, entries in table.items()
     }
 
 
