@@ -7,6 +7,7 @@ import pytest
 import scipy.stats
 from trees import random_like
 
+from pf_jax.analysis.gap import hidden_gap
 from pf_jax.analysis.measures import (
     critic,
     intervals,
@@ -17,6 +18,7 @@ from pf_jax.analysis.measures import (
 )
 from pf_jax.analysis.measures.divergence import divergence
 from pf_jax.analysis.measures.measurement import Subject
+from pf_jax.analysis.measures.texts import measure_texts
 from pf_jax.analysis.samples import draw_samples
 from pf_jax.analysis.states import mode_states
 from pf_jax.data import Vocabulary, join_sequences
@@ -112,6 +114,36 @@ def test_fresh_critic_of_own_samples_is_at_chance(model, small_critic):
 def test_fresh_critic_tells_a_perturbed_model(model, other, small_critic):
     numbers = critic.fresh_critic(make_subject(other, model)).numbers
     assert min(number.interval[0] for number in numbers.values()) > 0.55
+
+
+@pytest.mark.slow
+def test_perturbed_weights_are_told_from_the_original_by_three_measures(
+    model, other, small_critic
+):
+    # The data is the original's own samples, so the original is as good as can be.
+    def told_by(state):
+        subject = make_subject(state, source=model)
+        measured = critic.fresh_critic(subject) | judge.judge_samples(subject, model)
+        by_interval = {
+            name
+            for name, number in measured.numbers.items()
+            if number.interval is not None
+            and excludes_zero(np.subtract(number.interval, number.reference))
+        }
+        gap = hidden_gap(
+            state, subject.split, subject.key, length=LENGTH, spacing=LENGTH
+        )
+        mean, floor = gap.summary(slice(None))
+        distances = measure_texts(subject).numbers
+        is_far = distances["ngrams_2"].value > 1.5 * distances["ngrams_2"].reference
+        return (
+            by_interval
+            | ({"gap"} if mean > floor else set())
+            | ({"ngrams_2"} if is_far else set())
+        )
+
+    assert len(told_by(other)) >= 3
+    assert not told_by(model)
 
 
 @pytest.mark.slow
