@@ -7,6 +7,8 @@ from study_runs import OBJECTIVES, curve, write_picture, write_run, write_sound
 
 from pf_jax.study.selection import report
 
+pytestmark = pytest.mark.slow
+
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = (
     "--no-sandbox",
