@@ -129,6 +129,15 @@ def test_record_is_read_back_and_keeps_its_order(tmp_path):
     assert again.run("professor_forcing", 2) is None
 
 
+def test_record_keeps_a_failure_until_the_run_is_finished(tmp_path):
+    record = a_record(tmp_path)
+    record.add_failure("professor_forcing", 2, "diverged")
+    saved = json.loads((tmp_path / "study.json").read_text())
+    assert saved["failed"] == {"professor_forcing": {"2": "diverged"}}
+    record.add_run("professor_forcing", 2, {"workdir": "w"})
+    assert record.values["failed"]["professor_forcing"] == {}
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

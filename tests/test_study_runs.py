@@ -178,7 +178,9 @@ def test_study_goes_on_where_a_run_diverges(config, tmp_path, capfd):
     assert "one seed gives no interval" in err
     record = json.loads((tmp_path / "study" / "study.json").read_text())
     assert list(record["runs"]) == ["good"]
-    assert (tmp_path / "study" / "report.html").exists()
+    assert "no longer finite" in record["failed"]["bad"]["0"]
+    page = (tmp_path / "study" / "report.html").read_text()
+    assert "Left out" in page and "bad, seed 0: step 4" in page
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,8 @@ from pf_jax.study.comparisons import contest_of
 from pf_jax.study.equal_seconds import add_equal_seconds
 from pf_jax.study.plan import Study, Variant, with_fields
 from pf_jax.study.record import FILE, Record, open_record
-from pf_jax.study.results import numbers_of, read_result
 from pf_jax.study.report import write_report
+from pf_jax.study.results import numbers_of, read_result
 from pf_jax.study.selection import read_study
 from pf_jax.study.statistics import MIN_SEEDS, Comparison
 from pf_jax.study.trial import Task, train_and_measure, train_one
@@ -154,16 +154,16 @@ def _run_all(record: Record, tasks: Sequence[Task], jobs: int) -> None:
     bar = tqdm.tqdm(
         total=len(tasks), initial=len(tasks) - len(waiting), unit="run", disable=None
     )
-    failures: list[str] = []
     for task, outcome in run_side_by_side(train_and_measure, waiting, jobs):
         if outcome.is_refused:
             raise UserError(f"{task.variant}, seed {task.seed}: {outcome.error}")
         bar.update()
         place = str(task.workdir.relative_to(record.folder))
         if outcome.error:
-            # Not noted as finished: the same command tries it again.
-            failures.append(f"{task.variant}, seed {task.seed}: {outcome.error}")
-            tqdm.tqdm.write(f"failed: {failures[-1]}")
+            record.add_failure(task.variant, task.seed, outcome.error)
+            tqdm.tqdm.write(
+                f"failed: {task.variant}, seed {task.seed}: {outcome.error}"
+            )
             continue
         result = read_result(task.workdir)
         record.add_run(
@@ -177,8 +177,6 @@ def _run_all(record: Record, tasks: Sequence[Task], jobs: int) -> None:
             f"{measurement.label}, {result.seconds or 0:.0f} s of training"
         )
     bar.close()
-    if failures and not record.values["runs"]:
-        raise UserError(f"every run failed, the first with: {failures[0]}")
 
 
 def write_results(folder: pathlib.Path) -> None:
@@ -194,7 +192,8 @@ def write_results(folder: pathlib.Path) -> None:
     record = Record(folder, json.loads((folder / FILE).read_text()))
     baseline = record.values["baseline"]
     if baseline not in study.groups:
-        raise UserError(f"{folder}: no run of {baseline} is finished: run it again")
+        reasons = "; ".join(study.failures[:1]) or "run it again"
+        raise UserError(f"{folder}: no run of {baseline} is finished: {reasons}")
     for variant, results in study.groups.items():
         for result in results:
             record.values["runs"][variant][str(result.seed)]["numbers"] = {
@@ -214,6 +213,7 @@ def write_results(folder: pathlib.Path) -> None:
         primary=study.primary,
         equal_seconds=study.equal_seconds,
         command=study.command,
+        failures=study.failures,
     )
     print(f"written to {folder / 'report.html'}")
 

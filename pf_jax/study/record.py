@@ -45,12 +45,20 @@ class Record:
 
     def add_run(self, variant: str, seed: int, entry: Mapping[str, Any]) -> None:
         """Notes a finished run; runs are kept in the order of variants and seeds."""
-        runs = self.values["runs"]
-        runs.setdefault(variant, {})[str(seed)] = dict(entry)
-        self.values["runs"] = {
-            name: dict(sorted(runs[name].items(), key=lambda item: int(item[0])))
+        self.values["failed"].get(variant, {}).pop(str(seed), None)
+        self._add("runs", variant, seed, dict(entry))
+
+    def add_failure(self, variant: str, seed: int, message: str) -> None:
+        """Notes a run that failed; a continued study tries it again."""
+        self._add("failed", variant, seed, message)
+
+    def _add(self, key: str, variant: str, seed: int, entry: Any) -> None:
+        table = self.values[key]
+        table.setdefault(variant, {})[str(seed)] = entry
+        self.values[key] = {
+            name: dict(sorted(table[name].items(), key=lambda item: int(item[0])))
             for name in self.values["variants"]
-            if name in runs
+            if name in table
         }
         self.write()
 
@@ -87,6 +95,7 @@ def open_record(
         "variants": {variant.name: dict(variant.fields) for variant in variants},
         "equal_seconds": {},
         "runs": {},
+        "failed": {},
     }
     path = folder / FILE
     if not path.exists():

@@ -54,6 +54,7 @@ def write_report(
     title: str | None = None,
     equal_seconds: Mapping[str, str] | None = None,
     command: str | None = None,
+    failures: Sequence[str] = (),
 ) -> None:
     """Writes a report of some runs as one HTML file.
 
@@ -67,6 +68,7 @@ def write_report(
         equal_seconds: Name, by variant, of a baseline that was trained for as many seconds
             as that variant. Such baselines are variants in `groups`.
         command: Command that makes the page again, to be shown.
+        failures: Messages of runs that failed and are in no group.
 
     Raises:
         UserError: If runs are of different data or have not been evaluated, a name is
@@ -110,6 +112,7 @@ def write_report(
         environments=_environments(results),
         made_with=versions(),
         command=command,
+        failures=failures,
     )
     try:
         write_whole(out, page)

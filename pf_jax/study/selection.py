@@ -22,6 +22,7 @@ class Selection(NamedTuple):
         primary: Name of the measure that matters most, where a study has one.
         equal_seconds: Name, by variant, of the baseline trained for as many seconds.
         command: Command that made the runs, where a study has it.
+        failures: Messages of a study's runs that failed.
     """
 
     groups: Mapping[str, Sequence[Result]]
@@ -29,6 +30,7 @@ class Selection(NamedTuple):
     primary: str | None = None
     equal_seconds: Mapping[str, str] = {}
     command: str | None = None
+    failures: Sequence[str] = ()
 
 
 def report(
@@ -65,6 +67,7 @@ def report(
         title=title,
         equal_seconds=selection.equal_seconds,
         command=f"{selection.command}\n{command}" if selection.command else command,
+        failures=selection.failures,
     )
 
 
@@ -118,12 +121,18 @@ def read_study(folder: pathlib.Path) -> Selection:
             for variant, long in (study.get("equal_seconds") or {}).items()
             if variant in workdirs and long in workdirs
         }
+        failures = [
+            f"{variant}, seed {seed}: {message}"
+            for variant, messages in (study.get("failed") or {}).items()
+            for seed, message in messages.items()
+        ]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(
             f"{path}: damaged ({type(error).__name__}: {error}): run study.py again"
         ) from error
     if not workdirs:
-        raise UserError(f"{path}: names no run: run study.py first")
+        reason = failures[0] if failures else "run study.py first"
+        raise UserError(f"{path}: no run is finished: {reason}")
     groups = {
         variant: sorted(map(read_result, paths), key=lambda result: result.seed)
         for variant, paths in workdirs.items()
@@ -134,4 +143,5 @@ def read_study(folder: pathlib.Path) -> Selection:
         study.get("primary"),
         equal_seconds,
         study.get("command"),
+        failures,
     )

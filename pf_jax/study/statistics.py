@@ -15,6 +15,9 @@ from scipy import stats
 
 CONFIDENCE = 0.95
 
+SIGNIFICANT = 0.05
+"""P-value below which a difference is called significant."""
+
 MIN_SEEDS = 6
 """Smallest number of seeds whose sign-flip test can give p < 0.05: 2 / 2 ** 6 = 0.031."""
 
@@ -53,7 +56,7 @@ class Comparison(NamedTuple):
             self.p_value,
             self.t_p_value if self.adjusted_p_value is None else self.adjusted_p_value,
         )
-        return all(p is not None and p < 1 - CONFIDENCE for p in p_values)
+        return all(p is not None and p < SIGNIFICANT for p in p_values)
 
 
 def compare(variant: Sequence[float], baseline: Sequence[float]) -> Comparison | None:

@@ -4,9 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from pf_jax.study.statistics import MIN_SEEDS, Comparison
-
-SIGNIFICANT = 0.05
+from pf_jax.study.statistics import MIN_SEEDS, SIGNIFICANT, Comparison
 
 
 class Verdict(NamedTuple):
@@ -77,10 +75,10 @@ def significance(comparison: Comparison, better: str) -> Verdict:
         comparison: The comparison, adjusted.
         better: Direction of improvement, one of `measurement.DIRECTIONS`.
     """
-    count, p_value = len(comparison.differences), comparison.adjusted_p_value
+    count = len(comparison.differences)
     if count < MIN_SEEDS:
         return Verdict("few", f"{seeds(count)}: too few")
-    if p_value is None or p_value >= SIGNIFICANT:
+    if not comparison.is_significant:
         return Verdict("unclear", "not significant")
     name = _side(comparison, better)
     return Verdict(name, f"{name}, significant")
@@ -95,8 +93,8 @@ def answer(comparison: Comparison, label: str, better: str) -> Verdict:
         better: Direction of improvement, one of `measurement.DIRECTIONS`.
 
     Returns:
-        The words; "few" with fewer than `MIN_SEEDS` seeds whose differences agree, and
-        "unclear" where the interval has zero in it.
+        The words; "few" with fewer than `MIN_SEEDS` seeds, and "unclear" where one of the
+        two tests, which are not corrected for other measures, shows nothing.
     """
     count, interval = len(comparison.differences), comparison.interval
     mean = comparison.mean
@@ -113,8 +111,10 @@ def answer(comparison: Comparison, label: str, better: str) -> Verdict:
             f"(95 % interval {low} to {high}, {evidence})",
         )
     low, high = sorted(map(abs, interval))
+    is_shown = comparison._replace(adjusted_p_value=None).is_significant
+    name = _side(comparison, better) if is_shown else "unclear"
     return Verdict(
-        _side(comparison, better) if count >= MIN_SEEDS else "few",
+        name if count >= MIN_SEEDS else "few",
         f"{_phrase(mean, label, better)} (95 % interval {number(low, 3)} to "
         f"{number(high, 3)}, {evidence})",
     )
