@@ -9,12 +9,11 @@ from pf_jax.data.sequences import (
     consecutive_windows,
     evaluation_groups,
     gather_windows,
-    grouped_windows,
     join_sequences,
     make_windows,
-    spaced_starts,
     training_values,
 )
+from pf_jax.data.spacing import grouped_windows, spaced_starts
 
 NUM_TOKENS, LENGTH, NUM_CHUNKS = 35, 4, 8
 

@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from pf_jax.analysis.states import continue_modes
 from pf_jax.data import Sequences, as_inputs, grouped_windows
 from pf_jax.generator import Generator, GeneratorParams, initial_carry
 from pf_jax.randomness import row_keys
 from pf_jax.state import TrainState
-from pf_jax.types import Array, Unroll
-from pf_jax.unroll import unroll_free_running, unroll_teacher_forced
+from pf_jax.types import Array
 
 SEGMENT_LENGTH = 64
 """Steps computed at a time, which bounds the device's memory."""
@@ -127,30 +127,12 @@ def _segment(
     first_input: Array,
     start: Array | int,
 ) -> tuple[tuple[Any, Any], Array, tuple[Array, Array]]:
-    """Continues both modes from their own carries: one segment of `unroll_paired`."""
-    teacher_forced = unroll_teacher_forced(
-        params, inputs, carries[0], generator=generator
+    """`continue_modes`, with the gap and the swapped gaps at each step."""
+    carries, last, hidden = continue_modes(
+        generator, params, keys, inputs, carries, first_input, start
     )
-    free_running = unroll_free_running(
-        params,
-        keys,
-        first_input,
-        carries[1],
-        num_steps=inputs.shape[0],
-        start=start,
-        generator=generator,
-    )
-    assert free_running.samples is not None
-    statistics = lax.map(
-        lambda hidden: energy_gap(hidden[0], hidden[1], labels),
-        (_all_layers(teacher_forced), _all_layers(free_running)),
-    )
-    carries = (teacher_forced.carry, free_running.carry)
-    return carries, free_running.samples[-1], statistics
-
-
-def _all_layers(unroll: Unroll) -> Array:
-    return jnp.concatenate(unroll.hidden, axis=-1)
+    statistics = lax.map(lambda both: energy_gap(both[0], both[1], labels), hidden)
+    return carries, last, statistics
 
 
 def _swapped_labels(key: Array, groups: np.ndarray) -> Array:

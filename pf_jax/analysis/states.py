@@ -34,6 +34,51 @@ class ModeStates(NamedTuple):
     steps: np.ndarray
 
 
+def continue_modes(
+    generator: Generator,
+    params: GeneratorParams,
+    keys: Array,
+    inputs: Array,
+    carries: tuple[Any, Any],
+    first_input: Array,
+    start: Array | int,
+) -> tuple[tuple[Any, Any], Array, tuple[Array, Array]]:
+    """Continues both modes from their own carries: one segment of `unroll_paired`.
+
+    Args:
+        generator: How the generator computes.
+        params: Weights of the generator.
+        keys: Typed keys of the rows, `[N]`.
+        inputs: Values that the teacher-forced mode reads, `[T, N, ...]`.
+        carries: Carry of the teacher-forced and of the free-running mode.
+        first_input: Value that the free-running mode reads first, `[N, ...]`.
+        start: Number of steps before this segment.
+
+    Returns:
+        The carries after the segment, the last samples, and the hidden states of both modes
+        `[T, N, H]`, all layers concatenated.
+    """
+    teacher_forced = unroll_teacher_forced(
+        params, inputs, carries[0], generator=generator
+    )
+    free_running = unroll_free_running(
+        params,
+        keys,
+        first_input,
+        carries[1],
+        num_steps=inputs.shape[0],
+        start=start,
+        generator=generator,
+    )
+    assert free_running.samples is not None
+    hidden = tuple(
+        jnp.concatenate(unroll.hidden, axis=-1)
+        for unroll in (teacher_forced, free_running)
+    )
+    carries = (teacher_forced.carry, free_running.carry)
+    return carries, free_running.samples[-1], (hidden[0], hidden[1])
+
+
 def mode_states(
     state: TrainState, split: Sequences, key: Array, *, length: int
 ) -> ModeStates | None:
@@ -82,31 +127,8 @@ def mode_states(
 
 @functools.partial(jax.jit, static_argnums=0)
 def _segment(
-    generator: Generator,
-    params: GeneratorParams,
-    keys: Array,
-    inputs: Array,
-    carries: tuple[Any, Any],
-    first_input: Array,
-    start: Array | int,
+    generator: Generator, params: GeneratorParams, *arguments: Any
 ) -> tuple[tuple[Any, Any], Array, tuple[Array, Array]]:
-    """Continues both modes: their carries, the last samples, and their last states."""
-    teacher_forced = unroll_teacher_forced(
-        params, inputs, carries[0], generator=generator
-    )
-    free_running = unroll_free_running(
-        params,
-        keys,
-        first_input,
-        carries[1],
-        num_steps=inputs.shape[0],
-        start=start,
-        generator=generator,
-    )
-    assert free_running.samples is not None
-    states = tuple(
-        jnp.concatenate([hidden[-1] for hidden in unroll.hidden], axis=-1)
-        for unroll in (teacher_forced, free_running)
-    )
-    carries = (teacher_forced.carry, free_running.carry)
-    return carries, free_running.samples[-1], (states[0], states[1])
+    """`continue_modes`, with the states after the last step alone."""
+    carries, last, hidden = continue_modes(generator, params, *arguments)
+    return carries, last, (hidden[0][-1], hidden[1][-1])

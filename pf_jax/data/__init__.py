@@ -17,18 +17,18 @@ from pf_jax.data.sequences import (
     consecutive_windows,
     evaluation_groups,
     gather_windows,
-    grouped_windows,
     join_sequences,
     make_windows,
-    spaced_starts,
     training_values,
 )
+from pf_jax.data.spacing import Groups, grouped_windows, spaced_starts
 from pf_jax.data.vocabulary import Vocabulary
 
 __all__ = [
     "SOURCES",
     "Dataset",
     "Encoding",
+    "Groups",
     "Measure",
     "Sequences",
     "Vocabulary",
