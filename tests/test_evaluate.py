@@ -126,18 +126,20 @@ def test_evaluate_sums_up_the_gap(evaluated):
 
 def test_evaluate_measures_without_flags(evaluated):
     workdir, metrics = evaluated
-    assert list(metrics["measures"]) == ["recovery_1", "recovery_5"]
-    assert list(metrics["curves"]) == ["recovery", "hidden_gap"]
+    # Of the kind of data first: see tests/test_by_kind.py.
+    assert list(metrics["measures"])[-2:] == ["recovery_1", "recovery_5"]
+    assert list(metrics["curves"])[-2:] == ["recovery", "hidden_gap"]
     for number in metrics["measures"].values():
         assert set(number) == set(Measurement._fields)
     curve = metrics["curves"]["hidden_gap"]
-    assert curve["steps"] == list(range(1, 41))
     summary = metrics["hidden_gap"]
+    assert curve["steps"] == list(range(1, summary["num_steps"] + 1))
     assert np.mean(curve["values"][:10]) == pytest.approx(
         summary["within_training_length"]
     )
-    assert np.mean(curve["reference"][10:]) == pytest.approx(
-        summary["beyond_training_length_floor"]
+    # A floor of the mean is below the mean of the steps' floors.
+    assert (
+        0 < summary["beyond_training_length_floor"] < np.mean(curve["reference"][10:])
     )
     states = np.load(workdir / "evaluation" / "states.npz")
     assert states["teacher_forced"].shape == states["free_running"].shape
@@ -216,6 +218,7 @@ def program(*arguments):
     )
 
 
+@pytest.mark.slow
 def test_program_prints_figures_and_a_sample_and_warns_of_the_prompt(
     workdir, evaluated
 ):

@@ -101,6 +101,7 @@ def small_critic(monkeypatch):
     monkeypatch.setattr(critic, "MOST_ROUNDS", 4)
 
 
+@pytest.mark.slow
 def test_fresh_critic_of_own_samples_is_at_chance(model, small_critic):
     measured = critic.fresh_critic(make_subject(model))
     assert list(measured.numbers) == ["critic_behavior", "critic_values"]

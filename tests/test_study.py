@@ -194,6 +194,16 @@ def test_add_equal_seconds_rounds_in_the_baselines_favor_and_stays(tmp_path):
     assert add_equal_seconds(again, config, range(2)) == added
 
 
+@pytest.mark.parametrize(
+    ("seconds", "name"),
+    [(1.2, "x1.25"), (5.7, "x6.3"), (6.3, "x6.3"), (8.1, "x10"), (13.0, "x16")],
+)
+def test_add_equal_seconds_rounds_up_to_few_steps(tmp_path, seconds, name):
+    record = a_record(tmp_path, seconds=(1.0, seconds))
+    (added,) = add_equal_seconds(record, default.get_config(), range(2))
+    assert added.name == f"teacher_forcing_{name}"
+
+
 def test_add_equal_seconds_leaves_out_what_costs_the_same(tmp_path):
     record = a_record(tmp_path, seconds=(1.0, 1.05))
     assert add_equal_seconds(record, default.get_config(), range(2)) == []

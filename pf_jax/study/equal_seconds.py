@@ -9,8 +9,8 @@ from ml_collections import config_dict
 from pf_jax.study.plan import Variant
 from pf_jax.study.record import Record
 
-RATIO_STEP = 0.5
-"""Numbers of updates of equal seconds are rounded up to multiples of this."""
+STEPS = (1, 1.25, 1.6, 2, 2.5, 3.2, 4, 5, 6.3, 8)
+"""Steps of a decade, the preferred numbers R10, to which ratios are rounded up."""
 
 MIN_RATIO = 1.1
 """Ratio of seconds an update from which on a variant gets a baseline of its own."""
@@ -38,12 +38,19 @@ def add_equal_seconds(
         ratio = seconds / first
         if name == baseline or ratio < MIN_RATIO:
             continue
-        ratio = math.ceil(ratio / RATIO_STEP) * RATIO_STEP
+        ratio = _rounded_up(ratio)
         fields = dict(record.values["variants"][baseline])
         updates = fields.get("train.num_steps", config.train.num_steps)
         fields["train.num_steps"] = str(round(int(updates) * ratio))
         record.add_equal_seconds(Variant(f"{baseline}_x{ratio:g}", fields), [name])
     return [v for v in record.variants if v.name in matched.values()]
+
+
+def _rounded_up(ratio: float) -> float:
+    """The next step at or above a ratio of at least 1."""
+    decade = 10 ** math.floor(math.log10(ratio))
+    above = (step for step in STEPS if step * decade >= ratio)
+    return next(above, 10) * decade
 
 
 def _seconds_per_update(
