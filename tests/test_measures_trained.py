@@ -112,6 +112,7 @@ def test_fresh_critic_of_own_samples_is_at_chance(model, small_critic):
         assert "2 x 200 windows" in number.label
 
 
+@pytest.mark.slow
 def test_fresh_critic_tells_a_perturbed_model(model, other, small_critic):
     numbers = critic.fresh_critic(make_subject(other, model)).numbers
     assert min(number.interval[0] for number in numbers.values()) > 0.55
