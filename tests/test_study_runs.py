@@ -106,7 +106,10 @@ def without_times(content):
 
 
 def figures_of(folder):
-    """All numbers of a study: its own, of its evaluations and of its logs."""
+    """All numbers of a study: its own, of its evaluations, and of all validations.
+
+    Lines of training are left out: a stop between two of them adds one.
+    """
     figures = {"study": json.loads((folder / "study.json").read_text())}
     for variant in VARIANTS:
         for seed in range(2):
@@ -114,7 +117,10 @@ def figures_of(folder):
             evaluation = workdir / "evaluation" / "metrics.json"
             lines = (workdir / "metrics.jsonl").read_text().splitlines()
             figures[f"{variant} {seed}"] = json.loads(evaluation.read_text())
-            figures[f"{variant} {seed} log"] = [json.loads(line) for line in lines]
+            logged = [json.loads(line) for line in lines]
+            figures[f"{variant} {seed} log"] = [
+                line for line in logged if line["split"] == "valid"
+            ]
     return without_times(figures)
 
 
