@@ -17,9 +17,9 @@ from pf_jax.files import make_folder, write_whole
 from pf_jax.study.comparisons import contest_of
 from pf_jax.study.equal_seconds import add_equal_seconds
 from pf_jax.study.plan import Study, Variant, with_fields
-from pf_jax.study.record import FILE, Record, open_record
+from pf_jax.study.record import Record, open_record
 from pf_jax.study.report import write_report
-from pf_jax.study.results import numbers_of, read_result
+from pf_jax.study.results import STUDY_FILE, numbers_of, read_result
 from pf_jax.study.selection import read_study
 from pf_jax.study.statistics import MIN_SEEDS, Comparison
 from pf_jax.study.trial import Task, train_and_measure, train_one
@@ -189,7 +189,7 @@ def write_results(folder: pathlib.Path) -> None:
         UserError: If a run cannot be read, or none of the baseline is finished.
     """
     study = read_study(folder)
-    record = Record(folder, json.loads((folder / FILE).read_text()))
+    record = Record(folder, json.loads((folder / STUDY_FILE).read_text()))
     baseline = record.values["baseline"]
     if baseline not in study.groups:
         reasons = "; ".join(study.failures[:1]) or "run it again"

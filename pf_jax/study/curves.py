@@ -5,7 +5,6 @@ from typing import Any
 
 from markupsafe import Markup
 
-from pf_jax.data import load_encoding
 from pf_jax.study import figures
 from pf_jax.study.comparisons import Groups
 from pf_jax.study.results import Result
@@ -17,7 +16,7 @@ def training_figures(
 ) -> list[dict[str, Any]]:
     """Validation likelihood over updates and over seconds, and the gates."""
     first = next(iter(groups.values()))[0]
-    measure = load_encoding(first.workdir / "encoding.json").measure
+    measure = first.measure
     shown = []
     for over, label in (("step", "updates"), ("seconds", "seconds of training")):
         curves = _curves(

@@ -10,9 +10,7 @@ from ml_collections import config_dict
 from pf_jax.errors import UserError
 from pf_jax.files import write_whole
 from pf_jax.study.plan import Variant
-from pf_jax.study.results import PLACES, flat
-
-FILE = "study.json"
+from pf_jax.study.results import PLACES, STUDY_FILE, flat
 
 SETTINGS = ("config", "split", "judge", "critic", "reverse")
 """Keys of the record that a study keeps when it is continued."""
@@ -32,7 +30,7 @@ class Record:
 
     def write(self) -> None:
         """Writes the file, whole or not at all."""
-        write_whole(self.folder / FILE, json.dumps(self.values, indent=2) + "\n")
+        write_whole(self.folder / STUDY_FILE, json.dumps(self.values, indent=2) + "\n")
 
     @property
     def variants(self) -> list[Variant]:
@@ -97,7 +95,7 @@ def open_record(
         "runs": {},
         "failed": {},
     }
-    path = folder / FILE
+    path = folder / STUDY_FILE
     if not path.exists():
         return Record(folder, values)
     try:

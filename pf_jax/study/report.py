@@ -13,7 +13,6 @@ import numpy as np
 from markupsafe import Markup
 
 from pf_jax.analysis.measures.measurement import Measurement
-from pf_jax.data import load_encoding
 from pf_jax.errors import UserError
 from pf_jax.experiment.environment import versions
 from pf_jax.files import write_whole
@@ -150,9 +149,8 @@ def _check_evaluated(result: Result) -> None:
     advice = f"run python evaluate.py --workdir {result.workdir} first"
     if result.evaluation is None:
         raise UserError(f"{result.workdir}: has not been evaluated: {advice}")
-    measure = load_encoding(result.workdir / "encoding.json").measure
     try:
-        float(result.evaluation[measure.name])
+        float(result.evaluation[result.measure.name])
         for values in (result.evaluation.get("measures") or {}).values():
             _: Measurement = measurement_from_json(values)
     except (AttributeError, KeyError, TypeError, ValueError) as error:

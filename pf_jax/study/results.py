@@ -6,11 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pf_jax.analysis.measures.measurement import Measurement
-from pf_jax.data import load_encoding
+from pf_jax.data import Measure, encoding_from_json, encoding_to_json, load_encoding
 from pf_jax.errors import UserError
 from pf_jax.experiment.run_log import read_metrics
 from pf_jax.experiment.saved_config import read_config
-from pf_jax.study.statistics import Comparison, adjust, compare
+from pf_jax.study.statistics import Comparison, compare
+
+STUDY_FILE = "study.json"
+"""File that makes a folder the folder of a study."""
 
 PLACES = ("data.path", "data.tfds_manual_dir")
 """Fields that say where data lies, not what it is."""
@@ -41,6 +44,11 @@ class Result(NamedTuple):
         return self.config["seed"]
 
     @property
+    def measure(self) -> Measure:
+        """How the likelihood of the run's data is reported."""
+        return encoding_from_json(self.encoding).measure
+
+    @property
     def seconds(self) -> float | None:
         """Seconds of training, over resumes; None for runs that did not log them."""
         logged = [line["seconds"] for line in self.lines if "seconds" in line]
@@ -60,12 +68,11 @@ def read_result(workdir: pathlib.Path) -> Result:
     """
     workdir = pathlib.Path(workdir)
     config = read_config(workdir)
-    load_encoding(workdir / "encoding.json")  # Checks it.
+    encoding = load_encoding(workdir / "encoding.json")
     path = workdir / "evaluation" / "metrics.json"
     try:
         lines = read_metrics(workdir)
         evaluation = json.loads(path.read_text()) if path.exists() else None
-        encoding_json = json.loads((workdir / "encoding.json").read_text())
     except (OSError, ValueError) as error:
         raise UserError(
             f"{workdir}: cannot be read ({error}): train it again"
@@ -75,7 +82,7 @@ def read_result(workdir: pathlib.Path) -> Result:
         for name, value in flat(config.to_dict()).items()
         if name not in PLACES
     }
-    return Result(workdir, fields, encoding_json, lines, evaluation)
+    return Result(workdir, fields, encoding_to_json(encoding), lines, evaluation)
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -160,8 +167,7 @@ def numbers_of(result: Result) -> dict[str, Measurement]:
     evaluation = result.evaluation
     if evaluation is None:
         return {}
-    encoding = load_encoding(result.workdir / "encoding.json")
-    measure = encoding.measure
+    measure = result.measure
     numbers = {measure.name: Measurement(measure.label, evaluation[measure.name])}
     gap = evaluation.get("hidden_gap") or {}
     for where in ("within", "beyond"):
@@ -208,10 +214,10 @@ def compare_groups(
 
     Returns:
         The comparison of each measure by variant and measure, of the seeds that both have;
-        p-values are adjusted over the variants and measures together.
+        p-values are not adjusted.
     """
     first = _scores(groups[baseline])
-    found: dict[str, Comparison] = {}
+    table: dict[str, dict[str, Comparison]] = {}
     for variant, results in groups.items():
         if variant == baseline:
             continue
@@ -227,11 +233,7 @@ def compare_groups(
                 [first[seed, measure] for seed in seeds],
             )
             if comparison is not None:
-                found[f"{variant}\0{measure}"] = comparison
-    table: dict[str, dict[str, Comparison]] = {}
-    for name, comparison in adjust(found).items():
-        variant, _, measure = name.partition("\0")
-        table.setdefault(variant, {})[measure] = comparison
+                table.setdefault(variant, {})[measure] = comparison
     return table
 
 

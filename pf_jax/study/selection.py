@@ -8,9 +8,13 @@ from typing import Any, NamedTuple
 
 from pf_jax.errors import UserError
 from pf_jax.study.report import check_out, write_report
-from pf_jax.study.results import Result, check_same_data, group_by_settings, read_result
-
-STUDY_FILE = "study.json"
+from pf_jax.study.results import (
+    STUDY_FILE,
+    Result,
+    check_same_data,
+    group_by_settings,
+    read_result,
+)
 
 
 class Selection(NamedTuple):
