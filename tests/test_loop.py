@@ -162,7 +162,8 @@ def _assert_same_states(actual: TrainState, expected: TrainState) -> None:
     assert_same_bits(actual, expected.replace(settings=actual.settings))
 
 
-def test_train_and_evaluate_equals_a_plain_loop(base, config_with):
+# To the bit on a CPU alone: a GPU's program depends on the number of updates in it.
+def test_train_and_evaluate_equals_a_plain_loop(base, config_with, on_eight_cpus):
     config = config_with()
     experiment = build.load_experiment(config)
     train = experiment.dataset.splits["train"]
@@ -227,7 +228,9 @@ def test_workdir_holds_what_the_run_says_about_itself(base, config_with):
     assert _checkpoint_steps(workdir) == {8, 12}
 
 
-def test_run_that_stops_and_is_extended_equals_one_run(base, config_with, tmp_path):
+def test_run_that_stops_and_is_extended_equals_one_run(
+    base, config_with, tmp_path, on_eight_cpus
+):
     # At 5 neither a dispatch nor a log interval of the one run ends.
     train_and_evaluate(config_with({"train.num_steps": 5}), tmp_path / "run")
     first = _timeless(tmp_path / "run")
@@ -463,7 +466,6 @@ def test_workdir_error_for_a_file(config_with, tmp_path, below):
 @pytest.mark.parametrize(
     "overrides, cause",
     [
-        ({"train.batch_size": 12}, "train.batch_size=12"),
         ({"train.batch_size": 0}, "train.batch_size=0"),
         ({"generator.hidden_size": 0}, "generator.hidden_size=0"),
         ({"data.path": "nowhere.txt"}, "data.path=nowhere.txt"),
@@ -475,6 +477,14 @@ def test_workdir_error_for_a_file(config_with, tmp_path, below):
 def test_error_leaves_no_workdir_behind(config_with, tmp_path, overrides, cause):
     message = _error(config_with(overrides), tmp_path / "runs" / "run")
     assert cause in message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_batch_that_eight_devices_cannot_share_is_an_error(
+    config_with, tmp_path, on_eight_cpus
+):
+    message = _error(config_with({"train.batch_size": 12}), tmp_path / "runs" / "run")
+    assert "train.batch_size=12" in message
     assert list(tmp_path.iterdir()) == []
 
 

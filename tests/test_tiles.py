@@ -34,7 +34,8 @@ def lowered(monkeypatch):
 
 @pytest.mark.parametrize("dtype", [None, "bfloat16"])
 def test_a_joint_step_is_four_kernels_and_no_loop_on_a_gpu(lowered, dtype):
-    tokens = jnp.zeros((4, 16), jnp.int32)
+    # More steps than a loop's body has on a GPU: shorter loops are unrolled.
+    tokens = jnp.zeros((10, 16), jnp.int32)
 
     def update(kernels):
         state = pf_jax.create_train_state(
@@ -58,7 +59,7 @@ def test_a_batch_of_unrolls_is_no_kernel_on_a_gpu(lowered):
     params = pf_jax.init_generator(
         jax.random.key(0), num_outputs=5, hidden_size=64, embedding_size=8
     )
-    tokens = jnp.zeros((2, 4, 16), jnp.int32)
+    tokens = jnp.zeros((2, 9, 16), jnp.int32)
 
     def hidden(tokens):
         return pf_jax.unroll_teacher_forced(params, tokens).hidden
@@ -94,49 +95,47 @@ def test_find_tiles_fit(
     assert num_rows % tiles.rows == reading % tiles.rows == 0
     assert size % tiles.columns == size % tiles.depth == 0
     columns, reads = gates * tiles.columns, tiles.depth * tiles.stages
-    kept = size * (1 if gates == 3 else 3) * columns if tiles.is_resident else 0
+    weights = size * (1 if gates == 3 else 3) * columns * bytes_
+    kept = weights if tiles.is_resident else 0
     read = reads * (tiles.rows + columns * (not tiles.is_resident))
-    assert (kept + read) * bytes_ <= 99 * 1024
+    assert kept + read * bytes_ <= 99 * 1024
+    # Registers hold what is resident: 192 of a thread's 255.
+    assert kept <= 192 * 4 * 32 * tiles.warps
 
 
 @pytest.mark.parametrize(
     ("work", "tiles"),
     [
-        (Work((512, 1024), 3, 2, 256, 256, 50), Tiles(64, 64, 128, 3, 8)),
+        # With weights in registers.
+        (Work((1, 64, 512), 3, 2), Tiles(16, 32, 512, 1, 4, True)),
+        (Work((1, 128, 512), 1, 2), Tiles(16, 32, 512, 1, 4, True)),
+        (Work((1, 64, 512), 1, 4), Tiles(16, 16, 512, 1, 4, True)),
+        (Work((128, 512), 3, 2, 64, 64, 2), Tiles(16, 32, 512, 1, 4, True)),
+        (Work((2, 128, 512), 3, 2), Tiles(16, 64, 512, 1, 8, True)),
+        (Work((64, 1024), 3, 2, 32, 32, 50), Tiles(16, 32, 512, 1, 8, True)),
+        # Which read them at every step.
+        (Work((2, 128, 512), 1, 4), Tiles(32, 32, 64, 4)),
+        (Work((128, 1024), 3, 2, 64, 64, 50), Tiles(64, 16, 128, 3)),
+        (Work((1, 128, 1024), 1, 2), Tiles(32, 32, 128, 3)),
+        (Work((1, 256, 1024), 1, 2), Tiles(64, 32, 128, 3)),
+        (Work((512, 1024), 3, 2, 256, 256, 50), Tiles(128, 32, 128, 3, 8)),
+        (Work((2, 512, 1024), 3, 2), Tiles(128, 64, 64, 4, 16)),
         (Work((1, 128, 1024), 1, 4), Tiles(32, 32, 64, 4)),
         (Work((128, 1024), 3, 2, 64, 64, 10000), None),
         (Work((128, 1000), 3, 2), None),
         (Work((24, 1024), 3, 2), None),
     ],
 )
-def test_find_tiles_that_read_weights_are_the_fastest_measured(work, tiles):
+def test_find_tiles_are_the_fastest_measured(work, tiles):
     assert gpu.find_tiles(work, H100) == tiles
-
-
-@pytest.mark.parametrize(
-    ("work", "rows", "columns"),
-    [
-        (Work((128, 512), 3, 2, 64, 64, 2), 16, 32),
-        (Work((2, 128, 512), 3, 2), 16, 64),
-        (Work((2, 128, 512), 1, 2), 16, 64),
-        (Work((2, 128, 512), 1, 4), 32, 32),
-        (Work((128, 1024), 3, 2, 64, 64, 50), 32, 32),
-        (Work((1, 128, 1024), 1, 2), 32, 32),
-    ],
-)
-def test_find_tiles_keeps_weights_that_fit(work, rows, columns):
-    tiles = gpu.find_tiles(work, H100)
-    assert tiles.is_resident
-    assert (tiles.rows, tiles.columns) == (rows, columns)
-    assert work.programs(tiles) <= H100.cores
 
 
 def test_find_tiles_counts_the_kernels_of_all_layers():
     one = gpu.find_tiles(Work((128, 512), 3, 2, 64, 64, 2), H100)
     two = gpu.find_tiles(Work((128, 512), 3, 2, 64, 64, 2, layers=2), H100)
-    assert one.rows == 16
+    assert one.is_resident
     # The weights of three products are more than registers hold.
-    assert (two.rows, two.is_resident) == (32, True)
+    assert not two.is_resident
 
 
 def test_keeps_readout_up_to_what_registers_hold():

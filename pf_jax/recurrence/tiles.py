@@ -1,7 +1,8 @@
 """Whether a loop has a kernel on this device, and how its work is spread."""
 
+import itertools
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -14,17 +15,28 @@ from pf_jax.affine import DType
 _SIZES = (16, 32, 64, 128)
 _READS = {4: ((64, 4), (64, 3), (64, 2)), 2: ((128, 3), (64, 4), (64, 3), (64, 2))}
 """Depth and number of stages of the reads of a product, by bytes of a number."""
-_DEPTHS = {3: (512, 256, 128, 64), 1: (256, 128, 64)}
-"""Depths of the reads of a product whose weights are resident, by `Work.gates`: a backward
-pass holds more in registers besides."""
-_READ_BYTES = {3: 512, 1: 32}
-"""Bytes of such a read that a thread can hold in registers, by `Work.gates`."""
+_DEPTHS = (512, 256, 128, 64)
+"""Depths of the reads of a product whose weights are resident."""
+_RESIDENT_WARPS = {3: (4, 8), 1: (4,)}
+"""Warps of a program whose weights are resident, by `Work.gates`. With eight, a backward
+pass is faster if it reads its weights at every step."""
 _WEIGHT_BYTES = 768
 """Bytes of weights that a thread can hold in registers."""
 _READOUT_BYTES = 512
 """Bytes of a readout's kernel that a thread can hold in registers."""
-_ROWS = {4: (16, 64, 32, 128), 2: (64, 16, 32, 128)}
-"""Rows of a forward program, the fastest first, by bytes of a number."""
+_FORWARD = {
+    4: [(rows, columns) for rows in (16, 64, 32, 128) for columns in _SIZES],
+    2: [
+        *((64, 16), (64, 32), (16, 32), (32, 16), (128, 32), (64, 64)),
+        *((16, 16), (32, 32), (16, 64), (128, 64), (64, 128)),
+    ],
+}
+_BACKWARD = [
+    *((16, 16), (16, 32), (32, 16), (32, 32), (16, 64), (64, 16), (64, 32), (64, 64)),
+    *((128, 16), (128, 32), (32, 64), (32, 128), (128, 64), (64, 128), (128, 128)),
+]
+"""Rows and columns of a program that reads its weights at every step, the fastest on an
+H100 first; forward by bytes of a number."""
 _MEMORY = {"8.0": 163, "9.0": 227, "10.0": 227, "10.3": 227}
 """KiB of shared memory of a program, by compute capability where it is known."""
 _LEAST_MEMORY = 99
@@ -153,11 +165,16 @@ class Work(NamedTuple):
         if not tiles.is_resident:
             read = max(rows + columns, sampled + classes)
             return read * tiles.depth * tiles.stages * self.bytes
-        # The weights of all layers' products, of every layer's and the one below's states.
-        kept = (2 * self.layers - 1) * columns * self.terms
+        # The weights lie in registers, after they have passed through shared memory.
+        kept = self.weights(tiles)
         if keeps_readout(tiles, classes * self.terms * self.bytes):
-            kept, classes = max(kept, classes * self.terms), 0
-        return (kept + max(rows, sampled + classes) * tiles.depth) * self.bytes
+            kept, classes = max(kept, classes * self.terms * self.bytes), 0
+        return kept + max(rows, sampled + classes) * tiles.depth * self.bytes
+
+    def weights(self, tiles: Tiles) -> int:
+        """Bytes of all layers' products, of every layer's and the one below's states."""
+        columns = self.gates * tiles.columns
+        return (2 * self.layers - 1) * columns * self.terms * self.bytes
 
     @property
     def terms(self) -> int:
@@ -179,30 +196,8 @@ class Work(NamedTuple):
         )
 
     def _is_held(self, tiles: Tiles) -> bool:
-        """Whether resident weights and reads find room, as the compiler lays them out.
-
-        With 16 rows the weights lie in registers, with 32 in shared memory.
-        """
-        threads = 32 * tiles.warps
-        rows = max(tiles.rows, sampled_rows(self.sampling) if self.sampling else 0)
-        if rows * tiles.depth * self.bytes > _READ_BYTES[self.gates] * threads:
-            return False
-        if tiles.rows == 16:
-            weights = self.gates * tiles.columns * self.terms * self.bytes
-            return weights * (2 * self.layers - 1) <= _WEIGHT_BYTES * threads
-        return True
-
-    def clocks(self, tiles: Tiles, device: Device) -> float:
-        """Clocks of a step with resident weights, estimated.
-
-        A multiprocessor does 1,300 multiply-adds a clock, half as many with numbers of
-        four bytes. It reads at most 64 bytes a clock from the L2 cache, and 24 where all
-        multiprocessors read at once.
-        """
-        read = tiles.rows * self.terms * self.bytes
-        products = tiles.rows * tiles.columns * self.gates * self.terms
-        everyone = self.programs(tiles) * read / (24 * device.cores)
-        return products * self.bytes / 2600 + max(read / 64, everyone)
+        """Whether registers hold the weights."""
+        return self.weights(tiles) <= _WEIGHT_BYTES * 32 * tiles.warps
 
 
 def _warps(rows: int, columns: int) -> int:
@@ -213,46 +208,25 @@ def _warps(rows: int, columns: int) -> int:
 def find_tiles(work: Work, device: Device) -> Tiles | None:
     """The fastest tiles; None where none fit.
 
-    Those with resident weights are compared by estimated clocks. Where weights are read at
-    every step, tiles are in the order that was measured on an H100.
+    The order was measured on an H100 (`benchmarks/README.md`).
     """
-    return _resident_tiles(work, device) or _reading_tiles(work, device)
+    candidates = itertools.chain(_resident_tiles(work), _reading_tiles(work))
+    return next((tiles for tiles in candidates if work.fits(tiles, device)), None)
 
 
-def _fitting(work: Work, device: Device, candidates: Iterable[Tiles]) -> list[Tiles]:
-    return [tiles for tiles in candidates if work.fits(tiles, device)]
+def _resident_tiles(work: Work) -> Iterator[Tiles]:
+    """Tiles of 16 rows: with more, the weights lie in shared memory, which is slower."""
+    for warps in _RESIDENT_WARPS[work.gates]:
+        for columns in reversed(_SIZES):
+            for depth in _DEPTHS:
+                # Nothing is under way while a product waits for its only read.
+                yield Tiles(16, columns, depth, 1, warps, is_resident=True)
 
 
-def _resident_tiles(work: Work, device: Device) -> Tiles | None:
-    candidates = [
-        # Nothing is under way while a product waits for its only read.
-        Tiles(rows, columns, depth, stages=1, warps=8, is_resident=True)
-        for depth in _DEPTHS[work.gates]
-        for rows in (16, 32)
-        for columns in _SIZES
-    ]
-    # Of equals the first: the most that is read at once.
-    return min(
-        _fitting(work, device, candidates),
-        key=lambda tiles: work.clocks(tiles, device),
-        default=None,
-    )
-
-
-def _reading_tiles(work: Work, device: Device) -> Tiles | None:
-    def slowness(tiles: Tiles) -> tuple[int, int]:
-        if work.gates == 1:
-            return tiles.rows + tiles.columns, 0
-        return _ROWS[work.bytes].index(tiles.rows), tiles.columns
-
-    candidates = [
-        Tiles(rows, columns, depth, stages, _warps(rows, columns))
-        for depth, stages in _READS[work.bytes]
-        for rows in _SIZES
-        for columns in _SIZES
-    ]
-    # Of equals the first: the most that is read at once.
-    return min(_fitting(work, device, candidates), key=slowness, default=None)
+def _reading_tiles(work: Work) -> Iterator[Tiles]:
+    for rows, columns in _BACKWARD if work.gates == 1 else _FORWARD[work.bytes]:
+        for depth, stages in _READS[work.bytes]:
+            yield Tiles(rows, columns, depth, stages, _warps(rows, columns))
 
 
 def on_gpu(kernel: Callable[..., Any], plain: Callable[..., Any]) -> Callable[..., Any]:
