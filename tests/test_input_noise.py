@@ -97,6 +97,17 @@ def test_noisy_inputs_of_rows_replace_where_the_whole_does():
     assert np.sum(is_replaced != (part != inputs[:, 2:5])) <= 2
 
 
+@pytest.mark.parametrize("mask", [None, MASK], ids=["whole", "masked"])
+def test_noisy_inputs_replaces_frames_as_it_does_tokens(mask):
+    tokens = make_inputs()
+    frames = jnp.stack([tokens, 2 * tokens + 1], axis=-1)
+    outputs = noisy(frames, mask, probability=0.6)
+    replaced = noisy(tokens, mask, probability=0.6)
+    assert np.any(replaced != tokens)
+    np.testing.assert_array_equal(outputs[..., 0], replaced)
+    np.testing.assert_array_equal(outputs[..., 1], 2 * replaced + 1)
+
+
 # Numbers
 
 

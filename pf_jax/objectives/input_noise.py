@@ -1,7 +1,7 @@
 """Teacher forcing over noisy inputs: is professor forcing more than a regularizer?
 
-Tokens are replaced by others with the frequencies of the data (Xie et al. 2017, unigram
-noise), numbers get Gaussian noise, as emulators of dynamics are trained. The first input
+Tokens and frames of piano rolls are replaced by others with the frequencies of the data (Xie
+et al. 2017, unigram noise), numbers get Gaussian noise, as emulators of dynamics are trained. The first input
 stays, and so do the targets.
 """
 
@@ -47,7 +47,7 @@ def noisy_inputs(
     from the data's unigram. Over devices it comes from the device's own rows.
 
     Args:
-        inputs: Values `[T, B, ...]`; integers are tokens.
+        inputs: Values `[T, B, ...]`; integers are tokens, or frames of several.
         keys: Typed keys of the rows, `[B]`.
         options: How much noise there is.
         mask: One where a step counts, `[T, B]`; all by default.
@@ -71,8 +71,12 @@ def noisy_inputs(
     counts = jnp.ones((num_steps, num_rows)) if mask is None else mask
     order = jnp.argsort(-counts.reshape(-1), stable=True)
     number = jnp.floor(place * jnp.sum(counts > 0)).astype(jnp.int32)
-    other = inputs.reshape(-1)[order][number]
-    return jnp.where(is_replaced.at[0].set(False), other, inputs)
+    other = inputs.reshape(-1, *inputs.shape[2:])[order][number]
+    is_replaced = is_replaced.at[0].set(False)
+    # A frame of several keys is replaced whole, as a token is.
+    return jnp.where(
+        is_replaced.reshape(number.shape + (1,) * (inputs.ndim - 2)), other, inputs
+    )
 
 
 def input_noise_step(
