@@ -1,8 +1,8 @@
 """Teacher forcing over noisy inputs: is professor forcing more than a regularizer?
 
-Tokens and frames of piano rolls are replaced by others with the frequencies of the data (Xie
-et al. 2017, unigram noise), numbers get Gaussian noise, as emulators of dynamics are trained. The first input
-stays, and so do the targets.
+Tokens and frames of piano rolls are replaced by others with the frequencies of the data
+(Xie et al. 2017, unigram noise), numbers get Gaussian noise, as emulators of dynamics are
+trained. The first input stays, and so do the targets.
 """
 
 from typing import Any, NamedTuple
