@@ -51,6 +51,7 @@ static Warp& my_warp() { return mine().warps[self->thread / 32]; }
 #define KERNEL static void
 #define SHARED unsigned char* const smem = mine().memory.data();
 #define THREAD (self->thread)
+static int thread_here() { return self->thread; }
 #define BLOCK (cluster_number * 8 + self->rank)
 #define SYNC() meet(mine().meeting, num_threads, [] {})
 

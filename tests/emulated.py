@@ -1,4 +1,4 @@
-"""Runs CUDA kernels on a CPU: their source, compiled by g++ with the primitives of `emulate.h`.
+"""Runs CUDA kernels on a CPU: their source, with the primitives of `emulate.h`.
 
 Outputs and shared memory are NaN until they are written. Fibers run in a random order.
 """
@@ -51,19 +51,14 @@ def _library(program, faults):
     folder = pathlib.Path(_folder().name) / name
     folder.mkdir()
     for path in nvrtc.SOURCES.iterdir():
-        text = path.read_text().replace('#include "primitives.cuh"', "")
+        text = path.read_text()
         if path.name == program.source:
             for right, wrong in faults:
                 assert right in text
                 text = text.replace(right, wrong)
         (folder / path.name).write_text(text)
-    numbers = (nvrtc.SOURCES / "primitives.cuh").read_text()
-    # What stands behind the machine's instructions is plain C++.
-    plain = numbers[numbers.index("DEV float sigmoid") :]
-    (folder / "primitives.cuh").write_text(plain)
     source = folder / "main.cc"
-    main = _MAIN.format(source=program.source, entry=program.entry)
-    source.write_text(main.replace("\n#include \"f", '\n#include "primitives.cuh"\n#include "f').replace("\n#include \"b", '\n#include "primitives.cuh"\n#include "b'))
+    source.write_text(_MAIN.format(source=program.source, entry=program.entry))
     command = ["g++", "-std=c++17", "-O1", "-w", "-shared", "-fPIC", f"-I{HERE}"]
     command += [f"-D{key}={value}" for key, value in program.defines]
     command += [str(source), "-o", str(folder / "kernel.so")]

@@ -38,7 +38,7 @@ def compile_ptx(name: str, defines: Defines) -> str:
     return _compiled(texts, defines)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _compiled(texts: tuple[tuple[str, str], ...], defines: Defines) -> str:
     """The PTX of a source and its headers, kept in a file for other processes."""
     key = repr((texts, defines, ARCHITECTURE, VERSION)).encode()

@@ -10,7 +10,7 @@
 #include "place.cuh"
 #define WARPS 8
 #define THREADS 256
-#define MT (H / 16 / WARPS)     // tiles of 16 units of dh of a warp
+#define MT (H / 16 / WARPS)     // tiles of 16 units of dh of a warp: those of the block of its number
 #define KB (3 * HC / 16)        // tiles of 16 terms of a product
 #define DTILE (3 * HC * 16)     // bytes of the operand of 8 rows, [3 HC][8]
 #define STILE (8 * HC * 8 * 4)  // bytes of the parts of dh of 8 rows, [8 blocks][HC][8]
@@ -54,7 +54,7 @@ KERNEL gru_backward(const u16* w, const float* d_last, const u16* before, GATES(
   const u32 rank = cluster_rank();
   const int direction = DIRECTION, row0 = FIRST_ROW;
   const int local = mg * 16 + half * 8 + g, column = rank * HC + local;
-  const u32 s_d = smem_of(smem), s_sums = s_d + AT_SUMS, s_read = s_d + AT_READ, s_bar = s_d + AT_BARS;
+  const u32 s_d = smem_of(smem), s_read = s_d + AT_READ, s_bar = s_d + AT_BARS;
   u32 a[MT][KB][4]; // the weights, for good
 #pragma unroll
   for (int m = 0; m < MT; m++)
@@ -72,7 +72,8 @@ KERNEL gru_backward(const u16* w, const float* d_last, const u16* before, GATES(
     bar_expect(s_bar, NT * STILE);
     bar_init_fence();
   }
-  const float factor = scale[0];
+  // A warp's tiles of units are all of one block.
+  const u32 to_sums = map_to(s_d + AT_SUMS + ((rank * HC + g) * 8 + 2 * q) * 4, warp), to_bar = map_to(s_bar, warp);
   float dh[NT][2], total[4] = {};
 #pragma unroll
   for (int n = 0; n < NT; n++)
@@ -88,7 +89,7 @@ KERNEL gru_backward(const u16* w, const float* d_last, const u16* before, GATES(
     if ((s) < T) {                                                                                                 \
       const size_t t_rows = (size_t)IN_TIME(T - 1 - (s)) * N + row0;                                               \
       const u32 to = s_read + ((s)&1) * READ_BYTES;                                                                \
-      for (int i = THREAD; i < 5 * ROWS * PIECES; i += THREADS) {                                                  \
+      for (int i = thread_here(); i < 5 * ROWS * PIECES; i += THREADS) {                                                  \
         const int piece = i % PIECES, line = i / PIECES, kind = line / ROWS, row = line % ROWS;                    \
         const bool is_row = row0 + row < N;                                                                        \
         const u16* const from = kind == 0   ? before + (size_t)direction * T * N * H                               \
@@ -105,7 +106,7 @@ KERNEL gru_backward(const u16* w, const float* d_last, const u16* before, GATES(
     copies_commit();                                                                                               \
   }
 #define READ_D(array, bytes, at, width)                                                                            \
-  for (int i = THREAD; i < ROWS * HC * (bytes) / 16; i += THREADS) {                                               \
+  for (int i = thread_here(); i < ROWS * HC * (bytes) / 16; i += THREADS) {                                               \
     const int piece = i % (HC * (bytes) / 16), row = i / (HC * (bytes) / 16);                                      \
     const bool is_row = row0 + row < N;                                                                            \
     const size_t number = (t_rows + row) * (S * H) + direction * H + rank * HC;                                    \
@@ -133,7 +134,7 @@ KERNEL gru_backward(const u16* w, const float* d_last, const u16* before, GATES(
       of_r[n][j] = r;                                                                                                 \
       of_z[n][j] = z;                                                                                                 \
       const unsigned char* const d = read + AT_D + row * DLINE;                                                       \
-      d_out[n][j] = factor * (HALF_D ? of_f16(((const u16*)d)[local]) : ((const float*)d)[local]);                    \
+      d_out[n][j] = scale[0] * (HALF_D ? of_f16(((const u16*)d)[local]) : ((const float*)d)[local]);                    \
       d_a[n][j] = HAS_DA ? ((const float*)(read + AT_DA + row * LONG))[local] : 0.f;                                  \
     }
   READ(0)
@@ -188,15 +189,13 @@ KERNEL gru_backward(const u16* w, const float* d_last, const u16* before, GATES(
       for (int m = 0; m < MT; m++)
 #pragma unroll
         for (int i = 0; i < 2; i++) {
-          const int unit = (warp * MT + m) * 16 + g + 8 * i;
-          const u32 peer = unit / HC;
-          const u32 to = s_sums + (now * NT + n) * STILE + ((rank * HC + unit % HC) * 8 + 2 * q) * 4;
-          send2(map_to(to, peer), sums[m][2 * i], sums[m][2 * i + 1], map_to(s_bar + 8 * now, peer));
+          const u32 to = to_sums + (now * NT + n) * STILE + (m * 16 + 8 * i) * 32;
+          send2(to, sums[m][2 * i], sums[m][2 * i + 1], to_bar + 8 * now);
         }
     }
     // While the parts of dh are on their way: six arrays, for which four kinds of lines are there.
     const size_t t_rows = (size_t)IN_TIME(T - 1 - s) * N + row0;
-    for (int i = THREAD; i < 6 * ROWS * PIECES; i += THREADS) {
+    for (int i = thread_here(); i < 6 * ROWS * PIECES; i += THREADS) {
       const int piece = i % PIECES, line = i / PIECES, kind = line / ROWS, row = line % ROWS;
       const int from = (kind < 3 ? kind : kind == 5 ? 3 : kind - 3) * ROWS + row;
       const size_t at = kind < 3 ? ((size_t)direction * T * N + t_rows + row) * (3 * H) + kind * H

@@ -104,7 +104,7 @@ KERNEL gru_forward(const u16* x, const u16* w, const float* bias, const float* h
 #define READ(s)                                                                                     \
   {                                                                                                 \
     if ((s) < T)                                                                                    \
-      for (int i = THREAD; i < 3 * ROWS * PIECES; i += THREADS) {                                   \
+      for (int i = thread_here(); i < 3 * ROWS * PIECES; i += THREADS) {                                   \
         const int piece = i % PIECES, line = i / PIECES, gate = line / ROWS, row = line % ROWS;     \
         const size_t at = ((size_t)IN_TIME(s) * N + row0 + row) * (S * 3 * H) + direction * 3 * H;  \
         const bool is_row = row0 + row < N;                                                         \
@@ -191,7 +191,7 @@ KERNEL gru_forward(const u16* x, const u16* w, const float* bias, const float* h
       }
     }
     SYNC(); // the lines are there; the parts and the projections of this step may be written anew
-    for (int i = THREAD; i < (KINDS + SAVED) * ROWS * PIECES; i += THREADS) {
+    for (int i = thread_here(); i < (KINDS + SAVED) * ROWS * PIECES; i += THREADS) {
       const int piece = i % PIECES, line = i / PIECES, kind = line / ROWS, row = row0 + line % ROWS;
       const int t = IN_TIME(kind < KINDS ? s : s + 1); // the last kind: h' again, as what the next step starts from
       const int from = kind < KINDS ? line : line % ROWS;
