@@ -23,7 +23,11 @@ AUTO_USES_CUDA = False
 _BY_OLD_NAME = {True: "auto", False: "none", "True": "auto", "False": "none"}
 """Choices from when there was one kind of kernels, in code and on a command line."""
 
-_CUDA_DTYPES = {"forward": ("bfloat16", "float16"), "backward": ("bfloat16",)}
+_CUDA_DTYPES = {
+    "forward": ("bfloat16", "float16"),
+    "backward": ("bfloat16",),
+    "rollout": ("bfloat16", "float16"),
+}
 """Types of the operands that the CUDA kernels of a form multiply."""
 
 
@@ -148,16 +152,18 @@ def _find_clusters(
     device: tiles.Device,
     gates: int,
     sampling: dict[str, int],
-) -> clusters.Clusters | None:
-    del gates, sampling
+) -> clusters.Clusters | clusters.RolloutClusters | None:
+    del gates
     # Without a `dtype`, storage is in half precision in TF32 alone.
-    if loop.storage.gates != jnp.float16 or carry.ndim != 3:
+    if loop.storage.gates != jnp.float16:
         return None
     operand = tiles.states_dtype(loop.dtype)
     if form == "backward":
         operand = tiles.cotangents_dtype(loop.dtype)
     if operand.name not in _CUDA_DTYPES.get(form, ()):
         return None
+    if form == "rollout":
+        return clusters.find_rollout_clusters(carry.shape, device, **sampling)
     return clusters.find_clusters(carry.shape, device)
 
 

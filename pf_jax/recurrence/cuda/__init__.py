@@ -10,5 +10,6 @@ so there may be more of them than run at once.
 """
 
 from pf_jax.recurrence.cuda.gru import backward, forward
+from pf_jax.recurrence.cuda.rollout import rollout
 
-__all__ = ["backward", "forward"]
+__all__ = ["backward", "forward", "rollout"]

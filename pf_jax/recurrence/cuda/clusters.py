@@ -80,3 +80,118 @@ def find_clusters(shape: tuple[int, ...], device: Device) -> Clusters | None:
             return found
     most = Clusters(directions, num_rows, size, _TILES[-1])
     return most if most.number <= _MOST_WAVES * resident(device) else None
+
+
+class RolloutClusters(NamedTuple):
+    """How a rollout is spread over clusters, whose rows all sample or all do not.
+
+    Attributes:
+        reading_tiles: Number of tiles of 8 rows of a cluster that reads given tokens.
+        sampling_tiles: Number of tiles of 8 rows of a cluster that samples.
+        memory: Bytes that the threads of a block can share.
+    """
+
+    reading_tiles: int
+    sampling_tiles: int
+    memory: int
+
+    def number(self, reading: int, sampling: int) -> int:
+        """Number of clusters.
+
+        Args:
+            reading: Number of rows that read given tokens at every step.
+            sampling: Number of rows that sample.
+        """
+        return -(-reading // (8 * self.reading_tiles)) + -(
+            -sampling // (8 * self.sampling_tiles)
+        )
+
+
+_ROLLOUT_TILES = ((1, 1), (2, 1), (2, 2), (3, 2), (3, 3))
+"""Tiles of a cluster that reads and of one that samples, the fastest first."""
+_MOST_CLASSES = 256
+
+
+def find_rollout_clusters(
+    shape: tuple[int, ...],
+    device: Device,
+    *,
+    reading: int,
+    sampling: int,
+    classes: int,
+    layers: int,
+) -> RolloutClusters | None:
+    """The fewest rows of a cluster with which all run at once, else the most.
+
+    Args:
+        shape: Shape of the carry, `[N, H]`.
+        device: What a kernel has at its disposal.
+        reading: Number of rows that read given tokens at every step.
+        sampling: Number of rows that sample.
+        classes: Number of classes sampled from.
+        layers: Number of layers.
+
+    Returns:
+        None where there is no kernel, or a slower one than Triton's.
+    """
+    size = shape[-1]
+    if device.capability < 9 or size not in _SIZES or layers != 1:
+        return None
+    if classes > _MOST_CLASSES:
+        return None
+    found = None
+    for tiles in _ROLLOUT_TILES:
+        each = RolloutClusters(*tiles, device.memory)
+        if rollout_memory(each, size, classes) > device.memory:
+            break
+        found = each
+        if each.number(reading, sampling) <= resident(device):
+            return each
+    most = _MOST_WAVES * resident(device)
+    return found if found and found.number(reading, sampling) <= most else None
+
+
+def class_tiles(classes: int) -> int:
+    """Number of tiles of 16 classes, a power of two."""
+    return 1 << (-(-classes // 16) - 1).bit_length()
+
+
+def warps(size: int) -> tuple[int, int]:
+    """Warps of a block along its columns, and along the terms of a product."""
+    along_columns = size // BLOCKS // 16
+    return along_columns, min(8 // along_columns, size // 32)
+
+
+def table_memory(size: int, tokens: int) -> int:
+    """Bytes of shared memory of a block's columns of the table."""
+    return (tokens + 1) * (3 * size // BLOCKS + 8) * 4
+
+
+def rollout_memory(clusters: RolloutClusters, size: int, classes: int) -> int:
+    """Bytes of shared memory of a block, but for the table; as in `sources/rollout.cu`.
+
+    Args:
+        clusters: How the work is spread.
+        size: Number of hidden units.
+        classes: Number of classes sampled from.
+    """
+    tiles = max(clusters.reading_tiles, clusters.sampling_tiles)
+    along_columns, along_terms = warps(size)
+    number = along_columns * along_terms
+    along_classes = min(class_tiles(classes), 4 if number == 6 else number)
+    columns = size // BLOCKS
+    states = 2 * tiles * size * 16
+    parts = tiles * along_columns * 2 * (along_terms - 1) * 3 * 256
+    lines = 5 * 8 * tiles * (2 * columns + 16)
+    scores = (number // along_classes + 2) * clusters.sampling_tiles * 8
+    readout = 16 * class_tiles(classes)
+    return (
+        states
+        + parts
+        + lines
+        + scores * (readout + 4) * 4
+        + readout * size * 2
+        + columns * 4
+        + 6 * 8
+        + 16
+    )

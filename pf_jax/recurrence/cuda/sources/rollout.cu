@@ -9,7 +9,7 @@
 // token, the reading of its row of the table and the writing of the step before; then the gates.
 //
 // Constants: see place.cuh, with TILES_READING and TILES_SAMPLING of the two kinds of clusters; READING: rows of the
-// first kind; CLASSES; TABLE_SHARED: whether a block has its columns of the table in shared memory; SAVED and F16: as
+// first kind; CLASSES sampled from; TOKENS in the table; TABLE_SHARED: whether a block has its columns of the table in shared memory; SAVED and F16: as
 // in forward.cu.
 #include "primitives.cuh"
 
@@ -42,18 +42,18 @@ static_assert(VT % 2 == 0 && VM % VW == 0 && H / 16 % VK == 0, "all warps of a r
 #define AT_NOISE (AT_SCORES + TILES_SAMPLING * VK * 8 * SCORES * 4)
 #define AT_READOUT (AT_NOISE + 2 * TILES_SAMPLING * 8 * SCORES * 4)
 #define AT_TABLE (AT_READOUT + VM * 16 * H * 2)
-#define AT_BIAS (AT_TABLE + (TABLE_SHARED ? (CLASSES + 1) * ENTRY * 4 : 0))
+#define AT_BIAS (AT_TABLE + (TABLE_SHARED ? (TOKENS + 1) * ENTRY * 4 : 0))
 #define AT_LEAVE (AT_BIAS + HC * 4)
 #define AT_BARS (AT_LEAVE + 6 * 8)
 #define SHARED_BYTES (AT_BARS + 16)
 
 // What a variant leaves out, to time the parts; its results are wrong.
 #ifndef CUT
-#define CUT 0 // 1: samples, 2: writes, 3: recurrent product
+#define CUT 0 // 1: samples, 2: writes, 3: recurrent product, 4: stores of 16 bytes (results are right), 5: exchange
 #endif
 
 struct Arrays {
-  const float* table;   // [CLASSES + 1, 3H], the last row is NaN
+  const float* table;   // [TOKENS + 1, 3H], the last row is NaN
   const u16* weights;   // [3H, H], U transposed
   const float* bias;    // [H]
   const u16* readout;   // [16 VM, H], transposed, zeros behind the classes
@@ -175,7 +175,7 @@ template <int tiles, bool samples> DEV void run(const Arrays& arrays, unsigned c
       ((u32*)(smem + AT_READOUT))[i] = ((const u32*)arrays.readout)[((size_t)class_ * H + term) / 2];
     }
   if (TABLE_SHARED)
-    for (int i = THREAD; i < (CLASSES + 1) * 3 * HC; i += THREADS) {
+    for (int i = THREAD; i < (TOKENS + 1) * 3 * HC; i += THREADS) {
       const int c = i % HC, gate = i / HC % 3, token = i / HC / 3;
       ((float*)(smem + AT_TABLE))[token * ENTRY + gate * HC + c] = arrays.table[(size_t)(token * 3 + gate) * H + rank * HC + c];
     }
@@ -226,7 +226,7 @@ template <int tiles, bool samples> DEV void run(const Arrays& arrays, unsigned c
             const float* const noise = (const float*)(smem + AT_NOISE) + ((next * tiles + n) * 8 + 2 * q + (i & 1)) * SCORES;
             logits[n][m][i] = vk ? 0.f : noise[(vw + m * VW) * 16 + g + 8 * (i >> 1)];
           }
-    if (t) {
+    if (t && CUT != 5) {
       bar_wait(s_bar + 8 * now, ((t - now) >> 1 & 1) ^ (now ? 0 : 1));
       if (THREAD == 0 && t + 1 < states) bar_expect(s_bar + 8 * next, tiles * TILE);
     }
@@ -339,7 +339,10 @@ template <int tiles, bool samples> DEV void run(const Arrays& arrays, unsigned c
           h[n][j] = (1.f - z[j]) * tanh_(pre[j]) + z[j] * h[n][j];
         }
         const u32 sent = pack_operand(of_state * h[n][0], of_state * h[n][1]);
-        if (t + 1 < states) {
+        if (CUT == 4 && t + 1 < states)
+          for (int p = 0; p < 8; p++)
+            send(map_anew(s_h + (next * tiles + n) * TILE + column * 16 + 4 * q, p), sent, map_anew(s_bar + 8 * next, p));
+        if (CUT < 4 && t + 1 < states) {
           u32 rows_[4]; // the 8 rows of a column, which four lanes have; each of them tells two blocks
 #pragma unroll
           for (int i = 0; i < 4; i++) rows_[i] = from_lane(sent, (lane & 28) + i);
