@@ -231,16 +231,19 @@ static void start(int threads, int bytes) {
 static const char* run_cluster(int number, int threads, int bytes, std::function<void()> run) {
   cluster_number = number; body = run; failure = nullptr;
   start(threads, bytes);
-  std::vector<int> order(8 * threads / 32);
+  std::vector<int> order(8 * threads / 32), asleep(8 * threads / 32);
   for (size_t i = 0; i < order.size(); i++) order[i] = i;
   for (int idle = 0;;) {
     std::shuffle(order.begin(), order.end(), rng);
     const long before = progress();
     const size_t sent = late.size();
-    for (int w : order)
-      if (rng() % 3)
+    for (int w : order) {
+      if (asleep[w] == 0 && rng() % 400 == 0) asleep[w] = rng() % 60; // far behind the others
+      if (asleep[w] > 0) asleep[w]--;
+      else if (rng() % 3)
         for (int i = 32 * w; i < 32 * w + 32; i++)
           if (!fibers[i].done) { self = &fibers[i]; swapcontext(&scheduler, &self->context); if (failure) return failure; }
+    }
     if (std::all_of(fibers.begin(), fibers.end(), [](Fiber& x) { return x.done; })) return late.empty() ? nullptr : "bytes in flight at the end";
     const bool moved = progress() != before || late.size() != sent || !late.empty();
     for (size_t n = late.size() / 2 + !late.empty(); n--;) deliver(rng() % late.size());

@@ -48,12 +48,23 @@ def launch(program: Program, read: Any, made: Any) -> Any:
     """
     arrays = jax.tree.leaves(vary_alike(read))
     shapes, structure = jax.tree.flatten(made)
-    array_type = jax.typeof(arrays[0])
-    shapes = [
-        jax.ShapeDtypeStruct(x.shape, x.dtype, manual_axis_type=array_type.mat)
-        for x in shapes
-    ]
+    shapes = [_typed_as(arrays[0], x) for x in shapes]
     return jax.tree.unflatten(structure, run(program, arrays, shapes))
+
+
+def _typed_as(array: Array, made: Any) -> Any:
+    """A result's type, which under `jax.shard_map` varies over devices as an array does."""
+    mesh = jax.sharding.get_abstract_mesh()
+    sharding = None
+    if not mesh.empty:
+        whole = jax.sharding.PartitionSpec(*[None] * len(made.shape))
+        sharding = jax.sharding.NamedSharding(mesh, whole)
+    return jax.ShapeDtypeStruct(
+        made.shape,
+        made.dtype,
+        sharding=sharding,
+        manual_axis_type=jax.typeof(array).mat,
+    )
 
 
 def run(program: Program, arrays: list[Array], made: list[Any]) -> Any:
