@@ -89,7 +89,6 @@ static void send4(u32 to, const u32 v[4], u32 bar) {
   if (to & 15) fail("misaligned");
   for (int i = 0; i < 4; i++) send(to + 4 * i, v[i], bar);
 }
-static int anew(int x) { return x; }
 static u32 map_anew(u32 a, u32 rank) { return map_to(a, rank); }
 static void deliver(size_t i) {
   const Message m = late[i];

@@ -74,7 +74,12 @@ def run(program, arrays, made, faults=(), seed=0):
     assert library.sizes(0) == program.threads
     if not faults:
         assert library.sizes(1) == program.shared
-    outputs = [np.full(x.shape, np.nan, x.dtype) for x in made]
+    outputs = [
+        np.full(
+            x.shape, np.nan if jnp.issubdtype(x.dtype, jnp.inexact) else -1, x.dtype
+        )
+        for x in made
+    ]
     everything = [np.ascontiguousarray(x) for x in arrays] + outputs
     pointers = (ctypes.c_void_p * len(everything))(*(x.ctypes.data for x in everything))
     failure = library.run(pointers, program.blocks, seed)

@@ -224,10 +224,10 @@ def update(kernels, dtype="bfloat16"):
 @pytest.mark.parametrize(
     ("kernels", "dtype", "numbers"),
     [
-        ("cuda", "bfloat16", (3, 1)),
-        ("cuda", None, (1, 3)),
+        ("cuda", "bfloat16", (4, 0)),
+        ("cuda", None, (2, 2)),
         ("triton", "bfloat16", (0, 4)),
-        ("auto", "bfloat16", (3, 1) if dispatch.AUTO_USES_CUDA else (0, 4)),
+        ("auto", "bfloat16", (4, 0) if dispatch.AUTO_USES_CUDA else (0, 4)),
         (False, "bfloat16", (0, 0)),
     ],
 )

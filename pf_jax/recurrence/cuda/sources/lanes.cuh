@@ -14,13 +14,6 @@ DEV u32 map_anew(u32 a, u32 rank) {
   return r;
 }
 
-// A number that the compiler takes for a new one: what follows from it is not kept in registers from step to step.
-DEV int anew(int x) {
-  int y;
-  asm volatile("mov.u32 %0, %1;" : "=r"(y) : "r"(x));
-  return y;
-}
-
 // --- between the threads of a warp
 DEV u32 from_lane(u32 x, int lane) { return __shfl_sync(0xffffffffu, x, lane); }
 DEV u32 from_xor(u32 x, int mask) { return __shfl_xor_sync(0xffffffffu, x, mask); }

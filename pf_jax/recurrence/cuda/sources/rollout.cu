@@ -112,7 +112,7 @@ DEV int choose(const float* scores, int lane) {
 template <int tiles> DEV void write_lines(unsigned char* smem, int t, int row0, int rows, u32 rank) {
   if (CUT == 2) return;
 #pragma unroll 1
-  for (int i = anew(THREAD); i < (SAVED ? 6 : 2) * tiles * 8 * PIECES; i += THREADS) {
+  for (int i = thread_here(); i < (SAVED ? 6 : 2) * tiles * 8 * PIECES; i += THREADS) {
     const int piece = i % PIECES, row = i / PIECES % (8 * tiles), kind = i / PIECES / (8 * tiles);
     if (row >= rows || (kind < 5 ? t == 0 : t == T)) continue;
     u16* const to = ((u16* const*)(smem + AT_LEAVE))[kind] + ((size_t)(kind < 5 ? t - 1 : t) * N + row0 + row) * H + rank * HC;
@@ -199,7 +199,7 @@ template <int tiles, bool samples> DEV void run(const Arrays& arrays, unsigned c
 #define READ_NOISE(t)                                                                                            \
   {                                                                                                              \
     if (samples && (t) < T)                                                                                      \
-      _Pragma("unroll 1") for (int i = anew(THREAD); i < tiles * 8 * 16 * VM; i += THREADS) {                                            \
+      _Pragma("unroll 1") for (int i = thread_here(); i < tiles * 8 * 16 * VM; i += THREADS) {                                            \
         const int class_ = i % (16 * VM), row = i / (16 * VM);                                                   \
         if (class_ < CLASSES && row < rows)                                                                      \
           copy4(s_h + AT_NOISE + (((t) & 1) * tiles * 8 + row) * SCORES * 4 + class_ * 4,                        \
