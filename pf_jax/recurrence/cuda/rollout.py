@@ -29,7 +29,7 @@ from pf_jax.types import Array
 
 def rollout_program(
     clusters: RolloutClusters,
-    shape: tuple[int, int, int],
+    shape: tuple[int, ...],
     *,
     reading: int,
     classes: int,
