@@ -54,7 +54,9 @@ def _spread(
     )
 
 
-def lower(form: str, shape: Shape, precision: str, target: Target) -> Any:
+def lower(
+    form: str, shape: Shape, precision: str, target: Target, **generator: Any
+) -> Any:
     """A form as jax hands it to the target's compiler.
 
     Args:
@@ -62,10 +64,11 @@ def lower(form: str, shape: Shape, precision: str, target: Target) -> Any:
         shape: Sizes; the batch is that of all devices.
         precision: Name of the products' precision, one of `PRECISIONS`.
         target: Devices to compile for.
+        **generator: Further fields of the generator.
     """
     function = STEPS.get(form, free_run)
     dtype = PRECISIONS[precision]
-    state = jax.eval_shape(lambda: forms.train_state(shape, dtype=dtype))
+    state = jax.eval_shape(lambda: forms.train_state(shape, dtype=dtype, **generator))
     tokens = jax.ShapeDtypeStruct((shape.steps, shape.batch), jnp.int32)
     batch = pf_jax.Batch(tokens, tokens)
     key = jax.eval_shape(lambda: jax.random.key(0))

@@ -43,7 +43,8 @@ def get_config() -> config_dict.ConfigDict:
     generator.feedback_temperature = 1.0  # softmax temperature of "soft" feedback etc.
     generator.feedback_steps = 0  # steps a feedback gradient goes back; 0: all the way
     generator.unroll = 0  # steps in the body of a loop over time; 0: 4 on a GPU, else 1
-    generator.kernels = True  # run each loop over time as one kernel, on GPUs that can
+    # Kernels that loops over time run as on a GPU: "auto", "cuda", "triton" or "none".
+    generator.kernels = "auto"
     generator.recompute = False  # save memory: recompute gates in the backward pass
 
     config.behavior = behavior = config_dict.ConfigDict()

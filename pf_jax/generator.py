@@ -32,7 +32,9 @@ class Generator(NamedTuple):
             the gates in it, by one matrix product. For cells with a fast path.
         unroll: Number of steps in a loop's body, as in `lax.scan`; 0 is 4 on a GPU and
             1 elsewhere. For cells with a fast path.
-        kernels: Whether a loop runs as one kernel on a GPU, where there is one for it.
+        kernels: Kernels that loops run as on a GPU, one launch each, where there are any:
+            "auto", "cuda" (compute capability 9 and later), "triton" or "none", the plain
+            loops. True is "auto", False is "none".
         feedback: What a free run reads, of `FEEDBACKS`. All but `sample` carry gradients
             through what is fed back and take the plain loop.
         feedback_temperature: Temperature of the relaxation of `soft` and
@@ -48,7 +50,7 @@ class Generator(NamedTuple):
     dtype: str | None = None
     recompute: bool = False
     unroll: int = 0
-    kernels: bool = True
+    kernels: bool | str = "auto"
     feedback: str = "sample"
     feedback_temperature: float = 1.0
     feedback_steps: int = 0

@@ -58,7 +58,7 @@ def test_read_config_adds_what_the_oldest_runs_lack(tmp_path):
     values = json.loads(OLD.read_text())
     del values["generator"]["kernels"]
     (tmp_path / "config.json").write_text(json.dumps(values))
-    assert read_config(tmp_path).generator.kernels is True
+    assert read_config(tmp_path).generator.kernels == "auto"
 
 
 def test_read_config_keeps_the_types_of_optional_fields(tmp_path):
@@ -96,7 +96,7 @@ def test_read_config_error_for_a_section_that_is_none(tmp_path):
         {"generator__feedback": "soft"},
         {"generator__feedback_steps": 3},
         {"generator__feedback_temperature": 0.5},
-        {"generator__kernels": False},
+        {"generator__kernels": "none"},
         {"generator__readout_bias": "zeros"},
         {"discriminator__learning_rate": 1e-4},
         {"discriminator__schedule": "cosine"},

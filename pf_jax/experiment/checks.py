@@ -11,6 +11,7 @@ from pf_jax.errors import UserError
 from pf_jax.generator import FEEDBACKS
 from pf_jax.objectives import OBJECTIVES
 from pf_jax.players import SCHEDULES
+from pf_jax.recurrence import KERNELS, kernel_choice
 
 CELLS = ("gru", "lstm")
 READOUT_BIASES = ("data", "zeros")
@@ -52,6 +53,14 @@ class _Rule(NamedTuple):
 
 def _at_least(field: str, lowest: int) -> _Rule:
     return _Rule(field, lambda value: value >= lowest, f"at least {lowest}")
+
+
+def _is_kernels(value: Any) -> bool:
+    try:
+        kernel_choice(value)
+    except ValueError:
+        return False
+    return True
 
 
 def _one_of(field: str, known: tuple[str, ...]) -> _Rule:
@@ -131,6 +140,7 @@ _RULES = (
     _positive("generator.feedback_temperature"),
     _at_least("generator.feedback_steps", 0),
     _at_least("generator.unroll", 0),
+    _Rule("generator.kernels", _is_kernels, f"one of {', '.join(KERNELS)}"),
     _Rule(
         "behavior.fields",
         lambda fields: (

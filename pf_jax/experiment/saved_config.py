@@ -9,6 +9,7 @@ from ml_collections import config_dict
 from pf_jax.errors import UserError
 from pf_jax.experiment.checks import PLAYER_FIELDS
 from pf_jax.files import write_whole
+from pf_jax.recurrence import kernel_choice
 
 MODEL_SECTIONS = ("generator", "behavior", "discriminator", "data", "dtype")
 """Sections that settle a model's shapes and its encoding."""
@@ -49,7 +50,7 @@ ADDED_FIELDS: dict[str, Any] = {
     "generator.feedback": "sample",
     "generator.feedback_steps": 0,
     "generator.feedback_temperature": 1.0,
-    "generator.kernels": True,
+    "generator.kernels": "auto",
     "generator.readout_bias": "zeros",
     **dict.fromkeys(OPTIONAL_FIELDS),
     "adversarial.warmup_steps": 0,
@@ -95,6 +96,9 @@ def _completed(values: dict[str, Any]) -> config_dict.ConfigDict:
     for field in TUPLE_FIELDS:
         section, name = field.split(".")
         values[section][name] = tuple(values[section][name])
+    kernels = values["generator"]["kernels"]
+    if isinstance(kernels, bool):  # of runs from when there was one kind of kernels
+        values["generator"]["kernels"] = kernel_choice(kernels)
     config = config_dict.ConfigDict(values)
     for field, kind in OPTIONAL_FIELDS.items():
         section, name = field.split(".")

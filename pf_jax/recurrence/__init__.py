@@ -17,11 +17,13 @@ from pf_jax.recurrence.cells import (
     lstm,
     lstm_step,
 )
+from pf_jax.recurrence.dispatch import KERNELS, kernel_choice
 from pf_jax.recurrence.loops import GRUWeights, Interface, Loop, where_rows
 from pf_jax.recurrence.rollout import Reading, Rollout, gru
 from pf_jax.recurrence.scan import Layer, gru_network
 
 __all__ = [
+    "KERNELS",
     "Cell",
     "CellOutput",
     "GRUParams",
@@ -40,6 +42,7 @@ __all__ = [
     "gru_step",
     "init_gru",
     "init_lstm",
+    "kernel_choice",
     "lstm",
     "lstm_step",
     "where_rows",

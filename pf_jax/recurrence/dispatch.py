@@ -1,15 +1,59 @@
-"""The one choice between a kernel and its plain form."""
+"""The one choice between a loop's kernels and its plain form."""
 
 import functools
 import importlib
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 
 from pf_jax.recurrence import loops, tiles
+from pf_jax.recurrence.cuda import clusters
+from pf_jax.recurrence.cuda.nvrtc import UnavailableError
 from pf_jax.recurrence.loops import Loop
 from pf_jax.types import Array
+
+KERNELS = ("auto", "cuda", "triton", "none")
+"""Choices of kernels, for `Loop.kernels`; "cuda" takes Triton's where it has none."""
+
+AUTO_USES_CUDA = False
+"""Whether "auto" takes CUDA kernels: once a device has run them and the checks passed."""
+
+_BY_OLD_NAME = {True: "auto", False: "none", "True": "auto", "False": "none"}
+"""Choices from when there was one kind of kernels, in code and on a command line."""
+
+_CUDA_DTYPES = {
+    "forward": ("bfloat16", "float16"),
+    "backward": ("bfloat16",),
+    "rollout": ("bfloat16", "float16"),
+}
+"""Types of the operands that the CUDA kernels of a form multiply."""
+
+
+def kernel_choice(kernels: bool | str) -> str:
+    """A choice of kernels by its present name.
+
+    Args:
+        kernels: One of `KERNELS`; True for "auto", False for "none".
+
+    Raises:
+        ValueError: If it is neither.
+    """
+    choice = _BY_OLD_NAME.get(kernels, kernels)
+    if choice not in KERNELS:
+        raise ValueError(f"kernels={kernels!r}: must be one of {', '.join(KERNELS)}")
+    return str(choice)
+
+
+def _kinds(loop: Loop) -> tuple[str, ...]:
+    """The kinds of kernels that a loop may run as, in the order of preference."""
+    return {
+        "auto": ("cuda", "triton") if AUTO_USES_CUDA else ("triton",),
+        "cuda": ("cuda", "triton"),
+        "triton": ("triton",),
+        "none": (),
+    }[kernel_choice(loop.kernels)]
 
 
 def on_device(loop: Loop, like: Array) -> Loop:
@@ -20,7 +64,7 @@ def on_device(loop: Loop, like: Array) -> Loop:
         like: Array of the type that the loop computes in.
     """
     is_tf32 = (
-        loop.kernels
+        bool(_kinds(loop))
         and loop.dtype is None
         and like.dtype == jnp.float32
         and tiles.find_device(None) is not None
@@ -40,8 +84,8 @@ def choose(
     """A form of a loop over time: a GPU kernel where there is one, else the plain loop.
 
     Args:
-        form: Name of the function in `loops` and in `kernels`: "forward", "backward" or
-            "rollout". Both have the same arguments and results.
+        form: Name of the function in `loops`, in `kernels` and in `cuda`: "forward",
+            "backward" or "rollout". All have the same arguments and results.
         loop: How the loop computes.
         *static: Arguments of the function between `loop` and the arrays.
         carry: First carries `[S, N, H]`; their shape and type are looked at.
@@ -53,14 +97,21 @@ def choose(
     Returns:
         The function of the arrays.
     """
-    found = _find_tiles(loop, carry, gates, sampling) if has_kernel else None
-    if found is None:
+    device = tiles.find_device(loop.dtype)
+    found: list[Callable[..., Any]] = []
+    if has_kernel and device is not None and carry.dtype == jnp.float32:
+        for kind in _kinds(loop):
+            spread = _SPREADS[kind](form, loop, carry, device, gates, sampling)
+            if spread is not None:
+                # Imported here alone: Triton's loads Pallas, which no CPU or TPU needs.
+                module = importlib.import_module(_MODULES[kind])
+                found.append(
+                    functools.partial(getattr(module, form), spread, loop, *static)
+                )
+    if not found:
         return functools.partial(getattr(loops, form), loop, *static)
-    # Imported here alone: it loads Pallas, which no CPU or TPU needs.
-    kernels = importlib.import_module("pf_jax.recurrence.kernels")
-    kernel = functools.partial(getattr(kernels, form), found, loop, *static)
     plain = functools.partial(_AS_KERNELS[form], loop, *static)
-    return tiles.on_gpu(kernel, plain)
+    return tiles.on_gpu(_first_that_compiles([*found, plain]), plain)
 
 
 _AS_KERNELS = {
@@ -70,14 +121,66 @@ _AS_KERNELS = {
 }
 """Plain loops that return all that their kernels do."""
 
+_MODULES = {"cuda": "pf_jax.recurrence.cuda", "triton": "pf_jax.recurrence.kernels"}
+
+
+def _first_that_compiles(forms: Sequence[Callable[..., Any]]) -> Callable[..., Any]:
+    """The first form for which there is a compiler."""
+
+    def run(*arrays: Any) -> Any:
+        for form in forms[:-1]:
+            try:
+                return form(*arrays)
+            except UnavailableError as error:
+                _report(str(error))
+        return forms[-1](*arrays)
+
+    return run
+
+
+@functools.cache
+def _report(reason: str) -> None:
+    """Logs once why a kernel is not used."""
+    message = "no CUDA kernel of a GRU, other kernels or plain loops instead: %s"
+    logging.getLogger(__name__).warning(message, reason)
+
+
+def _find_clusters(
+    form: str,
+    loop: Loop,
+    carry: Array,
+    device: tiles.Device,
+    gates: int,
+    sampling: dict[str, int],
+) -> clusters.Clusters | clusters.RolloutClusters | None:
+    del gates
+    # Without a `dtype`, storage is in half precision in TF32 alone.
+    if loop.storage.gates != jnp.float16:
+        return None
+    operand = tiles.states_dtype(loop.dtype)
+    if form == "backward":
+        operand = tiles.cotangents_dtype(loop.dtype)
+    if operand.name not in _CUDA_DTYPES.get(form, ()):
+        return None
+    if form == "rollout":
+        return clusters.find_rollout_clusters(carry.shape, device, **sampling)
+    return clusters.find_clusters(carry.shape, device)
+
 
 def _find_tiles(
-    loop: Loop, carry: Array, gates: int, sampling: dict[str, int]
+    form: str,
+    loop: Loop,
+    carry: Array,
+    device: tiles.Device,
+    gates: int,
+    sampling: dict[str, int],
 ) -> tiles.Tiles | None:
-    device = tiles.find_device(loop.dtype)
-    if device is None or not loop.kernels or carry.dtype != jnp.float32:
-        return None
+    del form
     # Forward passes multiply states, backward passes cotangents.
     operand = tiles.cotangents_dtype if gates == 1 else tiles.states_dtype
     size = operand(loop.dtype).itemsize
     return tiles.find_tiles(tiles.Work(carry.shape, gates, size, **sampling), device)
+
+
+_SPREADS = {"cuda": _find_clusters, "triton": _find_tiles}
+"""How each kind of kernels spreads its work; they return None where there is no kernel."""

@@ -52,10 +52,12 @@ class Device(NamedTuple):
     Attributes:
         cores: Number of programs that run at once.
         memory: Bytes that the threads of a program can share.
+        capability: Compute capability of a GPU.
     """
 
     cores: int
     memory: int
+    capability: float = 8.0
 
 
 class Tiles(NamedTuple):
@@ -97,7 +99,7 @@ def find_device(dtype: DType) -> Device | None:
     if not capability.replace(".", "", 1).isdigit() or float(capability) < 8:
         return None
     memory = _MEMORY.get(capability, _LEAST_MEMORY) - _OTHER_MEMORY
-    return Device(device.core_count, memory * 1024)
+    return Device(device.core_count, memory * 1024, float(capability))
 
 
 def states_dtype(dtype: DType) -> np.dtype:

@@ -12,7 +12,6 @@ from jax.experimental.pallas import triton
 from pf_jax.affine import DType
 from pf_jax.recurrence.cells import gru_gates
 from pf_jax.recurrence.kernels.programs import (
-    Operand,
     arrive,
     find_place,
     for_each_direction,
@@ -20,8 +19,6 @@ from pf_jax.recurrence.kernels.programs import (
     product,
     read,
     read_operand,
-    scaled,
-    state_divisor,
     wait,
     write,
     write_gates,
@@ -34,6 +31,7 @@ from pf_jax.recurrence.loops import (
     Scaled,
     Trace,
 )
+from pf_jax.recurrence.operands import Operand, scaled, state_divisor
 from pf_jax.recurrence.tiles import Tiles, cotangents_dtype, states_dtype
 from pf_jax.types import Array
 

@@ -9,7 +9,8 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 
-from pf_jax.affine import DType, power_of_two, stored
+from pf_jax.affine import stored
+from pf_jax.recurrence.operands import Operand
 from pf_jax.recurrence.tiles import Tiles
 from pf_jax.types import Array, vary_alike
 
@@ -102,19 +103,6 @@ def for_each_direction(num_directions: int, run: Callable[[int], None]) -> None:
         return run(0)
     for direction in range(num_directions):
         pl.when(pl.program_id(2) == direction)(lambda number=direction: run(number))
-
-
-class Operand(NamedTuple):
-    """A kernel to multiply by, as arrays or references to them.
-
-    Attributes:
-        kernel: Weights `[S, O, K]`, transposed: tensor cores read both operands of a TF32
-            product along its terms.
-        scale: Factor of the product, `[1]`.
-    """
-
-    kernel: Any
-    scale: Any
 
 
 Resident = list[list[Array]]
@@ -263,25 +251,3 @@ def launch(
             ),
         )(*arguments),
     )
-
-
-def state_divisor(*carry: Array) -> Array:
-    """A power of two, `[1]`, over which all states of a GRU lie between -1 and 1.
-
-    Args:
-        *carry: First carries; a step's state lies between the last one's and a tanh.
-    """
-    largest = jnp.stack([jnp.max(jnp.abs(layer)) for layer in carry])
-    return jnp.maximum(1.0, power_of_two(largest)).reshape(1)
-
-
-def scaled(kernel: Array, divisor: Array, operand: DType) -> Operand:
-    """A kernel over a power of two, for products with states over their divisor.
-
-    Args:
-        kernel: Weights `[S, O, K]`.
-        divisor: Divisor of the states.
-        operand: Type of what is multiplied.
-    """
-    scale = power_of_two(kernel)
-    return Operand((kernel / scale).astype(operand), scale * divisor)

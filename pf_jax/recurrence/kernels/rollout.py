@@ -19,14 +19,11 @@ from jax.experimental.pallas import triton
 from pf_jax.affine import DType
 from pf_jax.recurrence.cells import gru_gates
 from pf_jax.recurrence.kernels.programs import (
-    Operand,
     arrive,
     find_place,
     launch,
     product,
     read_operand,
-    scaled,
-    state_divisor,
     wait,
     write,
     write_gates,
@@ -39,6 +36,7 @@ from pf_jax.recurrence.loops import (
     RolloutTrace,
     Trace,
 )
+from pf_jax.recurrence.operands import Operand, scaled, state_divisor
 from pf_jax.recurrence.tiles import (
     Tiles,
     keeps_readout,

@@ -1,0 +1,205 @@
+"""GRUs over time, one or two in opposite directions; `loops.py` has the plain loops."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from pf_jax.recurrence.cuda.call import Program, launch
+from pf_jax.recurrence.cuda.clusters import BLOCKS, Clusters
+from pf_jax.recurrence.loops import (
+    Deltas,
+    Gates,
+    GRUWeights,
+    Loop,
+    Scaled,
+    Trace,
+)
+from pf_jax.recurrence.operands import scaled, state_divisor
+from pf_jax.recurrence.tiles import states_dtype
+from pf_jax.types import Array
+
+_BARRIERS = 16
+"""Bytes of shared memory for barriers."""
+
+
+def _program(
+    way: str,
+    clusters: Clusters,
+    num_steps: int,
+    threads: int,
+    shared: int,
+    **defines: int,
+) -> Program:
+    constants = {
+        "STEPS": num_steps,
+        "BATCH": clusters.num_rows,
+        "SIDES": clusters.directions,
+        "UNITS": clusters.size,
+        "TILES": clusters.tiles,
+        **defines,
+    }
+    return Program(
+        f"{way}.cu",
+        f"gru_{way}",
+        tuple(sorted(constants.items())),
+        BLOCKS * clusters.number,
+        threads,
+        shared,
+    )
+
+
+def forward_program(
+    clusters: Clusters, num_steps: int, *, is_saved: bool, is_half: bool
+) -> Program:
+    """The kernel of `forward`.
+
+    Args:
+        clusters: How the work is spread.
+        num_steps: Number of steps.
+        is_saved: Whether there will be a backward pass.
+        is_half: Whether operands are in half precision, in place of bfloat16.
+    """
+    along_columns = clusters.columns // 16
+    along_terms = min(8 // along_columns, clusters.size // 32)
+    warps = along_columns * along_terms
+    states = 2 * clusters.rows * clusters.size * 2
+    parts = clusters.tiles * warps * 12 * 32 * 4
+    lines = (2 * 3 + (5 if is_saved else 2)) * clusters.rows * clusters.line()
+    return _program(
+        "forward",
+        clusters,
+        num_steps,
+        32 * warps,
+        states + parts + lines + _BARRIERS,
+        SAVED=int(is_saved),
+        F16=int(is_half),
+    )
+
+
+def backward_program(
+    clusters: Clusters, num_steps: int, *, is_half: bool, has_preactivation: bool
+) -> Program:
+    """The kernel of `backward`.
+
+    Args:
+        clusters: How the work is spread.
+        num_steps: Number of steps.
+        is_half: Whether cotangents of the hidden states are in half precision.
+        has_preactivation: Whether there are cotangents of the preactivations.
+    """
+    operands = 2 * clusters.rows * 3 * clusters.columns * 2
+    parts = 2 * clusters.rows * clusters.size * 4
+    cotangents = clusters.line(2 if is_half else 4) + has_preactivation * clusters.line(4)
+    read = clusters.rows * (5 * clusters.line() + cotangents)
+    left = clusters.rows * 4 * clusters.line()
+    return _program(
+        "backward",
+        clusters,
+        num_steps,
+        256,
+        operands + parts + 2 * read + left + _BARRIERS,
+        HALF_D=int(is_half),
+        HAS_DA=int(has_preactivation),
+        F16=0,
+    )
+
+
+def forward(
+    clusters: Clusters,
+    loop: Loop,
+    is_saved: bool,
+    weights: GRUWeights,
+    projections: Array,
+    carry: Array,
+) -> Trace:
+    """`loops.forward` as one kernel, its work spread over clusters."""
+    num_directions, num_rows, size = carry.shape
+    num_steps = len(projections)
+    is_half = states_dtype(loop.dtype) == jnp.float16
+    divisor = state_divisor(carry) if is_half else jnp.ones(1, carry.dtype)
+    kernel = jnp.swapaxes(weights.kernel, -1, -2)
+    scale = jnp.ones(1, carry.dtype)
+    if is_half:
+        kernel, scale = scaled(kernel, divisor, jnp.float16)
+
+    def over_time(*shape: int, dtype: Any) -> Any:
+        return jax.ShapeDtypeStruct((*shape[:-1], num_rows, shape[-1]), dtype)
+
+    gates = Gates(
+        *[over_time(num_steps, size, dtype=jnp.float16)] * (4 if is_saved else 1)
+    )
+    stored = loop.storage.hidden
+    return launch(
+        forward_program(clusters, num_steps, is_saved=is_saved, is_half=is_half),
+        (
+            projections,
+            kernel.astype(states_dtype(loop.dtype)),
+            weights.bias,
+            carry,
+            jnp.concatenate([1 / divisor, scale]),
+        ),
+        Trace(
+            over_time(num_steps, num_directions * size, dtype=stored),
+            (gates,) * num_directions,
+            jax.ShapeDtypeStruct(carry.shape, carry.dtype),  # pyright: ignore
+            over_time(num_directions, num_steps, size, dtype=stored)
+            if is_saved
+            else None,
+        ),
+    )
+
+
+def backward(
+    clusters: Clusters,
+    loop: Loop,
+    weights: GRUWeights,
+    carry: Array,
+    trace: Trace,
+    d_hidden: Scaled,
+    d_preactivation: Array | None,
+    d_last: Array,
+) -> Deltas:
+    """`loops.backward` as one kernel, its work spread over clusters."""
+    num_directions, num_rows, size = carry.shape
+    num_steps = len(d_hidden.values)
+    values, scale = d_hidden
+    is_half = values.dtype == jnp.float16
+    if not is_half:
+        values = values.astype(jnp.float32)
+    scale = jnp.ones(1, carry.dtype) if scale is None else scale.reshape(1)
+    if d_preactivation is not None:
+        d_preactivation = d_preactivation.astype(jnp.float32)
+    kept = loop.storage.operands
+    widths = num_steps, num_rows
+    made = (
+        jax.ShapeDtypeStruct((num_directions, *widths, 3 * size), kept),
+        jax.ShapeDtypeStruct((*widths, num_directions * 3 * size), kept),
+        jax.ShapeDtypeStruct(carry.shape, carry.dtype),
+        jax.ShapeDtypeStruct(
+            (num_directions, clusters.of_direction, 4, size), carry.dtype
+        ),
+    )
+    product, projections, d_carry, sums = launch(
+        backward_program(
+            clusters,
+            num_steps,
+            is_half=is_half,
+            has_preactivation=d_preactivation is not None,
+        ),
+        (
+            weights.kernel.astype(jnp.bfloat16),
+            d_last,
+            trace.before,
+            trace.gates,
+            values,
+            scale,
+            d_preactivation,
+        ),
+        made,
+    )
+    # Of the cotangents of r, z, a and U h + c.
+    sums = jnp.sum(sums, axis=1)
+    return Deltas(
+        product, projections, d_carry, sums[:, :3].reshape(-1), sums[:, 3]
+    )

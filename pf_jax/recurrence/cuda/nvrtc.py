@@ -1,0 +1,134 @@
+"""CUDA C++ to PTX by NVRTC, which jax's CUDA wheels install; no compiler is needed."""
+
+import ctypes
+import ctypes.util
+import functools
+import glob
+import hashlib
+import importlib.util
+import os
+import pathlib
+import re
+
+SOURCES = pathlib.Path(__file__).parent / "sources"
+ARCHITECTURE = "compute_90"
+"""Clusters need it; PTX for it runs on all later devices too."""
+VERSION = "8.1"
+"""Version of the PTX that drivers are given: an old one does not know NVRTC's own."""
+
+Defines = tuple[tuple[str, int], ...]
+
+
+class UnavailableError(Exception):
+    """A kernel that cannot be compiled here."""
+
+
+def compile_ptx(name: str, defines: Defines) -> str:
+    """The PTX of a source file.
+
+    Args:
+        name: Name of a file in `sources/`.
+        defines: Constants of the compilation.
+
+    Raises:
+        UnavailableError: If NVRTC is missing, or refuses the source.
+    """
+    headers = sorted(SOURCES.glob("*.cuh"))
+    texts = tuple((path.name, path.read_text()) for path in (SOURCES / name, *headers))
+    return _compiled(texts, defines)
+
+
+@functools.cache
+def _compiled(texts: tuple[tuple[str, str], ...], defines: Defines) -> str:
+    """The PTX of a source and its headers, kept in a file for other processes."""
+    key = repr((texts, defines, ARCHITECTURE, VERSION)).encode()
+    path = cache_folder() / f"{hashlib.sha256(key).hexdigest()[:32]}.ptx"
+    try:
+        return path.read_text()
+    except OSError:
+        pass
+    ptx = _run_nvrtc(texts, defines)
+    try:
+        _write(path, ptx)
+    except OSError:  # A cache is no more than that.
+        pass
+    return ptx
+
+
+def _write(path: pathlib.Path, text: str) -> None:
+    """Writes a file atomically, also where other processes write the same one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{os.getpid()}")
+    temporary.write_text(text)
+    temporary.replace(path)
+
+
+def cache_folder() -> pathlib.Path:
+    """The folder of compiled kernels, in the user's cache."""
+    caches = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    return pathlib.Path(caches) / "pf_jax" / "ptx"
+
+
+def _folders() -> list[str]:
+    """Folders that may hold NVRTC: those of NVIDIA's wheels, then the toolkit's."""
+    spec = importlib.util.find_spec("nvidia")
+    wheels = list(spec.submodule_search_locations or ()) if spec else []
+    found = [f"{wheel}/{name}/lib" for wheel in wheels for name in ("cu1*", "cuda_nvrtc")]
+    toolkits = [os.environ.get("CUDA_HOME", ""), "/usr/local/cuda"]
+    return found + [f"{toolkit}/lib64" for toolkit in toolkits if toolkit]
+
+
+@functools.cache
+def find_library() -> ctypes.CDLL:
+    """NVRTC.
+
+    Raises:
+        UnavailableError: If it is not installed.
+    """
+    for folder in _folders():
+        for path in sorted(glob.glob(f"{folder}/libnvrtc.so.1[23]"), reverse=True):
+            # NVRTC would search the system's folders alone for this one.
+            for builtins in glob.glob(f"{os.path.dirname(path)}/libnvrtc-builtins.so.*"):
+                ctypes.CDLL(builtins, mode=ctypes.RTLD_GLOBAL)
+            return ctypes.CDLL(path)
+    name = ctypes.util.find_library("nvrtc")
+    if name is None:
+        raise UnavailableError("NVRTC is not installed: pip install nvidia-cuda-nvrtc")
+    return ctypes.CDLL(name)
+
+
+def _run_nvrtc(texts: tuple[tuple[str, str], ...], defines: Defines) -> str:
+    library = find_library()
+    (name, source), *headers = texts
+    program = ctypes.c_void_p()
+    strings = ctypes.c_char_p * len(headers)
+    status = library.nvrtcCreateProgram(
+        ctypes.byref(program),
+        source.encode(),
+        name.encode(),
+        len(headers),
+        strings(*(text.encode() for _, text in headers)),
+        strings(*(header.encode() for header, _ in headers)),
+    )
+    if status:
+        raise UnavailableError(f"NVRTC cannot read {name}: error {status}")
+    try:
+        options = [f"--gpu-architecture={ARCHITECTURE}", "-std=c++17"]
+        options += [f"-D{key}={value}" for key, value in defines]
+        arguments = (ctypes.c_char_p * len(options))(*(x.encode() for x in options))
+        if library.nvrtcCompileProgram(program, len(options), arguments):
+            log = _text(library, program, "nvrtcGetProgramLog")
+            raise UnavailableError(f"NVRTC refuses {name}: {log}")
+        ptx = _text(library, program, "nvrtcGetPTX")
+    finally:
+        library.nvrtcDestroyProgram(ctypes.byref(program))
+    return re.sub(r"\.version \d+\.\d+", f".version {VERSION}", ptx, count=1)
+
+
+def _text(library: ctypes.CDLL, program: ctypes.c_void_p, name: str) -> str:
+    """What NVRTC has to say of a program."""
+    size = ctypes.c_size_t()
+    getattr(library, f"{name}Size")(program, ctypes.byref(size))
+    text = ctypes.create_string_buffer(size.value)
+    getattr(library, name)(program, text)
+    return text.value.decode()

@@ -1,0 +1,40 @@
+// More machine instructions, which a rollout needs; tests/emulate.h has the same functions for a CPU.
+#pragma once
+#ifndef PF_EMULATE
+// --- 16 bytes at once to another block
+DEV void send4(u32 to, const u32 v[4], u32 bar) {
+  asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1,%2,%3,%4}, [%5];" ::"r"(to), "r"(v[0]),
+               "r"(v[1]), "r"(v[2]), "r"(v[3]), "r"(bar)
+               : "memory");
+}
+// An address in another block's memory, formed where it is used: the compiler would keep it in a register.
+DEV u32 map_anew(u32 a, u32 rank) {
+  u32 r;
+  asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(rank));
+  return r;
+}
+
+// --- between the threads of a warp
+DEV u32 from_lane(u32 x, int lane) { return __shfl_sync(0xffffffffu, x, lane); }
+DEV u32 from_xor(u32 x, int mask) { return __shfl_xor_sync(0xffffffffu, x, mask); }
+
+// --- tiles of 8x8 numbers of 16 bits, transposed: lanes 8 i to 8 i + 7 have the addresses of the rows of tile i
+DEV void stsm1t(u32 a, u32 x) { asm volatile("stmatrix.sync.aligned.m8n8.x1.trans.shared.b16 [%0], {%1};" ::"r"(a), "r"(x) : "memory"); }
+DEV void stsm4t(u32 a, u32 x0, u32 x1, u32 x2, u32 x3) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1,%2,%3,%4};" ::"r"(a), "r"(x0), "r"(x1), "r"(x2), "r"(x3)
+               : "memory");
+}
+
+// --- a copy of 4 bytes into shared memory, as copy16
+DEV void copy4(u32 to, const void* from) {
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" ::"r"(to), "l"(__cvta_generic_to_global(from)) : "memory");
+}
+
+DEV int bits_of(float x) { return __float_as_int(x); }
+#endif
+
+// Integers in the order of the numbers, NaN above all.
+DEV int ordered(float x) {
+  const int i = bits_of(x);
+  return i ^ (i >> 31 & 0x7fffffff);
+}

@@ -1,0 +1,25 @@
+// Where a block works, and how it reads and writes arrays over time.
+//
+// T steps, N rows, S directions, H units and NT tiles of 8 rows of a cluster are constants of a compilation. The
+// compiler is given longer names: its own headers, which come first, have templates over a T.
+// A cluster of 8 blocks owns 8 NT rows of a direction for good, and a block H / 8 of the hidden columns.
+#pragma once
+#define T STEPS
+#define N BATCH
+#define S SIDES
+#define H UNITS
+#define NT TILES
+#define HC (H / 8)                       // hidden columns of a block
+#define MG (HC / 16)                     // warps along them
+#define ROWS (8 * NT)                    // rows of a cluster
+#define CLUSTERS ((N + ROWS - 1) / ROWS) // clusters of a direction
+#define DIRECTION (BLOCK / 8 / CLUSTERS)
+#define FIRST_ROW (BLOCK / 8 % CLUSTERS * ROWS)
+// Step in the order of time that is a direction's step s: the second runs backward.
+#define IN_TIME(s) (direction ? T - 1 - (s) : (s))
+// A line is a row's columns of one array in shared memory, 16 bits each. The 16 bytes more put the lines that a warp
+// reads or writes at once into different banks.
+#define LINE (2 * HC + 16)
+#define LINES(kinds) ((kinds) * ROWS * LINE)
+#define PIECES (HC / 8)                  // pieces of 16 bytes of a line
+static_assert(H % 128 == 0 && H <= 512, "a block's columns are tiles of 16, its weights fit its registers");

@@ -1,0 +1,93 @@
+"""Runs CUDA kernels on a CPU: their source, with the primitives of `emulate.h`.
+
+Outputs and shared memory are NaN until they are written. Fibers run in a random order.
+"""
+
+import ctypes
+import functools
+import hashlib
+import pathlib
+import shutil
+import subprocess
+import tempfile
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from pf_jax.recurrence.cuda import call, nvrtc
+
+HERE = pathlib.Path(__file__).parent
+_MAIN = """
+#include "emulate.h"
+#include "{source}"
+extern "C" int sizes(int what) {{ return what ? SHARED_BYTES : THREADS; }}
+extern "C" const char* run(void** arrays, int blocks, int seed) {{
+  return run_all({entry}, arrays, blocks, THREADS, SHARED_BYTES, seed);
+}}
+"""
+
+
+def require_compiler():
+    if shutil.which("g++") is None:
+        pytest.skip("kernels are emulated by a program that g++ compiles")
+
+
+@functools.cache
+def _folder():
+    # Removed with the process's other temporary files.
+    return tempfile.TemporaryDirectory(prefix="pf_jax_emulated")
+
+
+@functools.cache
+def _library(program, faults):
+    """A kernel as a library.
+
+    Args:
+        program: The kernel.
+        faults: Pairs of texts: what stands in the source, and what takes its place.
+    """
+    name = hashlib.sha256(repr((program, faults)).encode()).hexdigest()[:16]
+    folder = pathlib.Path(_folder().name) / name
+    folder.mkdir()
+    for path in nvrtc.SOURCES.iterdir():
+        text = path.read_text()
+        if path.name == program.source:
+            for right, wrong in faults:
+                assert right in text
+                text = text.replace(right, wrong)
+        (folder / path.name).write_text(text)
+    source = folder / "main.cc"
+    source.write_text(_MAIN.format(source=program.source, entry=program.entry))
+    command = ["g++", "-std=c++17", "-O1", "-w", "-shared", "-fPIC", f"-I{HERE}"]
+    command += [f"-D{key}={value}" for key, value in program.defines]
+    command += [str(source), "-o", str(folder / "kernel.so")]
+    subprocess.run(command, check=True)
+    library = ctypes.CDLL(str(folder / "kernel.so"))
+    library.run.restype = ctypes.c_char_p
+    return library
+
+
+def run(program, arrays, made, faults=(), seed=0):
+    """`call.run`, on a CPU."""
+    library = _library(program, tuple(faults))
+    assert library.sizes(0) == program.threads
+    if not faults:
+        assert library.sizes(1) == program.shared
+    outputs = [
+        np.full(
+            x.shape, np.nan if jnp.issubdtype(x.dtype, jnp.inexact) else -1, x.dtype
+        )
+        for x in made
+    ]
+    everything = [np.ascontiguousarray(x) for x in arrays] + outputs
+    pointers = (ctypes.c_void_p * len(everything))(*(x.ctypes.data for x in everything))
+    failure = library.run(pointers, program.blocks, seed)
+    assert failure is None, failure.decode()
+    return [jnp.asarray(x) for x in outputs]
+
+
+def emulate_kernels(monkeypatch, faults=(), seed=0):
+    """Runs kernels on a CPU until the test ends, where no `jax.jit` traces them."""
+    require_compiler()
+    monkeypatch.setattr(call, "run", functools.partial(run, faults=faults, seed=seed))

@@ -1,0 +1,313 @@
+import functools
+import logging
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from emulated import emulate_kernels
+from jax.sharding import AbstractDevice, AbstractMesh, NamedSharding, PartitionSpec
+
+import pf_jax
+from pf_jax.recurrence import cuda, dispatch, loops
+from pf_jax.recurrence import tiles as gpu
+from pf_jax.recurrence.cuda import nvrtc
+from pf_jax.recurrence.cuda.clusters import Clusters, find_clusters
+from pf_jax.recurrence.loops import GRUWeights, Loop, Scaled
+from pf_jax.recurrence.scan import gru_forward
+from pf_jax.recurrence.tiles import Device
+
+H100 = Device(132, 211 * 1024, 9.0)
+HALF = Loop(dtype="bfloat16")
+TF32 = Loop(is_tf32=True)
+
+
+def draw(seed, *shape):
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+def drawn_loop(clusters, num_steps):
+    """Weights, projections and carry."""
+    directions, num_rows, size, _ = clusters
+    return (
+        GRUWeights(
+            draw(0, directions, size, 3 * size) / size**0.5, draw(1, directions, size)
+        ),
+        draw(2, num_steps, num_rows, directions * 3 * size).astype(jnp.float16),
+        draw(3, directions, num_rows, size),
+    )
+
+
+def assert_close(found, expected, bound=1e-3):
+    """Equal types, and errors far below one rounding to bfloat16, 2e-3 to 4e-3.
+
+    Sums in another order round some numbers to a neighbor.
+    """
+
+    def check(actual, desired):
+        assert (actual.dtype, actual.shape) == (desired.dtype, desired.shape)
+        actual, desired = (np.asarray(x, np.float64) for x in (actual, desired))
+        difference = np.linalg.norm(actual - desired)
+        assert difference < bound * np.linalg.norm(desired)
+
+    jax.tree.map(check, found, expected)
+
+
+ONE = Clusters(1, 8, 128, 1)
+# Rows of the last cluster are missing but for the last case.
+CASES = [
+    pytest.param(ONE, 5, id="H128"),
+    pytest.param(Clusters(2, 20, 128, 2), 4, id="H128-two", marks=pytest.mark.slow),
+    pytest.param(Clusters(2, 11, 256, 1), 3, id="H256-two", marks=pytest.mark.slow),
+    pytest.param(Clusters(1, 20, 512, 3), 2, id="H512", marks=pytest.mark.slow),
+    pytest.param(Clusters(1, 8, 384, 1), 3, id="H384", marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize("clusters, num_steps", CASES)
+def test_forward_equals_the_plain_loop(monkeypatch, clusters, num_steps):
+    emulate_kernels(monkeypatch)
+    arguments = drawn_loop(clusters, num_steps)
+    found = cuda.forward(clusters, HALF, True, *arguments)
+    assert_close(found, loops.forward_whole(HALF, True, *arguments))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("size", "bound"), [(1.0, 1e-3), (8.0, 1e-2)])
+def test_forward_in_half_precision_equals_the_plain_loop(monkeypatch, size, bound):
+    emulate_kernels(monkeypatch)
+    weights, projections, carry = drawn_loop(Clusters(2, 9, 128, 1), 3)
+    arguments = weights, projections, size * carry
+    found = cuda.forward(Clusters(2, 9, 128, 1), TF32, False, *arguments)
+    expected = loops.forward_whole(TF32, False, *arguments)
+    assert found.before is None and found.gates[0].reset is None
+    assert_close(found, expected, bound)
+
+
+def drawn_cotangents(clusters, num_steps, is_scaled):
+    """Of hidden states, of preactivations unless the first are scaled, of the last."""
+    directions, num_rows, size, _ = clusters
+    over_time = num_steps, num_rows, directions * size
+    last = draw(6, directions, num_rows, size)
+    if is_scaled:
+        values = (draw(4, *over_time) / 4).astype(jnp.float16)
+        return Scaled(values, jnp.float32(4)), None, last
+    return Scaled(draw(4, *over_time)), draw(5, *over_time), last
+
+
+def backward_arguments(clusters, num_steps):
+    weights, projections, carry = drawn_loop(clusters, num_steps)
+    trace = loops.forward_whole(HALF, True, weights, projections, carry)
+    cotangents = drawn_cotangents(clusters, num_steps, is_scaled=clusters[0] == 2)
+    return weights, carry, trace, *cotangents
+
+
+@pytest.mark.parametrize("clusters, num_steps", CASES)
+def test_backward_equals_the_plain_loop(monkeypatch, clusters, num_steps):
+    emulate_kernels(monkeypatch)
+    arguments = backward_arguments(clusters, num_steps)
+    found = cuda.backward(clusters, HALF, *arguments)
+    expected = loops.backward(HALF, *arguments)
+    assert_close(found[:3], expected[:3])
+    # The plain loop sums what it has rounded to bfloat16.
+    assert_close(found[3:], expected[3:], 4e-3)
+
+
+def test_forward_keeps_held_states_and_nan_in_its_row(monkeypatch):
+    emulate_kernels(monkeypatch)
+    weights, projections, carry = drawn_loop(ONE, 5)
+    # An update gate of one, as `scan._projections` makes it.
+    projections = projections.at[:, 2, 128:256].set(65504).at[2, 5].set(jnp.nan)
+    trace = cuda.forward(ONE, HALF, True, weights, projections, carry)
+    np.testing.assert_array_equal(trace.last[0, 2], carry[0, 2])
+    is_nan = np.isnan(np.asarray(trace.hidden, np.float32)).all(-1)
+    expected = np.zeros((5, 8), bool)
+    expected[2:, 5] = True
+    np.testing.assert_array_equal(is_nan, expected)
+
+
+FORWARD_FAULTS = {
+    "no barrier": [("SYNC(); // the lines", "// the lines")],
+    "one buffer": [
+        ("(now * NT + n) * TILE", "n * TILE"),
+        ("(next * NT + n) * TILE", "n * TILE"),
+    ],
+    "wrong count": [("8 * next, NT * TILE)", "8 * next, NT * TILE - 8)")],
+    "no wait for copies": [("copies_wait<1>()", "")],
+}
+BACKWARD_FAULTS = {
+    "no barrier": [("SYNC(); // the operand", "// the operand")],
+    "one buffer": [("(now * NT + n) * STILE", "n * STILE")],
+    "wrong count": [("(now ^ 1), NT * STILE)", "(now ^ 1), NT * STILE + 8)")],
+    "no wait for copies": [("copies_wait<1>(); // of the next", "// of the next")],
+}
+
+
+def assert_found(monkeypatch, faults, run):
+    """A fault stops the kernel or changes a bit in one of a few random orders."""
+    emulate_kernels(monkeypatch)
+    right = run()
+    for seed in range(6):
+        emulate_kernels(monkeypatch, faults, seed)
+        try:
+            jax.tree.map(np.testing.assert_array_equal, run(), right)
+        except AssertionError:
+            return
+    raise AssertionError("not found")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", FORWARD_FAULTS)
+def test_forward_fails_with_a_planted_fault(monkeypatch, fault):
+    run = functools.partial(cuda.forward, ONE, HALF, True, *drawn_loop(ONE, 5))
+    assert_found(monkeypatch, FORWARD_FAULTS[fault], run)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", BACKWARD_FAULTS)
+def test_backward_fails_with_a_planted_fault(monkeypatch, fault):
+    run = functools.partial(cuda.backward, ONE, HALF, *backward_arguments(ONE, 5))
+    assert_found(monkeypatch, BACKWARD_FAULTS[fault], run)
+
+
+@pytest.mark.parametrize(
+    ("shape", "tiles"),
+    [
+        ((1, 64, 512), 1),
+        ((1, 120, 256), 1),
+        ((1, 128, 512), 2),
+        ((2, 128, 512), 3),
+        ((1, 8, 128), 1),
+        ((1, 512, 512), 3),  # in two rounds
+        ((1, 2000, 512), None),
+        ((1, 64, 1024), None),
+        ((1, 64, 320), None),
+    ],
+)
+def test_find_clusters_takes_the_fewest_rows_that_run_at_once(shape, tiles):
+    found = find_clusters(shape, H100)
+    assert (found and found.tiles) == tiles
+    assert find_clusters(shape, H100._replace(capability=8.9)) is None
+
+
+@pytest.fixture
+def lowered(monkeypatch):
+    """Counts CUDA's and Triton's kernels of a function as an H100 would run it."""
+    monkeypatch.setattr(gpu, "find_device", lambda dtype: H100)
+    monkeypatch.setattr(nvrtc, "compile_ptx", lambda source, defines: source)
+    device = AbstractDevice(device_kind="NVIDIA H100", num_cores=132, platform="gpu")
+    mesh = AbstractMesh((), (), abstract_device=device)
+
+    def count(function, *arguments):
+        with jax.sharding.use_abstract_mesh(mesh):
+            traced = jax.jit(function).trace(*arguments)
+            text = traced.lower(lowering_platforms=("cuda",)).as_text()
+        return tuple(text.count(f"__gpu$xla.gpu.{kind}") for kind in ("ptx", "triton"))
+
+    return count
+
+
+def update(kernels, dtype="bfloat16"):
+    tokens = jnp.zeros((4, 16), jnp.int32)
+    state = pf_jax.create_train_state(
+        jax.random.key(0),
+        generator=pf_jax.GeneratorSizes(5, 128, 8),
+        discriminator=pf_jax.DiscriminatorSizes(128, 8),
+        settings=pf_jax.Settings(
+            generator=pf_jax.Generator(dtype=dtype, kernels=kernels)
+        ),
+    )
+    batch = pf_jax.Batch(tokens[:-1], tokens[1:])
+    return pf_jax.joint_step(state, batch, jax.random.key(1))
+
+
+@pytest.mark.parametrize(
+    ("kernels", "dtype", "numbers"),
+    [
+        ("cuda", "bfloat16", (4, 0)),
+        ("cuda", None, (2, 2)),
+        ("triton", "bfloat16", (0, 4)),
+        ("auto", "bfloat16", (4, 0) if dispatch.AUTO_USES_CUDA else (0, 4)),
+        (False, "bfloat16", (0, 0)),
+    ],
+)
+def test_a_joint_step_has_the_kernels_that_were_chosen(
+    lowered, kernels, dtype, numbers
+):
+    assert lowered(functools.partial(update, kernels, dtype)) == numbers
+
+
+def forward_of(num_rows):
+    weights, projections, carry = drawn_loop(Clusters(1, num_rows, 128, 1), 3)
+    loop = HALF._replace(kernels="cuda")
+    return lambda x: gru_forward(weights, x, carry, loop).hidden, projections
+
+
+def test_rows_need_no_multiple_of_sixteen(lowered):
+    assert lowered(*forward_of(10)) == (1, 0)
+
+
+def test_without_nvrtc_other_kernels_run_and_one_warning_says_so(
+    lowered, monkeypatch, caplog
+):
+    def missing(source, defines):
+        raise nvrtc.UnavailableError("NVRTC is not installed")
+
+    monkeypatch.setattr(nvrtc, "compile_ptx", missing)
+    dispatch._report.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        assert lowered(functools.partial(update, "cuda")) == (0, 4)
+        assert lowered(*forward_of(10)) == (0, 0)
+    (record,) = caplog.records
+    assert "NVRTC is not installed" in record.getMessage()
+
+
+def test_a_kernel_is_launched_where_rows_are_spread_over_devices(
+    lowered, on_eight_cpus
+):
+    mesh = jax.make_mesh((2,), ("rows",), devices=jax.devices()[:2])
+    weights, projections, carry = drawn_loop(Clusters(1, 32, 128, 1), 3)
+    loop = HALF._replace(kernels="cuda")
+
+    def run(x, carry):
+        return gru_forward(weights, x, carry, loop).hidden
+
+    rows = PartitionSpec(None, "rows")
+    spread = jax.shard_map(run, mesh=mesh, in_specs=rows, out_specs=rows)
+    arguments = jax.device_put((projections, carry), NamedSharding(mesh, rows))
+    traced = jax.jit(spread).trace(*arguments)
+    text = traced.lower(lowering_platforms=("cuda",)).as_text()
+    assert text.count("__gpu$xla.gpu.ptx") == 1
+
+
+@pytest.mark.parametrize("kernels", ["fast", 3, None])
+def test_kernel_choice_error_names_the_choices(kernels):
+    with pytest.raises(ValueError, match="must be one of auto, cuda, triton, none"):
+        dispatch.kernel_choice(kernels)
+
+
+def test_compile_ptx_runs_nvrtc_once_for_all_processes(monkeypatch, tmp_path):
+    runs = []
+
+    def run_nvrtc(texts, defines):
+        runs.append(defines)
+        return f".version 8.1 {defines}"
+
+    monkeypatch.setattr(nvrtc, "_run_nvrtc", run_nvrtc)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for _ in range(2):
+        nvrtc._compiled.cache_clear()  # as in another process
+        assert "STEPS" in nvrtc.compile_ptx("forward.cu", (("STEPS", 1),))
+    assert len(runs) == 1
+    nvrtc.compile_ptx("forward.cu", (("STEPS", 2),))
+    assert len(runs) == len(list(tmp_path.rglob("*.ptx"))) == 2
+    nvrtc._compiled.cache_clear()
+
+
+def test_compile_ptx_error_without_nvrtc(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(nvrtc, "_folders", lambda: [])
+    monkeypatch.setattr(nvrtc.ctypes.util, "find_library", lambda name: None)
+    nvrtc.find_library.cache_clear()
+    with pytest.raises(nvrtc.UnavailableError, match="not installed"):
+        nvrtc.compile_ptx("forward.cu", (("STEPS", 3),))

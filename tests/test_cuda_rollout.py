@@ -1,0 +1,242 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from emulated import emulate_kernels
+from test_cuda import H100, HALF, TF32, assert_close, assert_found, draw
+
+import pf_jax
+from pf_jax.recurrence import cuda, loops
+from pf_jax.recurrence.cuda.clusters import RolloutClusters, find_rollout_clusters
+from pf_jax.recurrence.cuda.rollout import rollout_program
+from pf_jax.recurrence.loops import GRUWeights, RolloutInputs, where_rows
+from pf_jax.unroll import interface_of
+
+MEMORY = H100.memory
+
+
+def drawn_rollout(
+    num_tokens=5, size=128, *, reading=12, sampling=15, num_steps=5, given=0.3
+):
+    """Interface and inputs of a rollout; `given` is the share of given later steps."""
+    emission, num_outputs = pf_jax.categorical, num_tokens
+    if num_tokens == 2:
+        emission, num_outputs = pf_jax.bernoulli, 1
+    generator = pf_jax.Generator(emission=emission, dtype="bfloat16")
+    params = pf_jax.init_generator(
+        jax.random.key(0),
+        num_outputs=num_outputs,
+        hidden_size=size,
+        embedding_size=8,
+        readout_bias=draw(1, num_outputs),
+        generator=generator,
+    )
+    around = interface_of(params, None, reading, generator)
+    (layer,) = params.layers
+    num_rows = reading + sampling
+    chosen = jax.random.bernoulli(jax.random.key(7), given, (num_steps, sampling))
+    inputs = RolloutInputs(
+        table=around["compose"](layer.input_kernel, layer.input_bias),
+        inner=(),
+        weights=(GRUWeights(layer.recurrent_kernel, draw(3, size)),),
+        readout=around["readout"],
+        carry=(draw(2, num_rows, size),),
+        given=jax.random.randint(
+            jax.random.key(9), (num_steps, num_rows), 0, num_tokens
+        ),
+        is_given=chosen.at[0].set(True),
+        noise=jax.random.gumbel(jax.random.key(8), (num_steps, sampling, num_outputs)),
+        temperature=0.7,
+    )
+    return around["interface"], inputs
+
+
+def over_the_same_tokens(inputs, samples):
+    """Inputs that give every row what it read where these were its samples."""
+    own = jnp.concatenate([inputs.given[:1, inputs.num_reading :], samples[:-1]])
+    own = where_rows(inputs.is_given, inputs.given[:, inputs.num_reading :], own)
+    read = jnp.concatenate([inputs.given[:, : inputs.num_reading], own], axis=1)
+    everywhere = jnp.ones_like(inputs.is_given)
+    return inputs._replace(given=read, is_given=everywhere)
+
+
+# Rows of the last clusters of both kinds are missing but for the third case.
+CASES = [
+    pytest.param((1, 1), 5, 128, {}, id="H128"),
+    pytest.param((2, 1), 2, 256, {}, id="H256-pixels", marks=pytest.mark.slow),
+    pytest.param(
+        (1, 2),
+        50,
+        128,
+        {"reading": 0, "sampling": 16, "given": 0.0},
+        id="H128-free-running",
+        marks=pytest.mark.slow,
+    ),
+    pytest.param(
+        (2, 1),
+        50,
+        512,
+        {"reading": 5, "sampling": 3, "num_steps": 3},
+        id="H512",
+        marks=pytest.mark.slow,
+    ),
+    pytest.param(
+        (1, 1),
+        130,
+        384,
+        {"reading": 0, "sampling": 5, "num_steps": 3},
+        id="H384",
+        marks=pytest.mark.slow,
+    ),
+    pytest.param(
+        (3, 3), 128, 128, {"sampling": 30}, id="H128-3", marks=pytest.mark.slow
+    ),
+]
+
+
+@pytest.mark.parametrize("tiles, num_tokens, size, options", CASES)
+def test_rollout_equals_the_plain_loop(monkeypatch, tiles, num_tokens, size, options):
+    emulate_kernels(monkeypatch)
+    interface, inputs = drawn_rollout(num_tokens, size, **options)
+    clusters = RolloutClusters(*tiles, MEMORY)
+    found = cuda.rollout(clusters, HALF, True, interface, inputs)
+    assert len(np.unique(found.samples)) > min(num_tokens, 8) / 2
+    forced = over_the_same_tokens(inputs, found.samples)
+    expected = loops.rollout_whole(HALF, True, interface, forced)
+    np.testing.assert_array_equal(found.samples, expected.samples)
+    assert_close(found.traces, expected.traces)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [1.0, 8.0])
+def test_rollout_in_half_precision_equals_the_plain_loop(monkeypatch, size):
+    emulate_kernels(monkeypatch)
+    interface, inputs = drawn_rollout()
+    inputs = inputs._replace(carry=(size * inputs.carry[0],))
+    clusters = RolloutClusters(1, 1, MEMORY)
+    found = cuda.rollout(clusters, TF32, False, interface, inputs)
+    assert found.traces[0].before is None
+    assert found.traces[0].gates[0][1:] == (None, None, None)
+    forced = over_the_same_tokens(inputs, found.samples)
+    expected = loops.rollout_whole(TF32, False, interface, forced)
+    np.testing.assert_array_equal(found.samples, expected.samples)
+    # The readout's kernel is rounded to bfloat16 in the plain loop alone.
+    assert_close(found.traces, expected.traces, 1e-3 if size == 1 else 1e-2)
+
+
+def test_rollout_reads_a_large_table_from_the_devices_memory(monkeypatch):
+    emulate_kernels(monkeypatch)
+    interface, inputs = drawn_rollout(given=0.0, reading=4, sampling=4, num_steps=4)
+    runs = [
+        cuda.rollout(RolloutClusters(1, 1, memory), HALF, True, interface, inputs)
+        for memory in (MEMORY, 0)
+    ]
+    jax.tree.map(np.testing.assert_array_equal, *runs)
+
+
+def test_rollout_shows_tokens_outside_the_vocabulary(monkeypatch):
+    emulate_kernels(monkeypatch)
+    interface, inputs = drawn_rollout(num_steps=3, reading=8, sampling=8)
+    given = inputs.given.at[1, 3].set(5).at[1, 4].set(-1).at[0, 9].set(7)
+    inputs = inputs._replace(given=given)
+    clusters = RolloutClusters(1, 1, MEMORY)
+    hidden = cuda.rollout(clusters, HALF, True, interface, inputs).traces[0].hidden
+    is_nan = np.isnan(np.asarray(hidden, np.float32)).all(-1)
+    expected = np.zeros((3, 16), bool)
+    expected[1:, 3:5] = expected[:, 9] = True
+    np.testing.assert_array_equal(is_nan, expected)
+    assert np.isfinite(np.asarray(hidden, np.float32)[~expected]).all()
+
+
+def with_equal_classes(inputs):
+    """Inputs of 20 classes, of which 3 and 14 are equal and mostly the highest."""
+
+    def equal(x):
+        return x.at[..., 14].set(x[..., 3])
+
+    noise = equal(inputs.noise.at[..., 3].add(9))
+    return inputs._replace(readout=jax.tree.map(equal, inputs.readout), noise=noise)
+
+
+def test_rollout_takes_the_lowest_of_equal_classes(monkeypatch):
+    emulate_kernels(monkeypatch)
+    interface, inputs = drawn_rollout(20, given=0.0, num_steps=3)
+    inputs = with_equal_classes(inputs)
+    clusters = RolloutClusters(1, 1, MEMORY)
+    samples = cuda.rollout(clusters, HALF, False, interface, inputs).samples
+    assert (samples == 3).sum() > samples.size / 2 and not (samples == 14).any()
+
+
+FAULTS = {
+    "no barrier": [("SYNC(); // the parts of the logits", "// the parts")],
+    "no second barrier": [
+        ("SYNC();                        // the parts of the sums", "//")
+    ],
+    "no last barrier": [("SYNC(); // the lines of the last step are", "// are")],
+    "one buffer": [
+        ("(now * tiles + n) * TILE", "n * TILE"),
+        ("(next * tiles + n) * TILE", "n * TILE"),
+    ],
+    "wrong count": [("8 * next, tiles * TILE)", "8 * next, tiles * TILE - 16)")],
+    "no wait for copies": [("copies_wait<1>()", "copies_wait<2>()")],
+    "one buffer of noise": [("(((t) & 1) * tiles", "(0 * tiles")],
+    "ties to the highest": [("its < chosen", "its > chosen")],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", FAULTS)
+def test_rollout_fails_with_a_planted_fault(monkeypatch, fault):
+    interface, inputs = drawn_rollout(20, num_steps=7, reading=9)
+    inputs = with_equal_classes(inputs)
+    clusters = RolloutClusters(1, 1, MEMORY)
+    run = functools.partial(cuda.rollout, clusters, HALF, True, interface, inputs)
+    assert_found(monkeypatch, FAULTS[fault], run)
+
+
+@pytest.mark.parametrize(
+    ("size", "reading", "sampling", "classes", "tiles"),
+    [
+        (512, 0, 64, 2, (1, 1)),
+        (512, 64, 64, 2, (2, 1)),
+        (512, 64, 64, 50, (2, 1)),
+        (512, 0, 128, 2, (2, 2)),
+        (128, 8, 8, 256, (1, 1)),
+        (512, 256, 256, 2, (3, 3)),  # in two rounds
+        (512, 2000, 64, 2, None),
+        (512, 0, 64, 256, None),  # the readout does not fit
+        (512, 0, 64, 300, None),
+        (1024, 0, 64, 2, None),
+    ],
+)
+def test_find_rollout_clusters(size, reading, sampling, classes, tiles):
+    find = functools.partial(
+        find_rollout_clusters,
+        (reading + sampling, size),
+        reading=reading,
+        sampling=sampling,
+        classes=classes,
+    )
+    found = find(H100, layers=1)
+    assert (found and found[:2]) == tiles
+    assert find(H100, layers=2) is None
+    assert find(H100._replace(capability=8.9), layers=1) is None
+
+
+def test_rollout_program_keeps_the_table_where_it_fits():
+    def is_shared(tokens):
+        program = rollout_program(
+            RolloutClusters(1, 1, MEMORY),
+            (10, 64, 512),
+            reading=0,
+            classes=tokens,
+            tokens=tokens,
+            is_saved=True,
+            is_half=False,
+        )
+        assert program.shared <= MEMORY
+        return dict(program.defines)["TABLE_SHARED"]
+
+    assert [is_shared(tokens) for tokens in (2, 50, 128)] == [1, 1, 0]
