@@ -85,10 +85,6 @@ static void bar_wait(u32 b, u32 parity) { while (bar_at(b).phase == parity) paus
 static u32 bits(float x) { u32 u; memcpy(&u, &x, 4); return u; }
 static void send(u32 to, u32 v, u32 bar) { late.push_back({to, v, bar}); }
 static void send2(u32 to, float x, float y, u32 bar) { send(to, bits(x), bar); send(to + 4, bits(y), bar); }
-static void send4(u32 to, const u32 v[4], u32 bar) {
-  if (to & 15) fail("misaligned");
-  for (int i = 0; i < 4; i++) send(to + 4 * i, v[i], bar);
-}
 static u32 map_anew(u32 a, u32 rank) { return map_to(a, rank); }
 static void deliver(size_t i) {
   const Message m = late[i];

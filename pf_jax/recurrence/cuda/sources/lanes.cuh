@@ -1,12 +1,6 @@
 // More machine instructions, which a rollout needs; tests/emulate.h has the same functions for a CPU.
 #pragma once
 #ifndef PF_EMULATE
-// --- 16 bytes at once to another block
-DEV void send4(u32 to, const u32 v[4], u32 bar) {
-  asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%1,%2,%3,%4}, [%5];" ::"r"(to), "r"(v[0]),
-               "r"(v[1]), "r"(v[2]), "r"(v[3]), "r"(bar)
-               : "memory");
-}
 // An address in another block's memory, formed where it is used: the compiler would keep it in a register.
 DEV u32 map_anew(u32 a, u32 rank) {
   u32 r;

@@ -47,11 +47,6 @@ static_assert(VT % 2 == 0 && VM % VW == 0 && H / 16 % VK == 0, "all warps of a r
 #define AT_BARS (AT_LEAVE + 6 * 8)
 #define SHARED_BYTES (AT_BARS + 16)
 
-// What a variant leaves out, to time the parts; its results are wrong.
-#ifndef CUT
-#define CUT 0 // 1: samples, 2: writes, 3: recurrent product, 4: stores of 16 bytes (results are right), 5: exchange
-#endif
-
 struct Arrays {
   const float* table;   // [TOKENS + 1, 3H], the last row is NaN
   const u16* weights;   // [3H, H], U transposed
@@ -110,7 +105,6 @@ DEV int choose(const float* scores, int lane) {
 
 // Writes what step t - 1 has left, and the state that step t starts from.
 template <int tiles> DEV void write_lines(unsigned char* smem, int t, int row0, int rows, u32 rank) {
-  if (CUT == 2) return;
 #pragma unroll 1
   for (int i = thread_here(); i < (SAVED ? 6 : 2) * tiles * 8 * PIECES; i += THREADS) {
     const int piece = i % PIECES, row = i / PIECES % (8 * tiles), kind = i / PIECES / (8 * tiles);
@@ -214,7 +208,7 @@ template <int tiles, bool samples> DEV void run(const Arrays& arrays, unsigned c
   for (int t = 0; samples || t < T; t++) {
     const int now = t & 1, next = now ^ 1;
     const int vw = warp % VW, vk = warp / VW;
-    const bool reads_out = samples && CUT != 1 && t && vk < VK;
+    const bool reads_out = samples && t && vk < VK;
     float logits[tiles][VM / VW][4];
     if (reads_out)
 #pragma unroll
@@ -226,7 +220,7 @@ template <int tiles, bool samples> DEV void run(const Arrays& arrays, unsigned c
             const float* const noise = (const float*)(smem + AT_NOISE) + ((next * tiles + n) * 8 + 2 * q + (i & 1)) * SCORES;
             logits[n][m][i] = vk ? 0.f : noise[(vw + m * VW) * 16 + g + 8 * (i >> 1)];
           }
-    if (t && CUT != 5) {
+    if (t) {
       bar_wait(s_bar + 8 * now, ((t - now) >> 1 & 1) ^ (now ? 0 : 1));
       if (THREAD == 0 && t + 1 < states) bar_expect(s_bar + 8 * next, tiles * TILE);
     }
@@ -264,7 +258,7 @@ template <int tiles, bool samples> DEV void run(const Arrays& arrays, unsigned c
 #pragma unroll
           for (int i = 0; i < tiles; i++) {
             token[i] = given[i];
-            if (!samples || !t || CUT == 1) continue;
+            if (!samples || !t) continue;
             const int sample = choose(scores + i * VK * 8 * SCORES, lane);
             if (given[i] < 0) token[i] = sample;
             if (rank == i && warp == 0 && q == 0 && i * 8 + g < rows) arrays.samples[(size_t)(t - 1) * SAMPLING + first + i * 8 + g] = sample;
@@ -283,7 +277,6 @@ template <int tiles, bool samples> DEV void run(const Arrays& arrays, unsigned c
           READ_NOISE(t + 1)
           write_lines<tiles>(smem, t, row0, rows, rank);
         }
-        if (CUT == 3) continue;
         u32 b0, b1, b2, b3;
         ldsm4t(s_h + (now * tiles + n) * TILE + ((kg * KT + k) * 16 + lane) * 16, b0, b1, b2, b3);
 #pragma unroll
@@ -339,17 +332,10 @@ template <int tiles, bool samples> DEV void run(const Arrays& arrays, unsigned c
           h[n][j] = (1.f - z[j]) * tanh_(pre[j]) + z[j] * h[n][j];
         }
         const u32 sent = pack_operand(of_state * h[n][0], of_state * h[n][1]);
-        if (CUT == 4 && t + 1 < states)
+        if (t + 1 < states)
+#pragma unroll
           for (int p = 0; p < 8; p++)
             send(map_anew(s_h + (next * tiles + n) * TILE + column * 16 + 4 * q, p), sent, map_anew(s_bar + 8 * next, p));
-        if (CUT < 4 && t + 1 < states) {
-          u32 rows_[4]; // the 8 rows of a column, which four lanes have; each of them tells two blocks
-#pragma unroll
-          for (int i = 0; i < 4; i++) rows_[i] = from_lane(sent, (lane & 28) + i);
-          const u32 at = s_h + (next * tiles + n) * TILE + column * 16;
-#pragma unroll
-          for (int p = 0; p < 8; p += 4) send4(map_anew(at, q + p), rows_, map_anew(s_bar + 8 * next, q + p));
-        }
         stsm1t(s_left + n * 8 * LINE, F16 ? pack_f16(clip(h[n][0]), clip(h[n][1])) : sent);
         const u32 left = pack_f16(clip(pre[0]), clip(pre[1]));
         if (SAVED)
