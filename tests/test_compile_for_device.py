@@ -15,7 +15,13 @@ from typing import NamedTuple
 
 import pytest
 
+from benchmarks import assembled, compiled_forms
+from benchmarks.absent_devices import find_target
 from benchmarks.forms import Shape
+from pf_jax.recurrence.cuda import nvrtc
+from pf_jax.recurrence.cuda.call import TARGET
+from pf_jax.recurrence.cuda.clusters import Clusters
+from pf_jax.recurrence.cuda.gru import backward_program, forward_program
 from pf_jax.recurrence.tiles import padded
 
 pytestmark = pytest.mark.device
@@ -151,3 +157,58 @@ def test_a_joint_step_for_a_tpu_reduces_gradients_counts_and_metrics(
     assert report["all_reduces"] <= 3
     assert report["loops"] == 4
     assert report["memory"]["temp"] / 1e9 < temporary
+
+
+SPILLED = {("backward", 512, 2, 2): 16}
+"""Bytes that a thread may keep in memory in place of registers, where there are any."""
+
+PROGRAMS = [
+    pytest.param(way, size, tiles, directions, id=f"{way}-H{size}-{tiles}x{directions}")
+    for way in ("forward", "backward")
+    for size in (128, 256, 384, 512)
+    for tiles in (1, 2, 3)
+    for directions in (1, 2)
+]
+
+
+def require_nvrtc():
+    try:
+        nvrtc.find_library()
+    except nvrtc.UnavailableError as error:
+        pytest.skip(str(error))
+
+
+@pytest.mark.parametrize(("way", "size", "tiles", "directions"), PROGRAMS)
+def test_a_cuda_kernel_holds_its_weights_in_registers(
+    way, size, tiles, directions, tmp_path
+):
+    require_nvrtc()
+    ptxas = assembled.find_cuda() / "bin" / "ptxas"
+    clusters = Clusters(directions, 100, size, tiles)
+    if way == "forward":
+        program = forward_program(clusters, 784, is_saved=True, is_half=False)
+    else:
+        program = backward_program(
+            clusters, 784, is_half=directions == 2, has_preactivation=directions == 1
+        )
+    source = tmp_path / "kernel.ptx"
+    source.write_text(nvrtc.compile_ptx(program.source, program.defines))
+    command = [ptxas, "-arch=sm_90", "-v", source, "-o", tmp_path / "kernel.cubin"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+    spilled = int(re.search(r"(\d+) bytes spill stores", ended.stderr)[1])
+    assert spilled <= SPILLED.get((way, size, tiles, directions), 0)
+    assert program.shared <= 227 * 1024
+
+
+@pytest.mark.parametrize("shape", [LONG, LONG._replace(batch=60)], ids=["B64", "B60"])
+def test_a_joint_step_for_an_h100_compiles_with_cuda_kernels(shape):
+    require_nvrtc()
+    target = find_target("h100")
+    lowered = compiled_forms.lower(
+        "joint_step", shape, "bfloat16", target, kernels="cuda"
+    )
+    compiled = compiled_forms.compile_lowered(lowered, target, {})
+    # The free run is a kernel of Triton's, where the rows are a multiple of 16.
+    assert compiled.as_text().count(TARGET) == 3
+    bounds = BOUNDS[LONG, "bfloat16", "joint_step"]
+    assert compiled.memory_analysis().temp_size_in_bytes / 1e9 < bounds.temporary

@@ -4,6 +4,7 @@ import logging
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from emulated import emulate_kernels
 from jax.sharding import AbstractDevice, AbstractMesh, NamedSharding, PartitionSpec
@@ -124,6 +125,46 @@ def test_forward_keeps_held_states_and_nan_in_its_row(monkeypatch):
     expected = np.zeros((5, 8), bool)
     expected[2:, 5] = True
     np.testing.assert_array_equal(is_nan, expected)
+
+
+@pytest.mark.slow
+def test_whole_update_equals_the_plain_loops(monkeypatch, on_eight_cpus):
+    taken = []
+
+    def on_gpu(kernel, plain):
+        taken.append(plain)
+        return kernel
+
+    tokens = jax.random.randint(jax.random.key(1), (4, 9), 0, 7)
+    batch, key = pf_jax.Batch(tokens[:-1], tokens[1:]), jax.random.key(2)
+
+    def create(kernels):
+        return pf_jax.create_train_state(
+            jax.random.key(0),
+            generator=pf_jax.GeneratorSizes(7, 128, 8),
+            discriminator=pf_jax.DiscriminatorSizes(128, 8),
+            settings=pf_jax.Settings(
+                generator=pf_jax.Generator(dtype="bfloat16", kernels=kernels),
+                gate=pf_jax.AccuracyGate(0.0, 1.0, 1.0),
+                optimizer=optax.sgd(1.0),
+            ),
+        )
+
+    def gradients(state):
+        new, _ = pf_jax.joint_step(state, batch, key)
+        players = [(x.generator.params, x.discriminator.params) for x in (state, new)]
+        return jax.tree.map(lambda before, after: before - after, *players)
+
+    expected = jax.jit(gradients)(create("none"))
+    emulate_kernels(monkeypatch)
+    monkeypatch.setattr(gpu, "find_device", lambda dtype: H100)
+    monkeypatch.setattr(gpu, "find_tiles", lambda work, device: None)
+    monkeypatch.setattr(gpu, "on_gpu", on_gpu)
+    found = gradients(create("cuda"))
+    # The discriminator's both directions, and the generator's way back.
+    assert len(taken) == 3
+    # Rounding to bfloat16 in other places.
+    assert_close(found, expected, 2e-2)
 
 
 FORWARD_FAULTS = {

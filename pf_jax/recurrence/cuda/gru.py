@@ -90,7 +90,9 @@ def backward_program(
     """
     operands = 2 * clusters.rows * 3 * clusters.columns * 2
     parts = 2 * clusters.rows * clusters.size * 4
-    cotangents = clusters.line(2 if is_half else 4) + has_preactivation * clusters.line(4)
+    cotangents = clusters.line(2 if is_half else 4) + has_preactivation * clusters.line(
+        4
+    )
     read = clusters.rows * (5 * clusters.line() + cotangents)
     left = clusters.rows * 4 * clusters.line()
     return _program(
@@ -200,6 +202,4 @@ def backward(
     )
     # Of the cotangents of r, z, a and U h + c.
     sums = jnp.sum(sums, axis=1)
-    return Deltas(
-        product, projections, d_carry, sums[:, :3].reshape(-1), sums[:, 3]
-    )
+    return Deltas(product, projections, d_carry, sums[:, :3].reshape(-1), sums[:, 3])
