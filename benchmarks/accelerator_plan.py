@@ -143,6 +143,13 @@ def parts(sizes: Sizes) -> list[Part]:
         for precision in ("tf32", "bfloat16")
         for entry in _jax_entries([shape], precision, few, kernels=False)
     ]
+    triton = [
+        entry
+        for precision in ("bfloat16", "tf32")
+        for entry in _jax_entries(
+            sizes.shapes[:1], precision, updates, kernels="triton"
+        )
+    ]
     buffers = {
         name: Part(
             f"command buffers {name}",
@@ -168,6 +175,7 @@ def parts(sizes: Sizes) -> list[Part]:
         Part("torch", "torch", torch, 90),
         Part("nn.LSTM", "torch", _lstm_entries(sizes), 30),
         updated["float32"],
+        Part("Triton's kernels in place of CUDA's", "jax", triton, 50, needs_gpu=True),
         Part("loops in place of kernels", "jax", loops, 90),
         buffers["with while"],
         buffers["without while"],

@@ -17,10 +17,12 @@ SMOKE_SHAPES = (Shape(4, 12, 16, 5, 8, 8),)
 UNROLLS = (1, 2, 8)
 
 PLAIN: dict[str, Any] = {"kernels": False}
+TRITON: dict[str, Any] = {"kernels": "triton"}
 # TF32 and plain loops at fewer shapes: compiling takes most of the time.
 LOOPED: tuple[tuple[Shape, str, dict[str, Any]], ...] = (
     (SHAPES[0], "bfloat16", {}),
     (SHAPES[0], "tf32", {}),
+    (SHAPES[0], "bfloat16", TRITON),
     (SHAPES[0], "bfloat16", PLAIN),
     (SHAPES[1], "bfloat16", {}),
     (SHAPES[1], "tf32", {}),

@@ -17,8 +17,8 @@ from pf_jax.types import Array
 KERNELS = ("auto", "cuda", "triton", "none")
 """Choices of kernels, for `Loop.kernels`; "cuda" takes Triton's where it has none."""
 
-AUTO_USES_CUDA = False
-"""Whether "auto" takes CUDA kernels: once a device has run them and the checks passed."""
+AUTO_USES_CUDA = True
+"""Whether "auto" takes CUDA kernels, which an H100 has run."""
 
 _BY_OLD_NAME = {True: "auto", False: "none", "True": "auto", "False": "none"}
 """Choices from when there was one kind of kernels, in code and on a command line."""

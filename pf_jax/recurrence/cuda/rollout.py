@@ -26,6 +26,10 @@ from pf_jax.recurrence.operands import Operand, scaled, state_divisor
 from pf_jax.recurrence.tiles import states_dtype
 from pf_jax.types import Array
 
+_MOST_SHARED = 16
+"""Tokens up to which shared memory holds the table: an H100 reads a larger one faster from
+its L2 cache, since the threads' tokens differ."""
+
 
 def rollout_program(
     clusters: RolloutClusters,
@@ -51,7 +55,7 @@ def rollout_program(
     num_steps, num_rows, size = shape
     memory = rollout_memory(clusters, size, classes)
     table = table_memory(size, tokens)
-    is_shared = memory + table <= clusters.memory
+    is_shared = tokens <= _MOST_SHARED and memory + table <= clusters.memory
     constants = {
         "STEPS": num_steps,
         "BATCH": num_rows,
