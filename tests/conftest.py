@@ -1,6 +1,7 @@
 import gc
 import os
 import sys
+import zlib
 
 import pytest
 
@@ -18,6 +19,26 @@ else:
 for _flag, _value in _FLAGS.items():
     if _flag not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_flag}={_value}"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds `--part`."""
+    parser.addoption("--part", help="K/N: only the K-th of N parts of the tests, from 0")
+
+
+def pytest_collection_modifyitems(
+    config: pytest.Config, items: list[pytest.Item]
+) -> None:
+    """Leaves out the other parts; a test's cases are in the same part."""
+    if not config.getoption("--part"):
+        return
+    number, count = map(int, config.getoption("--part").split("/"))
+    chosen: dict[bool, list[pytest.Item]] = {True: [], False: []}
+    for item in items:
+        place = zlib.crc32(item.nodeid.split("[")[0].encode()) % count
+        chosen[place == number].append(item)
+    items[:] = chosen[True]
+    config.hook.pytest_deselected(items=chosen[False])
 
 
 @pytest.fixture(scope="module", autouse=True)
