@@ -1,9 +1,15 @@
 """Checkpoints: the newest ones, and the best by validation."""
 
 import contextlib
+import gc
+import json
+import logging
 import math
 import pathlib
-from collections.abc import Container, Iterator, Mapping
+import re
+import shutil
+import warnings
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,7 +17,26 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from pf_jax.errors import UserError
+from pf_jax.experiment.digests import (
+    ITEM,
+    DamagedError,
+    Digests,
+    LogDigest,
+    array_digest,
+    checkpoint_steps,
+    json_digest,
+    read_digests,
+    read_encoding,
+)
+from pf_jax.files import flush_file, flush_folder, write_error
 from pf_jax.state import TrainState
+
+METADATA_BYTES = 100_000
+"""Room that a checkpoint needs beside its arrays."""
+
+# What goes wrong in orbax is reported in a line of pf_jax's; orbax logs tracebacks of its
+# background threads beside that.
+logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
 
 
 class Checkpoints:
@@ -23,55 +48,183 @@ class Checkpoints:
     """
 
     def __init__(self, directory: pathlib.Path, keep: int = 3):
-        best = checkpoint_managers.BestN(
-            get_metric_fn=lambda metrics: metrics["nll"],
-            reverse=True,
-            n=1,
-        )
-        newest = checkpoint_managers.LatestN(n=keep)
-        self._manager = ocp.CheckpointManager(
-            directory.absolute(),
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=checkpoint_managers.AnyPreservationPolicy(
-                    [newest, best]
-                ),
-                best_fn=lambda metrics: metrics["nll"],
-                best_mode="min",
-            ),
-        )
+        self.directory = directory.absolute()
+        self._keep = keep
+        self._losses: dict[int, float | None] = {}
+        self._damaged: set[int] = set()
+        self._manager: ocp.CheckpointManager | None = None
+        self._saving: tuple[int, int] | None = None
 
     def save(
-        self, state: TrainState, encoding: Any, valid_nll: float = math.inf
+        self,
+        state: TrainState,
+        encoding: Any,
+        valid_nll: float = math.inf,
+        *,
+        settings: Mapping[str, Any] | None = None,
+        log: LogDigest | None = None,
     ) -> None:
         """Starts to write a checkpoint; returns as soon as the arrays are copied.
+
+        A damaged checkpoint of the same step is replaced, and later ones are removed as
+        soon as this one is written.
 
         Args:
             state: Training state to save.
             encoding: Encoding of the data, as a JSON value.
             valid_nll: Validation loss that the best checkpoint is chosen by; infinite
                 for a state that was not validated.
+            settings: Fields of the config, as JSON values.
+            log: Digest of `metrics.jsonl`.
+
+        Raises:
+            WriteError: If this checkpoint or the one before could not be written.
         """
-        self._manager.save(
-            int(state.step),
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(_arrays(state)),
-                encoding=ocp.args.JsonSave(encoding),
-            ),
-            metrics={"nll": valid_nll},
-            force=True,
+        self._wait()
+        step, arrays = int(state.step), _arrays(state)
+        digests = Digests(
+            {name: array_digest(leaf) for name, leaf in arrays.items()},
+            json_digest(encoding),
+            valid_nll if math.isfinite(valid_nll) else None,
+            settings or {},
+            log,
         )
+        num_bytes = sum(leaf.nbytes for leaf in arrays.values()) + METADATA_BYTES
+        self._saving = step, num_bytes
+        with self._reported():
+            manager = self._open_manager()
+            if step in self._damaged and step in manager.all_steps():
+                manager.delete(step)
+            self._damaged.discard(step)
+            self._losses[step] = valid_nll
+            items = {
+                "state": ocp.args.StandardSave(arrays),
+                "encoding": ocp.args.JsonSave(encoding),
+                ITEM: ocp.args.JsonSave(digests.to_json()),
+            }
+            manager.save(
+                step,
+                args=ocp.args.Composite(**items),
+                metrics={"nll": valid_nll},
+                force=True,
+            )
+
+    def _open_manager(self) -> ocp.CheckpointManager:
+        if self._manager is None:
+            self._manager = ocp.CheckpointManager(
+                self.directory,
+                options=ocp.CheckpointManagerOptions(
+                    preservation_policy=_Preservation(self._kept),
+                    # Also makes orbax write the loss as an item, `metrics`.
+                    best_fn=lambda metrics: metrics["nll"],
+                    best_mode="min",
+                    # Otherwise orbax reads the losses, and ends at a damaged one.
+                    lightweight_initialize=True,
+                    # Of runs that were killed. One run at a time writes here.
+                    cleanup_tmp_directories=True,
+                    async_options=ocp.options.AsyncOptions(
+                        post_finalization_callback=self._flush
+                    ),
+                ),
+            )
+        return self._manager
+
+    def _kept(self, steps: Sequence[int]) -> set[int]:
+        """The steps that are kept: the newest, the best, and those of unknown loss."""
+        whole = sorted(set(steps) - self._damaged)
+        unknown = [step for step in whole if self.loss(step) is None]
+        return {*whole[-self._keep :], *self._by_loss(whole)[:1], *unknown}
+
+    def _flush(self) -> None:
+        """Waits until the checkpoint has reached the disk, before it gets its name."""
+        assert self._saving is not None
+        for folder in self._unfinished(self._saving[0]):
+            for path in folder.rglob("*"):
+                (flush_folder if path.is_dir() else flush_file)(path)
+            flush_folder(folder)
+
+    def _unfinished(self, step: int) -> list[pathlib.Path]:
+        return list(self.directory.glob(f"{step}.orbax-checkpoint-tmp*"))
+
+    def _wait(self) -> None:
+        """Waits until the checkpoint is written that is being written, if any."""
+        if self._manager is None or self._saving is None:
+            return
+        with self._reported():
+            self._manager.wait_until_finished()
+        self._saving = None
+        flush_folder(self.directory)
+
+    @contextlib.contextmanager
+    def _reported(self) -> Iterator[None]:
+        """Turns orbax's errors of writing into a `WriteError`."""
+        try:
+            yield
+        except Exception as error:
+            assert self._saving is not None
+            (step, num_bytes), self._saving = self._saving, None
+            self._losses.pop(step, None)
+            for folder in self._unfinished(step):
+                shutil.rmtree(folder, ignore_errors=True)
+            number = _error_number(error)
+            if number is None:
+                raise
+            path = self.directory / f"the checkpoint of step {step}"
+            raise write_error(path, num_bytes, number) from error
+
+    def steps(self) -> list[int]:
+        """The steps of all checkpoints, in ascending order."""
+        self._wait()
+        return checkpoint_steps(self.directory)
 
     def latest_step(self) -> int | None:
         """The step of the newest checkpoint, if there is one."""
-        return self._manager.latest_step()
+        return max(self.steps(), default=None)
+
+    def loss(self, step: int) -> float | None:
+        """The validation loss of a checkpoint.
+
+        Returns:
+            Infinity for a checkpoint that was not validated, None where the loss is lost.
+        """
+        if step not in self._losses:
+            folder = self.directory / str(step)
+            with contextlib.suppress(DamagedError):
+                digests = read_digests(folder)
+                if digests is not None:
+                    loss = digests.valid_nll
+                    self._losses[step] = math.inf if loss is None else loss
+                    return self._losses[step]
+            self._losses[step] = _metrics_loss(folder)
+        return self._losses[step]
+
+    def digests(self, step: int) -> Digests | None:
+        """The digests of a checkpoint; None for one of an older version."""
+        return read_digests(self.directory / str(step))
+
+    def steps_without_metrics(self) -> list[int]:
+        """The steps of checkpoints whose item `metrics` is missing or damaged."""
+        return [
+            step
+            for step in self.steps()
+            if (saved := _metrics_loss(self.directory / str(step))) is None
+            or saved != self.loss(step)
+        ]
+
+    def steps_by_loss(self) -> list[int]:
+        """The steps of all checkpoints: the best first, then the newest not validated."""
+        return self._by_loss(self.steps())
+
+    def _by_loss(self, steps: Sequence[int]) -> list[int]:
+        losses = {step: self.loss(step) for step in steps}
+        return sorted(
+            steps,
+            key=lambda step: (math.inf if (x := losses[step]) is None else x, -step),
+        )
 
     def best_step(self) -> int | None:
         """The step of the best checkpoint by validation; without one, of the newest."""
-        self._manager.wait_until_finished()
-        best = self._manager.best_step()
-        if best is None or math.isinf(self._manager.metrics(best)["nll"]):
-            return self.latest_step()
-        return best
+        return next(iter(self.steps_by_loss()), None)
 
     def restore(self, state: TrainState, step: int) -> TrainState:
         """The state of a checkpoint; without a discriminator where it holds none.
@@ -82,28 +235,44 @@ class Checkpoints:
             step: Step of the checkpoint to restore.
 
         Raises:
-            UserError: If the checkpoint's arrays have other shapes, or it is damaged.
+            UserError: If the checkpoint's arrays have other shapes.
+            DamagedError: If the checkpoint cannot be read, or an array is not the one that
+                was saved.
         """
-        with self._readable(step):
+        folder = self.directory / str(step) / "state"
+        with self._noting_damage(step):
+            digests = read_digests(folder.parent)
             # Compared first: orbax's own refusal of other shapes leaves threads behind.
-            saved = ocp.StandardCheckpointHandler().metadata(
-                self._manager.directory / str(step) / "state"
+            saved = _readable(
+                lambda: ocp.StandardCheckpointHandler().metadata(folder).tree
             )
-            shapes = {path: entry.shape for path, entry in saved.tree.items()}
-            if not any(name.startswith("discriminator") for name in shapes):
-                state = state.replace(discriminator=None)
-            wanted = _arrays(state)
-            names = [_saved_name(path, shapes) for path in wanted]
-            template = {
-                name: ocp.utils.to_shape_dtype_struct(leaf)
-                for name, leaf in zip(names, wanted.values(), strict=True)
-            }
-            if state.discriminator is None:
-                template |= _unused(saved.tree, template)
-            if shapes != {name: leaf.shape for name, leaf in template.items()}:
-                raise ValueError("other shapes")
-            args = ocp.args.Composite(state=ocp.args.StandardRestore(template))
-            restored = self._manager.restore(step, args=args)["state"]
+            shapes = {path: tuple(entry.shape) for path, entry in saved.items()}
+            if digests is not None:
+                expected = {name: x.shape for name, x in digests.arrays.items()}
+                if shapes != expected:
+                    raise DamagedError("its arrays have other shapes than those saved")
+        if not any(name.startswith("discriminator") for name in shapes):
+            state = state.replace(discriminator=None)
+        wanted = _arrays(state)
+        names = [_saved_name(path, shapes) for path in wanted]
+        template = {
+            name: ocp.utils.to_shape_dtype_struct(leaf)
+            for name, leaf in zip(names, wanted.values(), strict=True)
+        }
+        if state.discriminator is None:
+            template |= _unused(saved, template)
+        if shapes != {name: leaf.shape for name, leaf in template.items()}:
+            raise UserError(
+                f"{self.directory}: the checkpoint of step {step} does not fit this model "
+                "or is damaged: use another --workdir, or the settings it was trained with"
+            )
+        with self._noting_damage(step):
+            args = ocp.args.StandardRestore(template)
+            restored = _readable(
+                lambda: ocp.StandardCheckpointHandler().restore(folder, args=args)
+            )
+            if digests is not None:
+                _check_arrays(restored, digests)
         # A dict's leaves come sorted by name; `names` has the state's own order.
         leaves = [restored[name] for name in names]
         return jax.tree.unflatten(jax.tree.structure(state), leaves)
@@ -115,27 +284,93 @@ class Checkpoints:
             step: Step of the checkpoint to restore.
 
         Raises:
-            UserError: If the checkpoint is damaged.
+            DamagedError: If the checkpoint is damaged.
         """
-        args = ocp.args.Composite(encoding=ocp.args.JsonRestore())
-        with self._readable(step):
-            return self._manager.restore(step, args=args)["encoding"]
+        folder = self.directory / str(step)
+        with self._noting_damage(step):
+            return read_encoding(folder, read_digests(folder))
 
     @contextlib.contextmanager
-    def _readable(self, step: int) -> Iterator[None]:
+    def _noting_damage(self, step: int) -> Iterator[None]:
         try:
             yield
-        except Exception as error:  # Which one depends on the version of orbax.
-            raise UserError(
-                f"{self._manager.directory}: the checkpoint of step {step} does not fit "
-                "this model or is damaged: use another --workdir, or the settings it "
-                "was trained with"
-            ) from error
+        except DamagedError:
+            self._damaged.add(step)
+            raise
 
     def close(self) -> None:
-        """Waits until everything is written."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        """Waits until everything is written.
+
+        Raises:
+            WriteError: If the last checkpoint could not be written.
+        """
+        try:
+            self._wait()
+        finally:
+            if self._manager is not None:
+                with contextlib.suppress(Exception):  # Reported by `_wait`.
+                    self._manager.close()
+
+
+class _Preservation(checkpoint_managers.PreservationPolicy):
+    """Tells orbax which checkpoints to keep.
+
+    Args:
+        kept: Function from all steps to those that are kept.
+    """
+
+    def __init__(self, kept: Callable[[Sequence[int]], Container[int]]):
+        self._kept = kept
+
+    def should_preserve(
+        self, checkpoints: Sequence[Any], *, context: Any
+    ) -> Sequence[bool]:
+        """Whether each checkpoint is kept."""
+        del context
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        kept = self._kept(steps)
+        return [step in kept for step in steps]
+
+
+def _error_number(error: BaseException | None) -> int | None:
+    """The number of the system's error behind an error of orbax, if there is one."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno:
+            return error.errno
+        # Tensorstore's errors are texts.
+        if found := re.search(r"os_error_code='(\d+)'", str(error)):
+            return int(found[1])
+        error = error.__cause__ or error.__context__
+    return None
+
+
+def _metrics_loss(checkpoint: pathlib.Path) -> float | None:
+    """The loss in a checkpoint's item `metrics`, which older checkpoints have alone."""
+    try:
+        loss = json.loads((checkpoint / "metrics" / "metrics").read_bytes())["nll"]
+        return float(loss)
+    except (KeyError, OSError, RecursionError, TypeError, ValueError):
+        return None
+
+
+def _readable(read: Callable[[], Any]) -> Any:
+    """The result of reading with orbax, or one error in place of its many."""
+    with warnings.catch_warnings():
+        # Orbax leaves the arrays' readers behind when one of them fails.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        try:
+            return read()
+        except Exception as error:  # Which one depends on the version of orbax.
+            number = _error_number(error)
+        gc.collect()
+    del read
+    raise DamagedError("it cannot be read" + (f" (error {number})" if number else ""))
+
+
+def _check_arrays(restored: Mapping[str, Any], digests: Digests) -> None:
+    for name, array in restored.items():
+        if array_digest(array) != digests.arrays[name]:
+            raise DamagedError(f"{name} has other values than those saved")
 
 
 def _arrays(state: TrainState) -> dict[str, Any]:

@@ -6,17 +6,18 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pf_jax.analysis.measures.measurement import Measurement
-from pf_jax.data import Measure, encoding_from_json, encoding_to_json, load_encoding
+from pf_jax.data import Measure, encoding_from_json, encoding_to_json
 from pf_jax.errors import UserError
-from pf_jax.experiment.run_log import read_metrics
-from pf_jax.experiment.saved_config import read_config
+from pf_jax.experiment.saved_config import PLACES, flat
+from pf_jax.experiment.saved_files import (
+    checked_config,
+    checked_encoding,
+    checked_lines,
+)
 from pf_jax.study.statistics import Comparison, compare
 
 STUDY_FILE = "study.json"
 """File that makes a folder the folder of a study."""
-
-PLACES = ("data.path", "data.tfds_manual_dir")
-"""Fields that say where data lies, not what it is."""
 
 
 class Result(NamedTuple):
@@ -25,7 +26,7 @@ class Result(NamedTuple):
     Attributes:
         workdir: Folder of the run.
         config: Fields of the config by full name, such as `train.num_steps`; without
-            `PLACES`.
+            `saved_config.PLACES`.
         encoding: Content of `encoding.json`.
         lines: Lines of `metrics.jsonl`, in order.
         evaluation: Content of `evaluation/metrics.json`; None where the run has not been
@@ -67,11 +68,11 @@ def read_result(workdir: pathlib.Path) -> Result:
         UserError: If the folder holds no run, or a file in it is damaged.
     """
     workdir = pathlib.Path(workdir)
-    config = read_config(workdir)
-    encoding = load_encoding(workdir / "encoding.json")
+    config = checked_config(workdir)
+    encoding = checked_encoding(workdir)
+    lines = checked_lines(workdir)
     path = workdir / "evaluation" / "metrics.json"
     try:
-        lines = read_metrics(workdir)
         evaluation = json.loads(path.read_text()) if path.exists() else None
     except (OSError, ValueError) as error:
         raise UserError(
@@ -83,17 +84,6 @@ def read_result(workdir: pathlib.Path) -> Result:
         if name not in PLACES
     }
     return Result(workdir, fields, encoding_to_json(encoding), lines, evaluation)
-
-
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by full name, such as `train.num_steps`."""
-    fields: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            fields |= flat(value, f"{prefix}{name}.")
-        else:
-            fields[prefix + name] = value
-    return fields
 
 
 def check_same_data(results: Sequence[Result]) -> None:
