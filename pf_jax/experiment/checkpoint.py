@@ -1,22 +1,16 @@
 """Checkpoints: the newest ones, and the best by validation."""
 
 import contextlib
-import gc
 import json
-import logging
 import math
 import pathlib
-import re
 import shutil
-import warnings
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from typing import Any
 
-import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from pf_jax.errors import UserError
 from pf_jax.experiment.digests import (
     ITEM,
     DamagedError,
@@ -28,15 +22,13 @@ from pf_jax.experiment.digests import (
     read_digests,
     read_encoding,
 )
+from pf_jax.experiment.orbax_noise import silence_orbax
+from pf_jax.experiment.saved_state import STATE, arrays_of, error_number, read_state
 from pf_jax.files import flush_file, flush_folder, write_error
 from pf_jax.state import TrainState
 
 METADATA_BYTES = 100_000
 """Room that a checkpoint needs beside its arrays."""
-
-# What goes wrong in orbax is reported in a line of pf_jax's; orbax logs tracebacks of its
-# background threads beside that.
-logging.getLogger("absl").addFilter(lambda record: "orbax" not in record.pathname)
 
 
 class Checkpoints:
@@ -81,7 +73,7 @@ class Checkpoints:
             WriteError: If this checkpoint or the one before could not be written.
         """
         self._wait()
-        step, arrays = int(state.step), _arrays(state)
+        step, arrays = int(state.step), arrays_of(state)
         digests = Digests(
             {name: array_digest(leaf) for name, leaf in arrays.items()},
             json_digest(encoding),
@@ -98,7 +90,7 @@ class Checkpoints:
             self._damaged.discard(step)
             self._losses[step] = valid_nll
             items = {
-                "state": ocp.args.StandardSave(arrays),
+                STATE: ocp.args.StandardSave(arrays),
                 "encoding": ocp.args.JsonSave(encoding),
                 ITEM: ocp.args.JsonSave(digests.to_json()),
             }
@@ -111,6 +103,7 @@ class Checkpoints:
 
     def _open_manager(self) -> ocp.CheckpointManager:
         if self._manager is None:
+            silence_orbax()
             self._manager = ocp.CheckpointManager(
                 self.directory,
                 options=ocp.CheckpointManagerOptions(
@@ -166,7 +159,7 @@ class Checkpoints:
             self._losses.pop(step, None)
             for folder in self._unfinished(step):
                 shutil.rmtree(folder, ignore_errors=True)
-            number = _error_number(error)
+            number = error_number(error)
             if number is None:
                 raise
             path = self.directory / f"the checkpoint of step {step}"
@@ -239,43 +232,9 @@ class Checkpoints:
             DamagedError: If the checkpoint cannot be read, or an array is not the one that
                 was saved.
         """
-        folder = self.directory / str(step) / "state"
+        folder = self.directory / str(step)
         with self._noting_damage(step):
-            digests = read_digests(folder.parent)
-            # Compared first: orbax's own refusal of other shapes leaves threads behind.
-            saved = _readable(
-                lambda: ocp.StandardCheckpointHandler().metadata(folder).tree
-            )
-            shapes = {path: tuple(entry.shape) for path, entry in saved.items()}
-            if digests is not None:
-                expected = {name: x.shape for name, x in digests.arrays.items()}
-                if shapes != expected:
-                    raise DamagedError("its arrays have other shapes than those saved")
-        if not any(name.startswith("discriminator") for name in shapes):
-            state = state.replace(discriminator=None)
-        wanted = _arrays(state)
-        names = [_saved_name(path, shapes) for path in wanted]
-        template = {
-            name: ocp.utils.to_shape_dtype_struct(leaf)
-            for name, leaf in zip(names, wanted.values(), strict=True)
-        }
-        if state.discriminator is None:
-            template |= _unused(saved, template)
-        if shapes != {name: leaf.shape for name, leaf in template.items()}:
-            raise UserError(
-                f"{self.directory}: the checkpoint of step {step} does not fit this model "
-                "or is damaged: use another --workdir, or the settings it was trained with"
-            )
-        with self._noting_damage(step):
-            args = ocp.args.StandardRestore(template)
-            restored = _readable(
-                lambda: ocp.StandardCheckpointHandler().restore(folder, args=args)
-            )
-            if digests is not None:
-                _check_arrays(restored, digests)
-        # A dict's leaves come sorted by name; `names` has the state's own order.
-        leaves = [restored[name] for name in names]
-        return jax.tree.unflatten(jax.tree.structure(state), leaves)
+            return read_state(folder, state, read_digests(folder))
 
     def restore_encoding(self, step: int) -> Any:
         """The encoding that was saved with a checkpoint, as a JSON value.
@@ -332,18 +291,6 @@ class _Preservation(checkpoint_managers.PreservationPolicy):
         return [step in kept for step in steps]
 
 
-def _error_number(error: BaseException | None) -> int | None:
-    """The number of the system's error behind an error of orbax, if there is one."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno:
-            return error.errno
-        # Tensorstore's errors are texts.
-        if found := re.search(r"os_error_code='(\d+)'", str(error)):
-            return int(found[1])
-        error = error.__cause__ or error.__context__
-    return None
-
-
 def _metrics_loss(checkpoint: pathlib.Path) -> float | None:
     """The loss in a checkpoint's item `metrics`, which older checkpoints have alone."""
     try:
@@ -351,56 +298,3 @@ def _metrics_loss(checkpoint: pathlib.Path) -> float | None:
         return float(loss)
     except (KeyError, OSError, RecursionError, TypeError, ValueError):
         return None
-
-
-def _readable(read: Callable[[], Any]) -> Any:
-    """The result of reading with orbax, or one error in place of its many."""
-    with warnings.catch_warnings():
-        # Orbax leaves the arrays' readers behind when one of them fails.
-        warnings.simplefilter("ignore", RuntimeWarning)
-        try:
-            return read()
-        except Exception as error:  # Which one depends on the version of orbax.
-            number = _error_number(error)
-        gc.collect()
-    del read
-    raise DamagedError("it cannot be read" + (f" (error {number})" if number else ""))
-
-
-def _check_arrays(restored: Mapping[str, Any], digests: Digests) -> None:
-    for name, array in restored.items():
-        if array_digest(array) != digests.arrays[name]:
-            raise DamagedError(f"{name} has other values than those saved")
-
-
-def _arrays(state: TrainState) -> dict[str, Any]:
-    """The leaves by their paths: this format does not depend on the names of classes."""
-    paths, _ = jax.tree.flatten_with_path(state)
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="."): leaf
-        for path, leaf in paths
-    }
-
-
-def _saved_name(path: str, saved: Container[str]) -> str:
-    """The name that a leaf has in a checkpoint, which may be an older one.
-
-    Parameters and optimizer states once lay side by side, without players, and a run that
-    clipped gradients had a chain of two optimizers.
-    """
-    older = path.replace(".params.", ".").replace(".optimizer_state.", "_optimizer.")
-    oldest = older.replace("_optimizer.0.", "_optimizer.1.0.")
-    return next((name for name in (path, older) if name in saved), oldest)
-
-
-def _unused(saved: Mapping[str, Any], wanted: Container[str]) -> dict[str, Any]:
-    """The discriminator of a checkpoint, for a state that has none.
-
-    Every run once had one; orbax restores all of a checkpoint or nothing.
-    """
-    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    return {
-        name: jax.ShapeDtypeStruct(entry.shape, entry.dtype, sharding=device)
-        for name, entry in saved.items()
-        if name.startswith("discriminator") and name not in wanted
-    }

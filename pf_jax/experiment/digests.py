@@ -1,7 +1,7 @@
 """Digests of what a checkpoint holds: whether it is whole can be checked when it is read.
 
-A checkpoint's digests lie in it as JSON. They have a digest of their own, so that one flipped
-bit anywhere is noticed. Checkpoints of older versions have none, and cannot be checked.
+A checkpoint's digests lie in it as JSON, with a digest of themselves, so that a flipped bit
+anywhere is noticed. Checkpoints of older versions have none, and cannot be checked.
 """
 
 import hashlib
@@ -110,7 +110,7 @@ def array_digest(array: Any) -> ArrayDigest:
     content = hashlib.sha256()
     content.update(f"{array.dtype.name} {array.shape}".encode())
     # As bytes: types such as bfloat16 have no buffer.
-    content.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    content.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
     return ArrayDigest(array.dtype.name, array.shape, content.hexdigest())
 
 

@@ -1,7 +1,7 @@
 """TensorBoard's event file, written by the thread that trains.
 
-tensorboardX's own `SummaryWriter` writes in a thread, which ends when the disk is full: then
-the training waits for it for ever.
+tensorboardX's own `SummaryWriter` writes in a thread that a full disk ends, and then waits
+for that thread for ever.
 """
 
 import pathlib

@@ -71,7 +71,8 @@ def _best_first(checkpoints: Checkpoints) -> list[int]:
             f"validation loss {known if loss is None else f'of {loss:.4f} is known'}"
         )
     best = checkpoints.best_step()
-    return [best, *(step for step in checkpoints.steps_by_loss() if step != best)]
+    steps = checkpoints.steps_by_loss()
+    return sorted(steps, key=lambda step: step != best)
 
 
 def _latest_first(checkpoints: Checkpoints) -> list[int]:

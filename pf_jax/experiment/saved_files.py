@@ -106,15 +106,16 @@ def _whole_config(
     """The config of `config.json`; None where it cannot be read or lacks a field."""
     try:
         config = read_config(workdir)
-    except UserError:
+        # As written: `config` has fields that the file lacks.
+        here = flat(json.loads((workdir / "config.json").read_bytes()))
+    except (UserError, OSError, ValueError):
         return None
-    here, there = flat(config), flat(settings)
-    kinds = {int: (int, float), float: (int, float), list: (list, tuple)}
-    for field, value in there.items():
-        kind = kinds.get(type(value), type(value))
+    kinds = {int: (int, float), float: (int, float)}
+    for field, there in flat(settings).items():
         if field not in here:
             return None
-        if None not in (value, here[field]) and not isinstance(here[field], kind):
+        kind = kinds.get(type(there), type(there))
+        if None not in (there, here[field]) and not isinstance(here[field], kind):
             return None
     return config
 
