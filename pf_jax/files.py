@@ -19,6 +19,10 @@ class WriteError(UserError, OSError):
     It is an `OSError` too, so that whoever can do without a file suppresses it as such.
     """
 
+    def __str__(self) -> str:
+        """The message; an `OSError` with a number has another by default."""
+        return str(self.args[0])
+
 
 def write_error(path: pathlib.Path, num_bytes: int, number: int | None) -> WriteError:
     """The error for a file that could not be written.

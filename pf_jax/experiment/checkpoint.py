@@ -1,10 +1,12 @@
 """Checkpoints: the newest ones, and the best by validation."""
 
 import contextlib
+import gc
 import json
 import math
 import pathlib
 import shutil
+import time
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -27,8 +29,14 @@ from pf_jax.experiment.saved_state import STATE, arrays_of, error_number, read_s
 from pf_jax.files import flush_file, flush_folder, write_error
 from pf_jax.state import TrainState
 
-METADATA_BYTES = 100_000
+METADATA_BYTES = 150_000
 """Room that a checkpoint needs beside its arrays."""
+
+ARRAY_BYTES = 1_500
+"""Room that an array needs beside its values."""
+
+REMOVALS = 10
+"""Number of attempts to remove a checkpoint that could not be written."""
 
 
 class Checkpoints:
@@ -81,25 +89,31 @@ class Checkpoints:
             settings or {},
             log,
         )
-        num_bytes = sum(leaf.nbytes for leaf in arrays.values()) + METADATA_BYTES
-        self._saving = step, num_bytes
-        with self._reported():
-            manager = self._open_manager()
-            if step in self._damaged and step in manager.all_steps():
-                manager.delete(step)
-            self._damaged.discard(step)
-            self._losses[step] = valid_nll
-            items = {
-                STATE: ocp.args.StandardSave(arrays),
-                "encoding": ocp.args.JsonSave(encoding),
-                ITEM: ocp.args.JsonSave(digests.to_json()),
-            }
-            manager.save(
-                step,
-                args=ocp.args.Composite(**items),
-                metrics={"nll": valid_nll},
-                force=True,
-            )
+        self._saving = (
+            step,
+            METADATA_BYTES + sum(leaf.nbytes + ARRAY_BYTES for leaf in arrays.values()),
+        )
+        items = {
+            STATE: ocp.args.StandardSave(arrays),
+            "encoding": ocp.args.JsonSave(encoding),
+            ITEM: ocp.args.JsonSave(digests.to_json()),
+        }
+        self._write(lambda: self._start_saving(step, valid_nll, items))
+
+    def _start_saving(
+        self, step: int, valid_nll: float, items: Mapping[str, Any]
+    ) -> None:
+        manager = self._open_manager()
+        if step in self._damaged and step in manager.all_steps():
+            manager.delete(step)
+        self._damaged.discard(step)
+        self._losses[step] = valid_nll
+        manager.save(
+            step,
+            args=ocp.args.Composite(**items),
+            metrics={"nll": valid_nll},
+            force=True,
+        )
 
     def _open_manager(self) -> ocp.CheckpointManager:
         if self._manager is None:
@@ -139,31 +153,49 @@ class Checkpoints:
     def _unfinished(self, step: int) -> list[pathlib.Path]:
         return list(self.directory.glob(f"{step}.orbax-checkpoint-tmp*"))
 
+    def _remove_unfinished(self, step: int) -> None:
+        for _ in range(REMOVALS):
+            folders = self._unfinished(step)
+            for folder in folders:
+                shutil.rmtree(folder, ignore_errors=True)
+            if not folders:
+                break
+            # After an error orbax does not wait for its other writers.
+            time.sleep(0.1)
+
     def _wait(self) -> None:
         """Waits until the checkpoint is written that is being written, if any."""
         if self._manager is None or self._saving is None:
             return
-        with self._reported():
-            self._manager.wait_until_finished()
+        self._write(self._manager.wait_until_finished)
         self._saving = None
         flush_folder(self.directory)
 
-    @contextlib.contextmanager
-    def _reported(self) -> Iterator[None]:
-        """Turns orbax's errors of writing into a `WriteError`."""
+    def _write(self, write: Callable[[], None]) -> None:
+        """Calls a function that writes, and turns orbax's errors into a `WriteError`."""
         try:
-            yield
+            return write()
         except Exception as error:
-            assert self._saving is not None
-            (step, num_bytes), self._saving = self._saving, None
-            self._losses.pop(step, None)
-            for folder in self._unfinished(step):
-                shutil.rmtree(folder, ignore_errors=True)
             number = error_number(error)
             if number is None:
                 raise
-            path = self.directory / f"the checkpoint of step {step}"
-            raise write_error(path, num_bytes, number) from error
+        # Not raised inside of `except`: orbax's error keeps its writers, and they print
+        # errors of their own when Python ends.
+        assert self._saving is not None
+        (step, num_bytes), self._saving = self._saving, None
+        self._losses.pop(step, None)
+        self._close_manager()
+        del write
+        gc.collect()
+        self._remove_unfinished(step)
+        path = self.directory / f"the checkpoint of step {step}"
+        raise write_error(path, num_bytes, number)
+
+    def _close_manager(self) -> None:
+        manager, self._manager = self._manager, None
+        if manager is not None:
+            with contextlib.suppress(Exception):  # Reported already.
+                manager.close()
 
     def steps(self) -> list[int]:
         """The steps of all checkpoints, in ascending order."""
@@ -266,9 +298,7 @@ class Checkpoints:
         try:
             self._wait()
         finally:
-            if self._manager is not None:
-                with contextlib.suppress(Exception):  # Reported by `_wait`.
-                    self._manager.close()
+            self._close_manager()
 
 
 class _Preservation(checkpoint_managers.PreservationPolicy):

@@ -4,6 +4,7 @@ tensorboardX's own `SummaryWriter` writes in a thread that a full disk ends, and
 for that thread for ever.
 """
 
+import io
 import pathlib
 import time
 from typing import Any
@@ -28,7 +29,7 @@ class EventFile:
 
     def __init__(self, folder: pathlib.Path, first_step: int):
         self._path = folder / "events"
-        with writing(self._path, 0):
+        with writing(self._path, io.DEFAULT_BUFFER_SIZE):
             self._writer = event_file_writer.EventsWriter(str(self._path))
         if first_step:
             status = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
@@ -49,10 +50,10 @@ class EventFile:
 
     def flush(self) -> None:
         """Waits until the events have reached the disk."""
-        with writing(self._path, 0):
+        with writing(self._path, io.DEFAULT_BUFFER_SIZE):
             self._writer.flush()
 
     def close(self) -> None:
         """Closes the file."""
-        with writing(self._path, 0):
+        with writing(self._path, io.DEFAULT_BUFFER_SIZE):
             self._writer.close()

@@ -14,6 +14,9 @@ from pf_jax.files import writing
 LOCK_FILE = ".lock"
 """Name of the locked file; it exists only while a run is going on, or was killed."""
 
+BLOCK_BYTES = 4096
+"""Room that a file takes on most file systems, however small it is."""
+
 HELD = (errno.EAGAIN, errno.EACCES)
 """Error numbers of a lock that another process holds."""
 
@@ -42,7 +45,7 @@ class FolderLock(contextlib.AbstractContextManager):
             UserError: If another process holds the lock; it names that process.
         """
         while self._descriptor is None:
-            with writing(self._path, 0):
+            with writing(self._path, BLOCK_BYTES):
                 descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC)
             try:
                 _lock(descriptor)
