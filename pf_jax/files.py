@@ -12,6 +12,9 @@ from pf_jax.errors import UserError
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Error numbers of a disk, a quota or a file size that is used up."""
 
+BLOCK_BYTES = 4096
+"""Room that a file takes on most file systems, however small it is."""
+
 
 class WriteError(UserError, OSError):
     """A file could not be written, such as to a full disk.
@@ -157,7 +160,7 @@ def make_folder(folder: pathlib.Path, advice: str) -> None:
         probe.unlink()
     except OSError as error:
         if error.errno in FULL_DISK:
-            raise write_error(folder / "a run", 1, error.errno) from error
+            raise write_error(folder / "a file", BLOCK_BYTES, error.errno) from error
         raise UserError(
             f"{folder}: cannot write there ({error.strerror}): {advice}"
         ) from error

@@ -17,6 +17,7 @@ from pf_jax.analysis.present import (
 from pf_jax.data.encoding import Encoding, TextEncoding
 from pf_jax.errors import warn
 from pf_jax.experiment.checks import has_discriminator
+from pf_jax.experiment.digests import json_digest
 from pf_jax.experiment.environment import environment
 from pf_jax.experiment.lock import FolderLock
 from pf_jax.experiment.measuring import (
@@ -115,6 +116,7 @@ def _evaluate(
     )
 
     metrics = strict_json(metrics)
+    metrics["digest"] = json_digest(metrics)
     content = json.dumps(metrics, indent=2, allow_nan=False)
     write_whole(folder / "metrics.json", content + "\n")
     write_states(run, split, folder / "states.npz")

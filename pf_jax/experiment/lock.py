@@ -9,13 +9,10 @@ import pathlib
 import socket
 
 from pf_jax.errors import UserError, warn
-from pf_jax.files import writing
+from pf_jax.files import BLOCK_BYTES, writing
 
 LOCK_FILE = ".lock"
 """Name of the locked file; it exists only while a run is going on, or was killed."""
-
-BLOCK_BYTES = 4096
-"""Room that a file takes on most file systems, however small it is."""
 
 HELD = (errno.EAGAIN, errno.EACCES)
 """Error numbers of a lock that another process holds."""
@@ -53,6 +50,7 @@ class FolderLock(contextlib.AbstractContextManager):
                 holder = _holder(descriptor)
                 os.close(descriptor)
                 if error.errno not in HELD:
+                    self._path.unlink(missing_ok=True)
                     warn(
                         f"{self._path.parent}: cannot be locked ({error.strerror}): make "
                         "sure that no other run uses it"

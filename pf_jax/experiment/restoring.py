@@ -13,6 +13,10 @@ from pf_jax.experiment.digests import DamagedError
 from pf_jax.state import TrainState
 
 
+class RemovedError(UserError):
+    """A checkpoint that a training removed while it was read."""
+
+
 class Restored(NamedTuple):
     """A checkpoint that is whole.
 
@@ -40,6 +44,7 @@ def restore_whole(
     Raises:
         UserError: If no checkpoint is whole, one does not fit the config, or the data
             cannot be read.
+        RemovedError: If a checkpoint is no longer there.
     """
     reasons: list[str] = []
     experiment = None
@@ -50,6 +55,11 @@ def restore_whole(
                 experiment = load_experiment(config, encoding)
             state = checkpoints.restore(state_shapes(experiment), step)
         except DamagedError as error:
+            if not (checkpoints.directory / str(step)).exists():
+                raise RemovedError(
+                    f"{checkpoints.directory}: the checkpoint of step {step} was removed "
+                    "while it was read: run the same command again"
+                ) from error
             reasons.append(f"the checkpoint of step {step} is damaged ({error})")
             continue
         if reasons:

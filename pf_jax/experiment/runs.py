@@ -4,12 +4,14 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from ml_collections import config_dict
+
 from pf_jax.errors import UserError, warn
 from pf_jax.experiment.build import Experiment
 from pf_jax.experiment.checkpoint import Checkpoints
 from pf_jax.experiment.checks import check_config
 from pf_jax.experiment.digests import checkpoint_steps
-from pf_jax.experiment.restoring import restore_whole
+from pf_jax.experiment.restoring import RemovedError, Restored, restore_whole
 from pf_jax.experiment.saved_files import CHECKPOINTS, checked_config, checked_lines
 from pf_jax.state import TrainState
 
@@ -50,10 +52,19 @@ def load_run(workdir: pathlib.Path, checkpoint: str = "best") -> Run:
         raise UserError(
             f"{workdir}: no checkpoint here yet: run train.py --workdir {workdir} first"
         )
+    try:
+        restored = _restored(workdir, checkpoint, config)
+    except RemovedError:  # By a training that goes on: it has newer ones.
+        restored = _restored(workdir, checkpoint, config)
+    return Run(restored.experiment, restored.state, checked_lines(workdir))
+
+
+def _restored(
+    workdir: pathlib.Path, checkpoint: str, config: config_dict.ConfigDict
+) -> Restored:
     checkpoints = Checkpoints(workdir / CHECKPOINTS, config.train.keep_checkpoints)
     choose = {"best": _best_first, "latest": _latest_first}[checkpoint]
-    restored = restore_whole(checkpoints, choose(checkpoints), config)
-    return Run(restored.experiment, restored.state, checked_lines(workdir))
+    return restore_whole(checkpoints, choose(checkpoints), config)
 
 
 def has_checkpoint(workdir: pathlib.Path) -> bool:

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 from pf_jax.analysis.measures.measurement import Measurement
 from pf_jax.data import Measure, encoding_from_json, encoding_to_json
-from pf_jax.errors import UserError
+from pf_jax.errors import UserError, warn
+from pf_jax.experiment.digests import json_digest
 from pf_jax.experiment.saved_config import PLACES, flat
 from pf_jax.experiment.saved_files import (
     checked_config,
@@ -78,12 +79,22 @@ def read_result(workdir: pathlib.Path) -> Result:
         raise UserError(
             f"{workdir}: cannot be read ({error}): train it again"
         ) from error
+    _warn_of_changes(path, evaluation)
     fields = {
         name: value
         for name, value in flat(config.to_dict()).items()
         if name not in PLACES
     }
     return Result(workdir, fields, encoding_to_json(encoding), lines, evaluation)
+
+
+def _warn_of_changes(path: pathlib.Path, evaluation: Any) -> None:
+    """Prints a warning where an evaluation is not the one that was written."""
+    if not isinstance(evaluation, Mapping) or "digest" not in evaluation:
+        return  # Written by an older version.
+    content = {name: value for name, value in evaluation.items() if name != "digest"}
+    if json_digest(content) != evaluation["digest"]:
+        warn(f"{path}: edited or damaged: run evaluate.py again")
 
 
 def check_same_data(results: Sequence[Result]) -> None:
