@@ -2,12 +2,11 @@
 
 import contextlib
 import gc
-import json
 import math
 import pathlib
 import shutil
 import time
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
 import orbax.checkpoint as ocp
@@ -15,17 +14,14 @@ from orbax.checkpoint import checkpoint_managers
 
 from pf_jax.experiment.digests import (
     ITEM,
-    DamagedError,
     Digests,
     LogDigest,
-    array_digest,
-    checkpoint_steps,
+    array_digests,
     json_digest,
-    read_digests,
-    read_encoding,
 )
 from pf_jax.experiment.orbax_noise import silence_orbax
-from pf_jax.experiment.saved_state import STATE, arrays_of, error_number, read_state
+from pf_jax.experiment.saved_checkpoints import SavedCheckpoints
+from pf_jax.experiment.saved_state import STATE, arrays_of, error_number
 from pf_jax.files import flush_file, flush_folder, write_error
 from pf_jax.state import TrainState
 
@@ -39,7 +35,7 @@ REMOVALS = 10
 """Number of attempts to remove a checkpoint that could not be written."""
 
 
-class Checkpoints:
+class Checkpoints(SavedCheckpoints):
     """A folder of checkpoints, written in the background.
 
     Args:
@@ -48,10 +44,8 @@ class Checkpoints:
     """
 
     def __init__(self, directory: pathlib.Path, keep: int = 3):
-        self.directory = directory.absolute()
+        super().__init__(directory)
         self._keep = keep
-        self._losses: dict[int, float | None] = {}
-        self._damaged: set[int] = set()
         self._manager: ocp.CheckpointManager | None = None
         self._saving: tuple[int, int] | None = None
 
@@ -83,7 +77,7 @@ class Checkpoints:
         self._wait()
         step, arrays = int(state.step), arrays_of(state)
         digests = Digests(
-            {name: array_digest(leaf) for name, leaf in arrays.items()},
+            array_digests(arrays),
             json_digest(encoding),
             valid_nll if math.isfinite(valid_nll) else None,
             settings or {},
@@ -197,98 +191,6 @@ class Checkpoints:
             with contextlib.suppress(Exception):  # Reported already.
                 manager.close()
 
-    def steps(self) -> list[int]:
-        """The steps of all checkpoints, in ascending order."""
-        self._wait()
-        return checkpoint_steps(self.directory)
-
-    def latest_step(self) -> int | None:
-        """The step of the newest checkpoint, if there is one."""
-        return max(self.steps(), default=None)
-
-    def loss(self, step: int) -> float | None:
-        """The validation loss of a checkpoint.
-
-        Returns:
-            Infinity for a checkpoint that was not validated, None where the loss is lost.
-        """
-        if step not in self._losses:
-            folder = self.directory / str(step)
-            with contextlib.suppress(DamagedError):
-                digests = read_digests(folder)
-                if digests is not None:
-                    loss = digests.valid_nll
-                    self._losses[step] = math.inf if loss is None else loss
-                    return self._losses[step]
-            self._losses[step] = _metrics_loss(folder)
-        return self._losses[step]
-
-    def digests(self, step: int) -> Digests | None:
-        """The digests of a checkpoint; None for one of an older version."""
-        return read_digests(self.directory / str(step))
-
-    def steps_without_metrics(self) -> list[int]:
-        """The steps of checkpoints whose item `metrics` is missing or damaged."""
-        return [
-            step
-            for step in self.steps()
-            if (saved := _metrics_loss(self.directory / str(step))) is None
-            or saved != self.loss(step)
-        ]
-
-    def steps_by_loss(self) -> list[int]:
-        """The steps of all checkpoints: the best first, then the newest not validated."""
-        return self._by_loss(self.steps())
-
-    def _by_loss(self, steps: Sequence[int]) -> list[int]:
-        losses = {step: self.loss(step) for step in steps}
-        return sorted(
-            steps,
-            key=lambda step: (math.inf if (x := losses[step]) is None else x, -step),
-        )
-
-    def best_step(self) -> int | None:
-        """The step of the best checkpoint by validation; without one, of the newest."""
-        return next(iter(self.steps_by_loss()), None)
-
-    def restore(self, state: TrainState, step: int) -> TrainState:
-        """The state of a checkpoint; without a discriminator where it holds none.
-
-        Args:
-            state: State of the same shapes, or of `jax.ShapeDtypeStruct`s with shardings:
-                the restored arrays are placed on the same devices.
-            step: Step of the checkpoint to restore.
-
-        Raises:
-            UserError: If the checkpoint's arrays have other shapes.
-            DamagedError: If the checkpoint cannot be read, or an array is not the one that
-                was saved.
-        """
-        folder = self.directory / str(step)
-        with self._noting_damage(step):
-            return read_state(folder, state, read_digests(folder))
-
-    def restore_encoding(self, step: int) -> Any:
-        """The encoding that was saved with a checkpoint, as a JSON value.
-
-        Args:
-            step: Step of the checkpoint to restore.
-
-        Raises:
-            DamagedError: If the checkpoint is damaged.
-        """
-        folder = self.directory / str(step)
-        with self._noting_damage(step):
-            return read_encoding(folder, read_digests(folder))
-
-    @contextlib.contextmanager
-    def _noting_damage(self, step: int) -> Iterator[None]:
-        try:
-            yield
-        except DamagedError:
-            self._damaged.add(step)
-            raise
-
     def close(self) -> None:
         """Waits until everything is written.
 
@@ -319,12 +221,3 @@ class _Preservation(checkpoint_managers.PreservationPolicy):
         steps = [checkpoint.step for checkpoint in checkpoints]
         kept = self._kept(steps)
         return [step in kept for step in steps]
-
-
-def _metrics_loss(checkpoint: pathlib.Path) -> float | None:
-    """The loss in a checkpoint's item `metrics`, which older checkpoints have alone."""
-    try:
-        loss = json.loads((checkpoint / "metrics" / "metrics").read_bytes())["nll"]
-        return float(loss)
-    except (KeyError, OSError, RecursionError, TypeError, ValueError):
-        return None

@@ -11,7 +11,7 @@ import jax
 import orbax.checkpoint as ocp
 
 from pf_jax.errors import UserError
-from pf_jax.experiment.digests import DamagedError, Digests, array_digest
+from pf_jax.experiment.digests import DamagedError, Digests, array_digests
 from pf_jax.experiment.orbax_noise import silence_orbax
 from pf_jax.state import TrainState
 
@@ -97,8 +97,8 @@ def error_number(error: BaseException | None) -> int | None:
 
 
 def _check_arrays(restored: Mapping[str, Any], digests: Digests) -> None:
-    for name, array in restored.items():
-        if array_digest(array) != digests.arrays[name]:
+    for name, digest in array_digests(restored).items():
+        if digest != digests.arrays[name]:
             raise DamagedError(f"{name} has other values than those saved")
 
 
