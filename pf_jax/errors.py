@@ -1,4 +1,6 @@
-"""The error a user can cause and mend."""
+"""The error a user can cause and mend, and warnings: one line each."""
+
+import sys
 
 
 class UserError(ValueError):
@@ -6,3 +8,8 @@ class UserError(ValueError):
 
     The command-line programs print it without a traceback and exit with status 2.
     """
+
+
+def warn(message: str) -> None:
+    """Prints `warning: MESSAGE` as one line on standard error."""
+    print(f"warning: {message}", file=sys.stderr)

@@ -1,16 +1,146 @@
 """Files and folders: errors in one line, and files that are never half-written."""
 
+import contextlib
+import errno
+import os
 import pathlib
+import shutil
+from collections.abc import Iterator
 
 from pf_jax.errors import UserError
 
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""Error numbers of a disk, a quota or a file size that is used up."""
+
+BLOCK_BYTES = 4096
+"""Room that a file takes on most file systems, however small it is."""
+
+
+class WriteError(UserError, OSError):
+    """A file could not be written, such as to a full disk.
+
+    It is an `OSError` too, so that whoever can do without a file suppresses it as such.
+    """
+
+    def __str__(self) -> str:
+        """The message; an `OSError` with a number has another by default."""
+        return str(self.args[0])
+
+
+def write_error(path: pathlib.Path, num_bytes: int, number: int | None) -> WriteError:
+    """The error for a file that could not be written.
+
+    Args:
+        path: Path of the file or folder.
+        num_bytes: Size of what was to be written.
+        number: Error number, such as `errno.ENOSPC`; None where it is not known.
+    """
+    reason = os.strerror(number) if number else "unknown error"
+    if number in FULL_DISK:
+        message = (
+            f"{path.parent}: no room left ({reason}): {path.name} needs about "
+            f"{num_bytes:,} bytes, and {_free_bytes(path.parent):,} are free: make room "
+            "and run the same command again"
+        )
+    else:
+        message = f"{path}: cannot be written ({reason}): run the same command again"
+    error = WriteError(message)
+    error.errno, error.strerror = number, reason
+    return error
+
+
+def _free_bytes(folder: pathlib.Path) -> int:
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+@contextlib.contextmanager
+def writing(path: pathlib.Path, num_bytes: int) -> Iterator[None]:
+    """Turns each `OSError` of writing a file into a `WriteError`.
+
+    Args:
+        path: Path of the file or folder.
+        num_bytes: Size of what is to be written.
+
+    Raises:
+        WriteError: In place of an `OSError`.
+    """
+    try:
+        yield
+    except WriteError:
+        raise
+    except OSError as error:
+        raise write_error(path, num_bytes, error.errno) from error
+
 
 def write_whole(path: pathlib.Path, content: str | bytes) -> None:
-    """Writes a file atomically: whole or not at all; text as UTF-8."""
+    """Writes a file atomically and durably: whole or not at all; text as UTF-8.
+
+    Args:
+        path: Path of the file.
+        content: Content of the file.
+
+    Raises:
+        WriteError: If it cannot be written; what was there before is kept.
+    """
     data = content.encode("utf-8") if isinstance(content, str) else content
     temporary = path.with_name(f"{path.name}.partial")
-    temporary.write_bytes(data)
-    temporary.replace(path)
+    with writing(path, len(data)):
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+    flush_folder(path.parent)
+
+
+def append_whole(path: pathlib.Path, text: str) -> None:
+    """Appends UTF-8 text to a file: whole or not at all.
+
+    Args:
+        path: Path of the file, which is made where it does not exist.
+        text: Text to append.
+
+    Raises:
+        WriteError: If it cannot be written; the file is left as it was.
+    """
+    data = text.encode("utf-8")
+    # Unbuffered: a buffer would be written once more when the file is closed.
+    with writing(path, len(data)), path.open("ab", buffering=0) as file:
+        size = file.seek(0, os.SEEK_END)
+        try:
+            while data:
+                data = data[file.write(data) :]
+        except OSError:
+            file.truncate(size)
+            raise
+
+
+def flush_file(path: pathlib.Path) -> None:
+    """Waits until a file's content has reached the disk.
+
+    Raises:
+        WriteError: If it did not reach the disk.
+    """
+    with writing(path, path.stat().st_size), path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def flush_folder(folder: pathlib.Path) -> None:
+    """Waits until a folder's list of files has reached the disk, where that is possible."""
+    # Some file systems refuse this for folders, and need it for none.
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def make_folder(folder: pathlib.Path, advice: str) -> None:
@@ -29,6 +159,8 @@ def make_folder(folder: pathlib.Path, advice: str) -> None:
         probe.touch()
         probe.unlink()
     except OSError as error:
+        if error.errno in FULL_DISK:
+            raise write_error(folder / "a file", BLOCK_BYTES, error.errno) from error
         raise UserError(
             f"{folder}: cannot write there ({error.strerror}): {advice}"
         ) from error

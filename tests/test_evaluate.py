@@ -22,9 +22,11 @@ from pf_jax.experiment import evaluation, measuring
 from pf_jax.experiment.checkpoint import Checkpoints
 from pf_jax.experiment.loop import train_and_evaluate
 from pf_jax.experiment.measuring import Measures
+from pf_jax.experiment.restoring import RemovedError
 from pf_jax.experiment.run_log import read_metrics
 from pf_jax.experiment.runs import load_run
 from pf_jax.experiment.streams import Stream
+from pf_jax.study.results import read_result
 from pf_jax.unroll import unroll_teacher_forced
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -378,3 +380,34 @@ def test_report_line_has_what_is_known():
     assert line(Measurement("steps", 3.0)) == "steps: 3"
     full = Measurement("J, nats", 0.5, -0.125, interval=(0.25, 0.75))
     assert line(full) == ("J, nats: 0.5 (reference -0.125, 95 % interval 0.25 to 0.75)")
+
+
+def test_evaluation_that_was_changed_is_reported(evaluated, tmp_path, capsys):
+    workdir = pathlib.Path(shutil.copytree(evaluated[0], tmp_path / "run"))
+    path = workdir / "evaluation" / "metrics.json"
+    assert read_result(workdir).evaluation == evaluated[1]
+    assert capsys.readouterr().err == ""
+    path.write_text(json.dumps(evaluated[1] | {"nll": evaluated[1]["nll"] + 1e-9}))
+    read_result(workdir)
+    assert capsys.readouterr().err == (
+        f"warning: {path}: edited or damaged: run evaluate.py again\n"
+    )
+
+
+def test_load_run_reads_on_where_a_training_removes_a_checkpoint(trained, monkeypatch):
+    steps_by_loss, listed = Checkpoints.steps_by_loss, []
+
+    def with_a_removed_one(self):
+        steps = steps_by_loss(self)
+        listed.append(steps)
+        return [3, *steps] if len(listed) < 3 else steps
+
+    monkeypatch.setattr(Checkpoints, "steps_by_loss", with_a_removed_one)
+    assert int(load_run(trained).state.step) == 4
+    assert len(listed) == 4  # Twice each: for the best one, and for all.
+    listed[:] = []
+    monkeypatch.setattr(
+        Checkpoints, "steps_by_loss", lambda self: [3, *steps_by_loss(self)]
+    )
+    with pytest.raises(RemovedError, match="step 3 was removed while it was read"):
+        load_run(trained)

@@ -1,20 +1,41 @@
 """Checkpoints: the newest ones, and the best by validation."""
 
 import contextlib
+import gc
 import math
 import pathlib
-from collections.abc import Container, Iterator, Mapping
+import shutil
+import time
+from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
-import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from pf_jax.errors import UserError
+from pf_jax.experiment.digests import (
+    ITEM,
+    Digests,
+    LogDigest,
+    array_digests,
+    json_digest,
+)
+from pf_jax.experiment.orbax_noise import silence_orbax
+from pf_jax.experiment.saved_checkpoints import SavedCheckpoints
+from pf_jax.experiment.saved_state import STATE, arrays_of, error_number
+from pf_jax.files import flush_file, flush_folder, write_error
 from pf_jax.state import TrainState
 
+METADATA_BYTES = 150_000
+"""Room that a checkpoint needs beside its arrays."""
 
-class Checkpoints:
+ARRAY_BYTES = 1_500
+"""Room that an array needs beside its values."""
+
+REMOVALS = 10
+"""Number of attempts to remove a checkpoint that could not be written."""
+
+
+class Checkpoints(SavedCheckpoints):
     """A folder of checkpoints, written in the background.
 
     Args:
@@ -23,149 +44,180 @@ class Checkpoints:
     """
 
     def __init__(self, directory: pathlib.Path, keep: int = 3):
-        best = checkpoint_managers.BestN(
-            get_metric_fn=lambda metrics: metrics["nll"],
-            reverse=True,
-            n=1,
-        )
-        newest = checkpoint_managers.LatestN(n=keep)
-        self._manager = ocp.CheckpointManager(
-            directory.absolute(),
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=checkpoint_managers.AnyPreservationPolicy(
-                    [newest, best]
-                ),
-                best_fn=lambda metrics: metrics["nll"],
-                best_mode="min",
-            ),
-        )
+        super().__init__(directory)
+        self._keep = keep
+        self._manager: ocp.CheckpointManager | None = None
+        self._saving: tuple[int, int] | None = None
 
     def save(
-        self, state: TrainState, encoding: Any, valid_nll: float = math.inf
+        self,
+        state: TrainState,
+        encoding: Any,
+        valid_nll: float = math.inf,
+        *,
+        settings: Mapping[str, Any] | None = None,
+        log: LogDigest | None = None,
     ) -> None:
         """Starts to write a checkpoint; returns as soon as the arrays are copied.
+
+        A damaged checkpoint of the same step is replaced, and later ones are removed as
+        soon as this one is written.
 
         Args:
             state: Training state to save.
             encoding: Encoding of the data, as a JSON value.
             valid_nll: Validation loss that the best checkpoint is chosen by; infinite
                 for a state that was not validated.
+            settings: Fields of the config, as JSON values.
+            log: Digest of `metrics.jsonl`.
+
+        Raises:
+            WriteError: If this checkpoint or the one before could not be written.
         """
-        self._manager.save(
-            int(state.step),
-            args=ocp.args.Composite(
-                state=ocp.args.StandardSave(_arrays(state)),
-                encoding=ocp.args.JsonSave(encoding),
-            ),
+        self._wait()
+        step, arrays = int(state.step), arrays_of(state)
+        digests = Digests(
+            array_digests(arrays),
+            json_digest(encoding),
+            valid_nll if math.isfinite(valid_nll) else None,
+            settings or {},
+            log,
+        )
+        self._saving = (
+            step,
+            METADATA_BYTES + sum(leaf.nbytes + ARRAY_BYTES for leaf in arrays.values()),
+        )
+        items = {
+            STATE: ocp.args.StandardSave(arrays),
+            "encoding": ocp.args.JsonSave(encoding),
+            ITEM: ocp.args.JsonSave(digests.to_json()),
+        }
+        self._write(lambda: self._start_saving(step, valid_nll, items))
+
+    def _start_saving(
+        self, step: int, valid_nll: float, items: Mapping[str, Any]
+    ) -> None:
+        manager = self._open_manager()
+        if step in self._damaged and step in manager.all_steps():
+            manager.delete(step)
+        self._damaged.discard(step)
+        self._losses[step] = valid_nll
+        manager.save(
+            step,
+            args=ocp.args.Composite(**items),
             metrics={"nll": valid_nll},
             force=True,
         )
 
-    def latest_step(self) -> int | None:
-        """The step of the newest checkpoint, if there is one."""
-        return self._manager.latest_step()
-
-    def best_step(self) -> int | None:
-        """The step of the best checkpoint by validation; without one, of the newest."""
-        self._manager.wait_until_finished()
-        best = self._manager.best_step()
-        if best is None or math.isinf(self._manager.metrics(best)["nll"]):
-            return self.latest_step()
-        return best
-
-    def restore(self, state: TrainState, step: int) -> TrainState:
-        """The state of a checkpoint; without a discriminator where it holds none.
-
-        Args:
-            state: State of the same shapes, or of `jax.ShapeDtypeStruct`s with shardings:
-                the restored arrays are placed on the same devices.
-            step: Step of the checkpoint to restore.
-
-        Raises:
-            UserError: If the checkpoint's arrays have other shapes, or it is damaged.
-        """
-        with self._readable(step):
-            # Compared first: orbax's own refusal of other shapes leaves threads behind.
-            saved = ocp.StandardCheckpointHandler().metadata(
-                self._manager.directory / str(step) / "state"
+    def _open_manager(self) -> ocp.CheckpointManager:
+        if self._manager is None:
+            silence_orbax()
+            self._manager = ocp.CheckpointManager(
+                self.directory,
+                options=ocp.CheckpointManagerOptions(
+                    preservation_policy=_Preservation(self._kept),
+                    # Also makes orbax write the loss as an item, `metrics`.
+                    best_fn=lambda metrics: metrics["nll"],
+                    best_mode="min",
+                    # Otherwise orbax reads the losses, and ends at a damaged one.
+                    lightweight_initialize=True,
+                    # Of runs that were killed. One run at a time writes here.
+                    cleanup_tmp_directories=True,
+                    async_options=ocp.options.AsyncOptions(
+                        post_finalization_callback=self._flush
+                    ),
+                ),
             )
-            shapes = {path: entry.shape for path, entry in saved.tree.items()}
-            if not any(name.startswith("discriminator") for name in shapes):
-                state = state.replace(discriminator=None)
-            wanted = _arrays(state)
-            names = [_saved_name(path, shapes) for path in wanted]
-            template = {
-                name: ocp.utils.to_shape_dtype_struct(leaf)
-                for name, leaf in zip(names, wanted.values(), strict=True)
-            }
-            if state.discriminator is None:
-                template |= _unused(saved.tree, template)
-            if shapes != {name: leaf.shape for name, leaf in template.items()}:
-                raise ValueError("other shapes")
-            args = ocp.args.Composite(state=ocp.args.StandardRestore(template))
-            restored = self._manager.restore(step, args=args)["state"]
-        # A dict's leaves come sorted by name; `names` has the state's own order.
-        leaves = [restored[name] for name in names]
-        return jax.tree.unflatten(jax.tree.structure(state), leaves)
+        return self._manager
 
-    def restore_encoding(self, step: int) -> Any:
-        """The encoding that was saved with a checkpoint, as a JSON value.
+    def _kept(self, steps: Sequence[int]) -> set[int]:
+        """The steps that are kept: the newest, the best, and those of unknown loss."""
+        whole = sorted(set(steps) - self._damaged)
+        unknown = [step for step in whole if self.loss(step) is None]
+        return {*whole[-self._keep :], *self._by_loss(whole)[:1], *unknown}
 
-        Args:
-            step: Step of the checkpoint to restore.
+    def _flush(self) -> None:
+        """Waits until the checkpoint has reached the disk, before it gets its name."""
+        assert self._saving is not None
+        for folder in self._unfinished(self._saving[0]):
+            for path in folder.rglob("*"):
+                (flush_folder if path.is_dir() else flush_file)(path)
+            flush_folder(folder)
 
-        Raises:
-            UserError: If the checkpoint is damaged.
-        """
-        args = ocp.args.Composite(encoding=ocp.args.JsonRestore())
-        with self._readable(step):
-            return self._manager.restore(step, args=args)["encoding"]
+    def _unfinished(self, step: int) -> list[pathlib.Path]:
+        return list(self.directory.glob(f"{step}.orbax-checkpoint-tmp*"))
 
-    @contextlib.contextmanager
-    def _readable(self, step: int) -> Iterator[None]:
+    def _remove_unfinished(self, step: int) -> None:
+        for _ in range(REMOVALS):
+            folders = self._unfinished(step)
+            for folder in folders:
+                shutil.rmtree(folder, ignore_errors=True)
+            if not folders:
+                break
+            # After an error orbax does not wait for its other writers.
+            time.sleep(0.1)
+
+    def _wait(self) -> None:
+        """Waits until the checkpoint is written that is being written, if any."""
+        if self._manager is None or self._saving is None:
+            return
+        self._write(self._manager.wait_until_finished)
+        self._saving = None
+        flush_folder(self.directory)
+
+    def _write(self, write: Callable[[], None]) -> None:
+        """Calls a function that writes, and turns orbax's errors into a `WriteError`."""
         try:
-            yield
-        except Exception as error:  # Which one depends on the version of orbax.
-            raise UserError(
-                f"{self._manager.directory}: the checkpoint of step {step} does not fit "
-                "this model or is damaged: use another --workdir, or the settings it "
-                "was trained with"
-            ) from error
+            return write()
+        except Exception as error:
+            number = error_number(error)
+            if number is None:
+                raise
+        # Not raised inside of `except`: orbax's error keeps its writers, and they print
+        # errors of their own when Python ends.
+        assert self._saving is not None
+        (step, num_bytes), self._saving = self._saving, None
+        self._losses.pop(step, None)
+        self._close_manager()
+        del write
+        gc.collect()
+        self._remove_unfinished(step)
+        path = self.directory / f"the checkpoint of step {step}"
+        raise write_error(path, num_bytes, number)
+
+    def _close_manager(self) -> None:
+        manager, self._manager = self._manager, None
+        if manager is not None:
+            with contextlib.suppress(Exception):  # Reported already.
+                manager.close()
 
     def close(self) -> None:
-        """Waits until everything is written."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        """Waits until everything is written.
+
+        Raises:
+            WriteError: If the last checkpoint could not be written.
+        """
+        try:
+            self._wait()
+        finally:
+            self._close_manager()
 
 
-def _arrays(state: TrainState) -> dict[str, Any]:
-    """The leaves by their paths: this format does not depend on the names of classes."""
-    paths, _ = jax.tree.flatten_with_path(state)
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="."): leaf
-        for path, leaf in paths
-    }
+class _Preservation(checkpoint_managers.PreservationPolicy):
+    """Tells orbax which checkpoints to keep.
 
-
-def _saved_name(path: str, saved: Container[str]) -> str:
-    """The name that a leaf has in a checkpoint, which may be an older one.
-
-    Parameters and optimizer states once lay side by side, without players, and a run that
-    clipped gradients had a chain of two optimizers.
+    Args:
+        kept: Function from all steps to those that are kept.
     """
-    older = path.replace(".params.", ".").replace(".optimizer_state.", "_optimizer.")
-    oldest = older.replace("_optimizer.0.", "_optimizer.1.0.")
-    return next((name for name in (path, older) if name in saved), oldest)
 
+    def __init__(self, kept: Callable[[Sequence[int]], Container[int]]):
+        self._kept = kept
 
-def _unused(saved: Mapping[str, Any], wanted: Container[str]) -> dict[str, Any]:
-    """The discriminator of a checkpoint, for a state that has none.
-
-    Every run once had one; orbax restores all of a checkpoint or nothing.
-    """
-    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    return {
-        name: jax.ShapeDtypeStruct(entry.shape, entry.dtype, sharding=device)
-        for name, entry in saved.items()
-        if name.startswith("discriminator") and name not in wanted
-    }
+    def should_preserve(
+        self, checkpoints: Sequence[Any], *, context: Any
+    ) -> Sequence[bool]:
+        """Whether each checkpoint is kept."""
+        del context
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        kept = self._kept(steps)
+        return [step in kept for step in steps]

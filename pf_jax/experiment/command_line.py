@@ -22,6 +22,7 @@ from ml_collections import config_dict, config_flags
 from ml_collections.config_flags import tuple_parser
 
 from pf_jax.errors import UserError
+from pf_jax.experiment.console import protect_output
 
 # Flags that this module defines count as the program's own: --help lists them.
 flags.disclaim_key_flags()
@@ -58,7 +59,8 @@ def run(
 ) -> None:
     """Parses the flags and runs a program.
 
-    A mistake of the user is printed as one line, `error: ...`, on standard error.
+    A mistake of the user is printed as one line, `error: ...`, on standard error. What
+    cannot be printed ends nothing, see `protect_output`.
 
     Args:
         main: Function to run; it reads `absl.flags.FLAGS`. It is called with nothing, or
@@ -72,6 +74,7 @@ def run(
     Raises:
         SystemExit: With status 2, after a flag error or a `UserError`.
     """
+    protect_output()
     argv = list(sys.argv if argv is None else argv)
     try:
         rest = _parse(argv, default_config)

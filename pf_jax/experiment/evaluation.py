@@ -2,7 +2,6 @@
 
 import json
 import pathlib
-import sys
 from typing import Any
 
 from pf_jax.analysis import plots
@@ -16,8 +15,11 @@ from pf_jax.analysis.present import (
     write_samples,
 )
 from pf_jax.data.encoding import Encoding, TextEncoding
+from pf_jax.errors import warn
 from pf_jax.experiment.checks import has_discriminator
+from pf_jax.experiment.digests import json_digest
 from pf_jax.experiment.environment import environment
+from pf_jax.experiment.lock import FolderLock
 from pf_jax.experiment.measuring import (
     Measures,
     gap_curve,
@@ -32,6 +34,7 @@ from pf_jax.experiment.runs import Run, load_run
 from pf_jax.experiment.streams import Stream
 from pf_jax.experiment.validation import validate
 from pf_jax.files import make_folder, write_whole
+from pf_jax.state import TrainState
 
 GAP_LENGTHS = 4
 """Number of training lengths over which the hidden-state gap is measured."""
@@ -58,7 +61,8 @@ def evaluate(
         The content of `metrics.json`.
 
     Raises:
-        UserError: If the input is wrong; nothing is written then.
+        UserError: If the input is wrong, or another process evaluates the run; nothing is
+            written then.
     """
     check_sampling(sampling)
     run = load_run(workdir, checkpoint)
@@ -70,7 +74,22 @@ def evaluate(
     folder = workdir / "evaluation"
     advice = "make it writable, or copy the workdir to where you can write"
     make_folder(folder, advice)
+    with FolderLock(folder, "evaluates") as lock:
+        lock.take()
+        return _evaluate(run, sampling, measures, judge, split, folder)
 
+
+def _evaluate(
+    run: Run,
+    sampling: Sampling,
+    measures: Measures,
+    judge: TrainState | None,
+    split: str,
+    folder: pathlib.Path,
+) -> dict[str, Any]:
+    """Measures and writes what `evaluate` promises, with everything checked."""
+    experiment = run.experiment
+    encoding, length = experiment.encoding, experiment.config.train.sequence_length
     metrics = _metrics(run, split)
     gap = _hidden_gap(run, split)
     metrics |= _gap_summary(gap, length)
@@ -97,10 +116,11 @@ def evaluate(
     )
 
     metrics = strict_json(metrics)
+    metrics["digest"] = json_digest(metrics)
     content = json.dumps(metrics, indent=2, allow_nan=False)
     write_whole(folder / "metrics.json", content + "\n")
     write_states(run, split, folder / "states.npz")
-    _plot(run, gap, workdir, folder)
+    _plot(run, gap, folder)
     _plot_judge(measured, length, folder / "judge.png")
     _report(metrics, encoding)
     for number in measured.numbers.values():
@@ -115,10 +135,9 @@ def _warn_of_unknown(encoding: Encoding, prompt: str) -> None:
     unknown = encoding.unknown(prompt)
     if unknown:
         names = ", ".join(repr(symbol) for symbol in unknown)
-        print(
-            f"warning: --prompt: {unknown.total()} {encoding.unit} unseen in training are "
-            f"read as one unknown symbol: {names}",
-            file=sys.stderr,
+        warn(
+            f"--prompt: {unknown.total()} {encoding.unit} unseen in training are read as "
+            f"one unknown symbol: {names}"
         )
 
 
@@ -162,12 +181,12 @@ def _gap_summary(gap: HiddenGap | None, training_length: int) -> dict[str, Any]:
     return {"hidden_gap": summary}
 
 
-def _plot(
-    run: Run, gap: HiddenGap | None, workdir: pathlib.Path, folder: pathlib.Path
-) -> None:
+def _plot(run: Run, gap: HiddenGap | None, folder: pathlib.Path) -> None:
     config, measure = run.experiment.config, run.experiment.encoding.measure
     plots.plot_learning_curves(
-        {workdir.resolve().name: run.lines}, measure, folder / "learning_curves.png"
+        {folder.resolve().parent.name: run.lines},
+        measure,
+        folder / "learning_curves.png",
     )
     has_gate = any("generator_gate_open" in line for line in run.lines)
     if has_discriminator(config) and has_gate:

@@ -17,7 +17,6 @@ from pf_jax.data import (
     Dataset,
     encoding_to_json,
     gather_windows,
-    load_encoding,
     save_encoding,
 )
 from pf_jax.errors import UserError
@@ -25,7 +24,6 @@ from pf_jax.experiment.build import (
     Experiment,
     create_state,
     load_experiment,
-    state_shapes,
     step_function,
 )
 from pf_jax.experiment.checkpoint import Checkpoints
@@ -34,9 +32,16 @@ from pf_jax.experiment.checks import (
     check_devices,
     has_discriminator,
 )
+from pf_jax.experiment.lock import FolderLock
+from pf_jax.experiment.restoring import restore_whole
 from pf_jax.experiment.run_log import RunLog
-from pf_jax.experiment.runs import has_checkpoint
-from pf_jax.experiment.saved_config import check_same_model, read_config, write_config
+from pf_jax.experiment.saved_config import check_same_model, write_config
+from pf_jax.experiment.saved_files import (
+    CHECKPOINTS,
+    trained_config,
+    warn_of_encoding,
+    warn_of_log,
+)
 from pf_jax.experiment.signals import stop_requests
 from pf_jax.experiment.streams import Stream
 from pf_jax.experiment.validation import validate
@@ -63,41 +68,55 @@ def train_and_evaluate(
         The state after the last step.
 
     Raises:
-        UserError: If the input is wrong or the loss is no longer finite.
+        UserError: If the input is wrong, the loss is no longer finite, or another process
+            trains in the workdir.
         SystemExit: With status 130 after a checkpoint, on SIGINT or SIGTERM.
     """
     workdir = pathlib.Path(workdir)
-    experiment = _load_experiment(config, workdir)
-    _print_sizes(experiment.config.data.name, experiment.dataset)
-    make_folder(workdir, "give another --workdir")
-    checkpoints = Checkpoints(workdir / "checkpoints", config.train.keep_checkpoints)
-    try:
-        latest = checkpoints.latest_step()
-        if latest is None:
-            state = create_state(experiment)
-        else:
-            state = checkpoints.restore(state_shapes(experiment), latest)
-            print(f"{workdir}: continues from step {latest}")
-            state = _with_discriminator(experiment, state)
-        write_config(config, workdir)
-        save_encoding(experiment.encoding, workdir / "encoding.json")
-        return _train(experiment, workdir, state, checkpoints)
-    finally:
-        checkpoints.close()
-
-
-def _load_experiment(
-    config: config_dict.ConfigDict, workdir: pathlib.Path
-) -> Experiment:
-    """The experiment, with the encoding of the run in this folder if there is one."""
     # Before the data is read, which can take long.
     check_config(config)
     check_devices(config.train.batch_size, jax.device_count())
-    encoding = None
-    if has_checkpoint(workdir):
-        check_same_model(read_config(workdir), config, workdir)
-        encoding = load_encoding(workdir / "encoding.json")
-    return load_experiment(config, encoding)
+    checkpoints = Checkpoints(workdir / CHECKPOINTS, config.train.keep_checkpoints)
+    with FolderLock(workdir, "trains") as lock, contextlib.closing(checkpoints):
+        if workdir.is_dir():
+            _enter(workdir, lock)
+        experiment, state = _start(config, workdir, checkpoints)
+        if state is None:
+            _enter(workdir, lock)
+            if checkpoints.steps():
+                raise UserError(
+                    f"{workdir}: another process trained there meanwhile: run the same "
+                    "command again to continue"
+                )
+            state = create_state(experiment)
+        make_folder(checkpoints.directory, "give another --workdir")
+        write_config(config, workdir)
+        save_encoding(experiment.encoding, workdir / "encoding.json")
+        return _train(experiment, workdir, state, checkpoints)
+
+
+def _enter(workdir: pathlib.Path, lock: FolderLock) -> None:
+    """Makes the workdir, and makes sure that this process alone trains in it."""
+    make_folder(workdir, "give another --workdir")
+    lock.take()
+
+
+def _start(
+    config: config_dict.ConfigDict, workdir: pathlib.Path, checkpoints: Checkpoints
+) -> tuple[Experiment, TrainState | None]:
+    """The experiment, and the state of the newest whole checkpoint if there is one."""
+    steps = checkpoints.steps()
+    if not steps:
+        experiment = load_experiment(config)
+        _print_sizes(experiment.config.data.name, experiment.dataset)
+        return experiment, None
+    check_same_model(trained_config(workdir), config, workdir)
+    experiment, state = restore_whole(checkpoints, steps[::-1], config)
+    _print_sizes(experiment.config.data.name, experiment.dataset)
+    print(f"{workdir}: continues from step {int(state.step)}")
+    warn_of_encoding(workdir, experiment.encoding, "it is written anew")
+    warn_of_log(workdir, checkpoints.digests(int(state.step)))
+    return experiment, _with_discriminator(experiment, state)
 
 
 def _with_discriminator(experiment: Experiment, state: TrainState) -> TrainState:
@@ -198,13 +217,21 @@ def _validate_and_save(
     """Validates and saves where this step calls for it; each validated state is saved."""
     train = experiment.config.train
     ends = step == train.num_steps
-    nll = math.inf
+    values, nll, sample = {}, math.inf, ""
     if ends or step % train.eval_every == 0:
         values = _finite(validate(experiment, state, "valid"), step, checkpoints)
-        nll = values["nll"]
-        log.write_valid(step, values, _sample(experiment, state))
-    if ends or stopping or nll < math.inf or step % train.checkpoint_every == 0:
-        checkpoints.save(state, encoding_to_json(experiment.encoding), nll)
+        nll, sample = values["nll"], _sample(experiment, state)
+        log.write_valid(step, values, sample)
+    if ends or stopping or values or step % train.checkpoint_every == 0:
+        checkpoints.save(
+            state,
+            encoding_to_json(experiment.encoding),
+            nll,
+            settings=experiment.config.to_dict(),
+            log=log.flush(),
+        )
+    if values:
+        log.print_valid(step, values, sample)
 
 
 def _sample(experiment: Experiment, state: TrainState) -> str:

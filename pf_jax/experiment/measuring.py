@@ -3,7 +3,6 @@
 import io
 import math
 import pathlib
-import sys
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +18,7 @@ from pf_jax.analysis.measures.reverse import (
     reverse_cross_entropy,
 )
 from pf_jax.analysis.states import mode_states
-from pf_jax.errors import UserError
+from pf_jax.errors import UserError, warn
 from pf_jax.experiment.runs import Run, load_run
 from pf_jax.experiment.streams import Stream
 from pf_jax.files import write_whole
@@ -72,10 +71,9 @@ def load_judge(
             "data of this one"
         )
     if path.resolve() == workdir.resolve():
-        print(
-            "warning: --judge: the run judges itself: give another run on its data, with "
-            "another seed and better a larger model",
-            file=sys.stderr,
+        warn(
+            "--judge: the run judges itself: give another run on its data, with another "
+            "seed and better a larger model"
         )
     return judge.state
 

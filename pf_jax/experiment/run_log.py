@@ -4,12 +4,15 @@ import json
 import pathlib
 import time
 from collections.abc import Mapping
+from typing import Any
 
-import tensorboardX
 import tqdm
 
 from pf_jax.data import Measure
-from pf_jax.files import write_whole
+from pf_jax.errors import warn
+from pf_jax.experiment.digests import LogDigest, bytes_digest
+from pf_jax.experiment.event_file import EventFile
+from pf_jax.files import append_whole, flush_file, flush_folder, write_whole
 
 
 def with_measure(values: Mapping[str, float], measure: Measure) -> dict[str, float]:
@@ -38,9 +41,7 @@ class RunLog:
         self._measure = measure
         self._path = workdir / "metrics.jsonl"
         self._total = _drop_lines_after(self._path, first_step)
-        self._tensorboard = tensorboardX.SummaryWriter(
-            str(workdir), purge_step=first_step + 1 if first_step else None
-        )
+        self._tensorboard = EventFile(workdir, first_step)
         # None shows the bar only where the output is a terminal.
         self._bar = tqdm.tqdm(
             initial=first_step, total=num_steps, unit="step", disable=None
@@ -90,16 +91,19 @@ class RunLog:
         self._bar.set_postfix(shown, refresh=False)
 
     def write_valid(self, step: int, values: Mapping[str, float], sample: str) -> None:
-        """Writes and prints the metrics of a validation.
+        """Writes the metrics of a validation to the files.
 
         Args:
             step: Number of updates so far.
             values: Metrics on the validation split.
             sample: Description of a sample.
         """
-        values = with_measure(values, self._measure)
-        self._write(step, "valid", values)
+        self._write(step, "valid", with_measure(values, self._measure))
         self._tensorboard.add_text("valid/sample", sample, step)
+
+    def print_valid(self, step: int, values: Mapping[str, float], sample: str) -> None:
+        """Prints the metrics of a validation; see `write_valid`."""
+        values = with_measure(values, self._measure)
         figure = f"{values[self._measure.name]:.4f} {self._measure.label}"
         line = f"step {step}: valid {figure}"
         if "discriminator_accuracy" in values:
@@ -108,10 +112,22 @@ class RunLog:
 
     def _write(self, step: int, split: str, values: Mapping[str, float]) -> None:
         line = {"step": step, "split": split, "seconds": self._total, **values}
-        with self._path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        append_whole(self._path, json.dumps(line) + "\n")
         for name, value in values.items():
             self._tensorboard.add_scalar(f"{split}/{name}", value, step)
+
+    def flush(self) -> LogDigest | None:
+        """Waits until all lines have reached the disk, before a checkpoint is saved.
+
+        Returns:
+            Digest of `metrics.jsonl`; None where it has no line yet.
+        """
+        self._tensorboard.flush()
+        if not self._path.exists():
+            return None
+        flush_file(self._path)
+        flush_folder(self._path.parent)
+        return log_digest(self._path)
 
     def close(self) -> None:
         """Closes the progress bar and the TensorBoard file."""
@@ -119,15 +135,57 @@ class RunLog:
         self._tensorboard.close()
 
 
-def read_metrics(workdir: pathlib.Path) -> list[dict[str, float | str]]:
-    """The lines of `metrics.jsonl`, without one that a crash cut off."""
-    lines = []
-    for line in (workdir / "metrics.jsonl").read_text().splitlines():
-        try:
-            lines.append(json.loads(line))
-        except ValueError:
-            continue
+def log_digest(path: pathlib.Path, size: int | None = None) -> LogDigest:
+    """The digest of a file's first bytes.
+
+    Args:
+        path: Path of `metrics.jsonl`.
+        size: Number of bytes; None for all.
+    """
+    data = path.read_bytes()[:size]
+    return LogDigest(len(data), bytes_digest(data))
+
+
+def read_metrics(workdir: pathlib.Path) -> list[dict[str, Any]]:
+    """The lines of `metrics.jsonl`; those that a crash or damage cut are left out."""
+    path = workdir / "metrics.jsonl"
+    lines, damaged = read_valid_lines(path)
+    if damaged:
+        numbers = ", ".join(map(str, damaged[:3])) + (", ..." if damaged[3:] else "")
+        warn(f"{path}: left out, since damaged: {len(damaged)} lines ({numbers})")
     return lines
+
+
+def read_valid_lines(path: pathlib.Path) -> tuple[list[dict[str, Any]], list[int]]:
+    """The lines of a log that are whole, and the numbers of the others, from 1.
+
+    Args:
+        path: Path of `metrics.jsonl`.
+
+    Raises:
+        OSError: If the file cannot be read.
+    """
+    lines, damaged = [], []
+    for number, text in enumerate(path.read_bytes().split(b"\n"), 1):
+        if not text.strip():
+            continue
+        try:
+            line = json.loads(text.decode("utf-8"))
+        except (RecursionError, ValueError):
+            line = None
+        if _is_log_line(line):
+            lines.append(line)
+        else:
+            damaged.append(number)
+    return lines, damaged
+
+
+def _is_log_line(line: Any) -> bool:
+    """Whether a JSON value has a step, a split, and numbers otherwise."""
+    if not isinstance(line, dict) or not isinstance(line.get("split"), str):
+        return False
+    numbers = [value for name, value in line.items() if name != "split"]
+    return "step" in line and all(type(value) in (int, float) for value in numbers)
 
 
 def _drop_lines_after(path: pathlib.Path, step: int) -> float:

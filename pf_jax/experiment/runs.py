@@ -4,13 +4,15 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from pf_jax.data import encoding_from_json
-from pf_jax.errors import UserError
-from pf_jax.experiment.build import Experiment, load_experiment, state_shapes
+from ml_collections import config_dict
+
+from pf_jax.errors import UserError, warn
+from pf_jax.experiment.build import Experiment
 from pf_jax.experiment.checkpoint import Checkpoints
 from pf_jax.experiment.checks import check_config
-from pf_jax.experiment.run_log import read_metrics
-from pf_jax.experiment.saved_config import read_config
+from pf_jax.experiment.digests import checkpoint_steps
+from pf_jax.experiment.restoring import RemovedError, Restored, restore_whole
+from pf_jax.experiment.saved_files import CHECKPOINTS, checked_config, checked_lines
 from pf_jax.state import TrainState
 
 
@@ -35,43 +37,55 @@ def load_run(workdir: pathlib.Path, checkpoint: str = "best") -> Run:
         workdir: Folder of `train_and_evaluate`.
         checkpoint: Which checkpoint to load: the "best" by validation, or the "latest".
 
+    Prints a warning where that checkpoint is damaged and the next one is used.
+
     Raises:
-        UserError: If the folder holds no checkpoint, or something in it is damaged.
+        UserError: If the folder holds no checkpoint that is whole, or something else in it
+            is damaged.
     """
     workdir = pathlib.Path(workdir)
     if not workdir.is_dir():
         raise UserError(f"{workdir}: no such folder: give the --workdir of train.py")
-    config = read_config(workdir)
+    config = checked_config(workdir)
     check_config(config)
     if not has_checkpoint(workdir):
         raise UserError(
             f"{workdir}: no checkpoint here yet: run train.py --workdir {workdir} first"
         )
-    checkpoints = Checkpoints(workdir / "checkpoints", config.train.keep_checkpoints)
     try:
-        steps = {"best": checkpoints.best_step, "latest": checkpoints.latest_step}
-        step = steps[checkpoint]()
-        assert step is not None
-        encoding = encoding_from_json(checkpoints.restore_encoding(step))
-        experiment = load_experiment(config, encoding)
-        state = checkpoints.restore(state_shapes(experiment), step)
-    finally:
-        checkpoints.close()
-    return Run(experiment, state, _lines(workdir))
+        restored = _restored(workdir, checkpoint, config)
+    except RemovedError:  # By a training that goes on: it has newer ones.
+        restored = _restored(workdir, checkpoint, config)
+    return Run(restored.experiment, restored.state, checked_lines(workdir))
+
+
+def _restored(
+    workdir: pathlib.Path, checkpoint: str, config: config_dict.ConfigDict
+) -> Restored:
+    checkpoints = Checkpoints(workdir / CHECKPOINTS, config.train.keep_checkpoints)
+    choose = {"best": _best_first, "latest": _latest_first}[checkpoint]
+    return restore_whole(checkpoints, choose(checkpoints), config)
 
 
 def has_checkpoint(workdir: pathlib.Path) -> bool:
     """Whether a folder holds a run that can be continued or evaluated."""
-    folder = workdir / "checkpoints"
-    # Checked without orbax, which makes the folder that it is asked to read.
-    return folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir())
+    return bool(checkpoint_steps(workdir / CHECKPOINTS))
 
 
-def _lines(workdir: pathlib.Path) -> Sequence[Mapping[str, float | str]]:
-    try:
-        return read_metrics(workdir)
-    except OSError as error:
-        raise UserError(
-            f"{workdir}: cannot read metrics.jsonl ({error.strerror}): copy the folder "
-            "that train.py wrote as a whole"
-        ) from error
+def _best_first(checkpoints: Checkpoints) -> list[int]:
+    """The steps of all checkpoints, the best by validation first."""
+    for step in checkpoints.steps_without_metrics():
+        loss = checkpoints.loss(step)
+        known = "is lost, and another may be called the best"
+        warn(
+            f"{checkpoints.directory}: the metrics of checkpoint {step} are damaged: its "
+            f"validation loss {known if loss is None else f'of {loss:.4f} is known'}"
+        )
+    best = checkpoints.best_step()
+    steps = checkpoints.steps_by_loss()
+    return sorted(steps, key=lambda step: step != best)
+
+
+def _latest_first(checkpoints: Checkpoints) -> list[int]:
+    """The steps of all checkpoints, the newest first."""
+    return checkpoints.steps()[::-1]

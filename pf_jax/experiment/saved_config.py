@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import config_dict
@@ -28,6 +29,9 @@ FREE_FIELDS = (
     "data.tfds_manual_dir",
 )
 """Fields of these sections that may change between runs of one workdir."""
+
+PLACES = ("data.path", "data.tfds_manual_dir")
+"""Fields that say where data lies, not what it is."""
 
 TUPLE_FIELDS = ("behavior.fields", "data.columns", "data.observed")
 """Fields that are tuples: JSON has lists only."""
@@ -80,16 +84,17 @@ def read_config(workdir: pathlib.Path) -> config_dict.ConfigDict:
     """
     path = workdir / "config.json"
     try:
-        return _completed(json.loads(path.read_text()))
+        return complete_config(json.loads(path.read_text()))
     except OSError as error:
         raise UserError(
             f"{workdir}: no run here (no config.json): give the --workdir of train.py"
         ) from error
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise UserError(f"{path}: damaged: copy it from a like run") from error
 
 
-def _completed(values: dict[str, Any]) -> config_dict.ConfigDict:
+def complete_config(values: dict[str, Any]) -> config_dict.ConfigDict:
+    """A config from its JSON values, with the fields that older runs lack."""
     for field, value in ADDED_FIELDS.items():
         section, name = field.split(".")
         values.setdefault(section, {}).setdefault(name, value)
@@ -109,6 +114,22 @@ def _completed(values: dict[str, Any]) -> config_dict.ConfigDict:
     return config
 
 
+def is_model_field(field: str) -> bool:
+    """Whether a field settles a model's shapes or its encoding."""
+    return field.split(".")[0] in MODEL_SECTIONS and field not in FREE_FIELDS
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by full name, such as `train.num_steps`."""
+    fields: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping | config_dict.ConfigDict):
+            fields |= flat(value, f"{prefix}{name}.")
+        else:
+            fields[prefix + name] = value
+    return fields
+
+
 def check_same_model(
     saved: config_dict.ConfigDict, config: config_dict.ConfigDict, workdir: pathlib.Path
 ) -> None:
@@ -123,7 +144,7 @@ def check_same_model(
         UserError: If a field that settles the model's shapes or its encoding differs.
     """
     for section in MODEL_SECTIONS:
-        old, new = (_flat(section, c.get(section)) for c in (saved, config))
+        old, new = (flat({section: c.get(section)}) for c in (saved, config))
         for field in sorted((old.keys() | new.keys()) - set(FREE_FIELDS)):
             if old.get(field) != new.get(field):
                 raise UserError(
@@ -131,9 +152,3 @@ def check_same_model(
                     f"({field} is {old.get(field)!r} there, {new.get(field)!r} here): "
                     f"use another --workdir, or --config.{field}={old.get(field)}"
                 )
-
-
-def _flat(name: str, value: Any) -> dict[str, Any]:
-    if isinstance(value, config_dict.ConfigDict):
-        return {f"{name}.{key}": entry for key, entry in value.items()}
-    return {name: value}

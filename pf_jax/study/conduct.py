@@ -4,7 +4,6 @@ import functools
 import json
 import math
 import pathlib
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,7 +11,8 @@ import tqdm
 from ml_collections import config_dict
 
 from pf_jax.data import load_dataset
-from pf_jax.errors import UserError
+from pf_jax.errors import UserError, warn
+from pf_jax.experiment.lock import FolderLock
 from pf_jax.files import make_folder, write_whole
 from pf_jax.study.comparisons import contest_of
 from pf_jax.study.equal_seconds import add_equal_seconds
@@ -51,12 +51,28 @@ def run_study(
         study: Further settings.
 
     Raises:
-        UserError: If the input is wrong, or every run of the study failed.
+        UserError: If the input is wrong, every run of the study failed, or another process
+            runs a study in the folder.
         SystemExit: With status 130 when it was asked to stop.
     """
     _check(config, variants, study)
-    record = open_record(folder, config, variants, _settings(study))
+    open_record(folder, config, variants, _settings(study))
     make_folder(folder, "give another --workdir")
+    with FolderLock(folder, "runs a study") as lock:
+        lock.take()
+        # Read again: a study may have ended meanwhile.
+        record = open_record(folder, config, variants, _settings(study))
+        _run(record, config, variants, study)
+
+
+def _run(
+    record: Record,
+    config: config_dict.ConfigDict,
+    variants: Sequence[Variant],
+    study: Study,
+) -> None:
+    """Trains and evaluates what the record lacks, and writes the report."""
+    folder = record.folder
     record.values |= {"command": study.command, "primary": study.primary}
     record.write()
     judge = _judge(config, folder, study)
@@ -90,17 +106,14 @@ def _check(
         with_fields(config, variant.fields, config.seed)
     load_dataset(config.data)
     if study.seeds == 1:
-        print(
-            "warning: one seed gives no interval: differences between seeds can be as "
-            f"large as those between variants; --seeds={MIN_SEEDS} is the least for "
-            "p < 0.05",
-            file=sys.stderr,
+        warn(
+            "one seed gives no interval: differences between seeds can be as large as "
+            f"those between variants; --seeds={MIN_SEEDS} is the least for p < 0.05"
         )
     elif study.seeds < MIN_SEEDS:
-        print(
-            f"warning: with {study.seeds} seeds the sign-flip test cannot give p < 0.05: "
-            f"it takes {MIN_SEEDS}",
-            file=sys.stderr,
+        warn(
+            f"with {study.seeds} seeds the sign-flip test cannot give p < 0.05: it takes "
+            f"{MIN_SEEDS}"
         )
 
 

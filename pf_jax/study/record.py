@@ -8,9 +8,10 @@ from typing import Any
 from ml_collections import config_dict
 
 from pf_jax.errors import UserError
+from pf_jax.experiment.saved_config import PLACES, flat
 from pf_jax.files import write_whole
 from pf_jax.study.plan import Variant
-from pf_jax.study.results import PLACES, STUDY_FILE, flat
+from pf_jax.study.results import STUDY_FILE
 
 SETTINGS = ("config", "split", "judge", "critic", "reverse")
 """Keys of the record that a study keeps when it is continued."""

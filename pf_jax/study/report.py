@@ -15,7 +15,7 @@ from markupsafe import Markup
 from pf_jax.analysis.measures.measurement import Measurement
 from pf_jax.errors import UserError
 from pf_jax.experiment.environment import versions
-from pf_jax.files import write_whole
+from pf_jax.files import FULL_DISK, write_whole
 from pf_jax.study import figures, wording
 from pf_jax.study.answers import answers_of
 from pf_jax.study.comparisons import (
@@ -116,6 +116,8 @@ def write_report(
     try:
         write_whole(out, page)
     except OSError as error:
+        if error.errno in FULL_DISK:
+            raise
         raise UserError(
             f"{out}: cannot be written ({error.strerror}): give another --out"
         ) from error

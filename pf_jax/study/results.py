@@ -6,17 +6,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pf_jax.analysis.measures.measurement import Measurement
-from pf_jax.data import Measure, encoding_from_json, encoding_to_json, load_encoding
-from pf_jax.errors import UserError
-from pf_jax.experiment.run_log import read_metrics
-from pf_jax.experiment.saved_config import read_config
+from pf_jax.data import Measure, encoding_from_json, encoding_to_json
+from pf_jax.errors import UserError, warn
+from pf_jax.experiment.digests import json_digest
+from pf_jax.experiment.saved_config import PLACES, flat
+from pf_jax.experiment.saved_files import (
+    checked_config,
+    checked_encoding,
+    checked_lines,
+)
 from pf_jax.study.statistics import Comparison, compare
 
 STUDY_FILE = "study.json"
 """File that makes a folder the folder of a study."""
-
-PLACES = ("data.path", "data.tfds_manual_dir")
-"""Fields that say where data lies, not what it is."""
 
 
 class Result(NamedTuple):
@@ -25,7 +27,7 @@ class Result(NamedTuple):
     Attributes:
         workdir: Folder of the run.
         config: Fields of the config by full name, such as `train.num_steps`; without
-            `PLACES`.
+            `saved_config.PLACES`.
         encoding: Content of `encoding.json`.
         lines: Lines of `metrics.jsonl`, in order.
         evaluation: Content of `evaluation/metrics.json`; None where the run has not been
@@ -67,16 +69,17 @@ def read_result(workdir: pathlib.Path) -> Result:
         UserError: If the folder holds no run, or a file in it is damaged.
     """
     workdir = pathlib.Path(workdir)
-    config = read_config(workdir)
-    encoding = load_encoding(workdir / "encoding.json")
+    config = checked_config(workdir)
+    encoding = checked_encoding(workdir)
+    lines = checked_lines(workdir)
     path = workdir / "evaluation" / "metrics.json"
     try:
-        lines = read_metrics(workdir)
         evaluation = json.loads(path.read_text()) if path.exists() else None
     except (OSError, ValueError) as error:
         raise UserError(
             f"{workdir}: cannot be read ({error}): train it again"
         ) from error
+    _warn_of_changes(path, evaluation)
     fields = {
         name: value
         for name, value in flat(config.to_dict()).items()
@@ -85,15 +88,13 @@ def read_result(workdir: pathlib.Path) -> Result:
     return Result(workdir, fields, encoding_to_json(encoding), lines, evaluation)
 
 
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by full name, such as `train.num_steps`."""
-    fields: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            fields |= flat(value, f"{prefix}{name}.")
-        else:
-            fields[prefix + name] = value
-    return fields
+def _warn_of_changes(path: pathlib.Path, evaluation: Any) -> None:
+    """Prints a warning where an evaluation is not the one that was written."""
+    if not isinstance(evaluation, Mapping) or "digest" not in evaluation:
+        return  # Written by an older version.
+    content = {name: value for name, value in evaluation.items() if name != "digest"}
+    if json_digest(content) != evaluation["digest"]:
+        warn(f"{path}: edited or damaged: run evaluate.py again")
 
 
 def check_same_data(results: Sequence[Result]) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from pf_jax.errors import UserError
+from pf_jax.experiment.console import protect_output
 from pf_jax.experiment.signals import stop_requests
 
 POLL_SECONDS = 0.2
@@ -88,6 +89,7 @@ def _start(started: Any, jobs: int, programs: str) -> None:
     """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_DFL)
+    protect_output()
     with started.get_lock():
         place = started.value
         started.value += 1
