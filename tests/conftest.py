@@ -23,7 +23,9 @@ for _flag, _value in _FLAGS.items():
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Adds `--part`."""
-    parser.addoption("--part", help="K/N: only the K-th of N parts of the tests, from 0")
+    parser.addoption(
+        "--part", help="K/N: only the K-th of N parts of the tests, from 0"
+    )
 
 
 def pytest_collection_modifyitems(

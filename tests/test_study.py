@@ -164,6 +164,21 @@ def test_open_record_takes_other_places_and_seeds(tmp_path):
     open_record(tmp_path, config, make_variants(TWO, []), SETTINGS)
 
 
+def test_open_record_continues_a_study_from_before_some_fields(tmp_path):
+    a_record(tmp_path)
+    path = tmp_path / "study.json"
+    saved = json.loads(path.read_text())
+    del saved["failed"], saved["config"]["train.weight_decay"]
+    saved["config"]["generator.kernels"] = True
+    # What runs without the field behaved by.
+    saved["config"].pop("generator.readout_bias")
+    path.write_text(json.dumps(saved))
+    config = default.get_config()
+    config.generator.readout_bias = "zeros"
+    record = open_record(tmp_path, config, make_variants(TWO, []), SETTINGS)
+    assert record.run("professor_forcing", 1)["step"] == 10
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"variants": 3}'])
 def test_open_record_refuses_a_damaged_file(tmp_path, content):
     (tmp_path / "study.json").write_text(content)

@@ -102,8 +102,7 @@ def complete_config(values: dict[str, Any]) -> config_dict.ConfigDict:
         section, name = field.split(".")
         values[section][name] = tuple(values[section][name])
     kernels = values["generator"]["kernels"]
-    if isinstance(kernels, bool):  # of runs from when there was one kind of kernels
-        values["generator"]["kernels"] = kernel_choice(kernels)
+    values["generator"]["kernels"] = _present_kernels(kernels)
     config = config_dict.ConfigDict(values)
     for field, kind in OPTIONAL_FIELDS.items():
         section, name = field.split(".")
@@ -112,6 +111,19 @@ def complete_config(values: dict[str, Any]) -> config_dict.ConfigDict:
         del config[section][name]
         config[section][name] = reference
     return config
+
+
+def _present_kernels(kernels: Any) -> Any:
+    """The present name of a choice from when there was one kind of kernels."""
+    return kernel_choice(kernels) if isinstance(kernels, bool) else kernels
+
+
+def complete_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Saved JSON values by full name, with those that were added since."""
+    added = json.loads(json.dumps(ADDED_FIELDS))
+    complete = {**added, **fields}
+    complete["generator.kernels"] = _present_kernels(complete["generator.kernels"])
+    return complete
 
 
 def is_model_field(field: str) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 from ml_collections import config_dict
 
 from pf_jax.errors import UserError
-from pf_jax.experiment.saved_config import PLACES, flat
+from pf_jax.experiment.saved_config import PLACES, complete_fields, flat
 from pf_jax.files import write_whole
 from pf_jax.study.plan import Variant
 from pf_jax.study.results import STUDY_FILE
@@ -101,6 +101,8 @@ def open_record(
         return Record(folder, values)
     try:
         saved = json.loads(path.read_text())
+        saved.setdefault("failed", {})
+        saved["config"] = complete_fields(saved["config"])
         _check_same(folder, saved, values)
     except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
         if isinstance(error, UserError):
