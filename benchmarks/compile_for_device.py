@@ -2,7 +2,8 @@
 
     python benchmarks/compile_for_device.py --device h100 --batch 64 --steps 784 \
         --hidden 512 --vocab 2 --disc 512 --mlp 512 --precision bfloat16 \
-        [--form joint_step] [--above MB] [--json FILE] [--hlo FILE] [--kernels DIR]
+        [--form joint_step] [--generator_kernels auto] [--above MB] [--json FILE] \
+        [--hlo FILE] [--kernels DIR]
     python benchmarks/compile_for_device.py --device v5e:2x2 --batch 256 ...
 
 Nothing runs, so there are no times. On a TPU the batch is spread over all devices.
@@ -25,6 +26,8 @@ import jax
 from benchmarks import assembled, compiled_forms, compiled_report, ptx, timing
 from benchmarks.absent_devices import UnavailableError, find_target
 from benchmarks.forms import Shape
+from pf_jax.recurrence import KERNELS
+from pf_jax.recurrence.cuda.call import TARGET
 
 _MEMORY = ("argument", "output", "alias", "temp")
 
@@ -40,6 +43,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         parser.add_argument(f"--{name}", type=timing.positive, default=default)
     parser.add_argument(
         "--precision", choices=compiled_forms.PRECISIONS, default="bfloat16"
+    )
+    parser.add_argument(
+        "--generator_kernels", choices=KERNELS, default="auto", help="kinds of kernels"
     )
     parser.add_argument(
         "--above", type=timing.positive, metavar="MB", help="list larger instructions"
@@ -105,6 +111,8 @@ def report_kernels(folder: pathlib.Path, hlo: str) -> dict[str, Any]:
         pallas.append(row)
     assert len(pallas) == len(calls), f"{len(calls)} calls, {len(pallas)} launches"
     return {
+        # A device's driver assembles these.
+        "cuda_kernels": hlo.count(TARGET),
         "pallas_kernels": pallas,
         "other_kernels": {
             "number": len(others),
@@ -173,6 +181,7 @@ def text_of(report: Mapping[str, Any], hlo: str, above: int | None) -> str:
         compiled_report.table(found),
     ]
     if "pallas_kernels" in report:
+        parts.append(f"{report['cuda_kernels']} CUDA kernels")
         parts.append(kernel_table(report))
     if above:
         parts.append(compiled_report.largest(found, 1e6 * above))
@@ -191,7 +200,11 @@ def run(arguments: argparse.Namespace, folder: pathlib.Path) -> None:
         options = assembled.record_assembler(folder, arguments.cuda)
     start = time.monotonic()
     lowered = compiled_forms.lower(
-        arguments.form, arguments.shape, arguments.precision, arguments.target
+        arguments.form,
+        arguments.shape,
+        arguments.precision,
+        arguments.target,
+        kernels=arguments.generator_kernels,
     )
     compiled = compiled_forms.compile_lowered(lowered, arguments.target, options)
     seconds, hlo = time.monotonic() - start, compiled.as_text()

@@ -15,14 +15,13 @@ from typing import NamedTuple
 
 import pytest
 
-from benchmarks import assembled, compiled_forms
-from benchmarks.absent_devices import find_target
+from benchmarks import assembled
 from benchmarks.forms import Shape
 from pf_jax.recurrence.cuda import nvrtc
-from pf_jax.recurrence.cuda.call import TARGET
-from pf_jax.recurrence.cuda.clusters import Clusters
+from pf_jax.recurrence.cuda.clusters import Clusters, find_rollout_clusters
 from pf_jax.recurrence.cuda.gru import backward_program, forward_program
-from pf_jax.recurrence.tiles import padded
+from pf_jax.recurrence.cuda.rollout import rollout_program
+from pf_jax.recurrence.tiles import Device, padded
 
 pytestmark = pytest.mark.device
 
@@ -119,7 +118,7 @@ def weight_loads(kernels, shape):
 def test_an_update_for_an_h100_stays_within_its_bounds(
     shape, precision, form, tmp_path
 ):
-    command = ["benchmarks/compile_for_device.py"]
+    command = ["benchmarks/compile_for_device.py", "--generator_kernels=triton"]
     report = compile_for(tmp_path, "h100", form, precision, shape, command)
     kernels, others = report["pallas_kernels"], report["other_kernels"]
     found = Bounds(
@@ -178,12 +177,21 @@ def require_nvrtc():
         pytest.skip(str(error))
 
 
+def spilled_bytes(program, folder):
+    """Bytes that a thread of a kernel keeps in memory in place of registers."""
+    ptxas = assembled.find_cuda() / "bin" / "ptxas"
+    source = folder / "kernel.ptx"
+    source.write_text(nvrtc.compile_ptx(program.source, program.defines))
+    command = [ptxas, "-arch=sm_90", "-v", source, "-o", folder / "kernel.cubin"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=True)
+    return int(re.search(r"(\d+) bytes spill stores", ended.stderr)[1])
+
+
 @pytest.mark.parametrize(("way", "size", "tiles", "directions"), PROGRAMS)
 def test_a_cuda_kernel_holds_its_weights_in_registers(
     way, size, tiles, directions, tmp_path
 ):
     require_nvrtc()
-    ptxas = assembled.find_cuda() / "bin" / "ptxas"
     clusters = Clusters(directions, 100, size, tiles)
     if way == "forward":
         program = forward_program(clusters, 784, is_saved=True, is_half=False)
@@ -191,24 +199,41 @@ def test_a_cuda_kernel_holds_its_weights_in_registers(
         program = backward_program(
             clusters, 784, is_half=directions == 2, has_preactivation=directions == 1
         )
-    source = tmp_path / "kernel.ptx"
-    source.write_text(nvrtc.compile_ptx(program.source, program.defines))
-    command = [ptxas, "-arch=sm_90", "-v", source, "-o", tmp_path / "kernel.cubin"]
-    ended = subprocess.run(command, capture_output=True, text=True, check=True)
-    spilled = int(re.search(r"(\d+) bytes spill stores", ended.stderr)[1])
+    spilled = spilled_bytes(program, tmp_path)
     assert spilled <= SPILLED.get((way, size, tiles, directions), 0)
     assert program.shared <= 227 * 1024
 
 
-@pytest.mark.parametrize("shape", [LONG, LONG._replace(batch=60)], ids=["B64", "B60"])
-def test_a_joint_step_for_an_h100_compiles_with_cuda_kernels(shape):
+@pytest.mark.parametrize("classes", [2, 50])
+@pytest.mark.parametrize("reading", [0, 64], ids=["free", "paired"])
+def test_a_cuda_rollout_holds_its_weights_in_registers(reading, classes, tmp_path):
     require_nvrtc()
-    target = find_target("h100")
-    lowered = compiled_forms.lower(
-        "joint_step", shape, "bfloat16", target, kernels="cuda"
+    clusters = find_rollout_clusters(
+        (64 + reading, 512),
+        Device(132, 211 * 1024, 9.0),
+        reading=reading,
+        sampling=64,
+        classes=classes,
+        layers=1,
     )
-    compiled = compiled_forms.compile_lowered(lowered, target, {})
-    # The free run is a kernel of Triton's, where the rows are a multiple of 16.
-    assert compiled.as_text().count(TARGET) == 3
+    program = rollout_program(
+        clusters,
+        (784, 64 + reading, 512),
+        reading=reading,
+        classes=classes,
+        tokens=classes,
+        is_saved=True,
+        is_half=False,
+    )
+    assert spilled_bytes(program, tmp_path) == 0
+
+
+@pytest.mark.parametrize("batch", [64, 60])
+def test_a_joint_step_for_an_h100_is_four_cuda_kernels(batch, tmp_path):
+    require_nvrtc()
+    shape, command = LONG._replace(batch=batch), ["benchmarks/compile_for_device.py"]
+    report = compile_for(tmp_path, "h100", "joint_step", "bfloat16", shape, command)
+    assert (report["cuda_kernels"], report["pallas_kernels"]) == (4, [])
     bounds = BOUNDS[LONG, "bfloat16", "joint_step"]
-    assert compiled.memory_analysis().temp_size_in_bytes / 1e9 < bounds.temporary
+    assert report["bytes"] / 1e9 < bounds.bytes
+    assert report["memory"]["temp"] / 1e9 < bounds.temporary
