@@ -17,7 +17,7 @@ def test_as_if_on_lets_kernels_find_the_target_and_then_no_longer():
     before = jax.default_backend(), jax.local_devices()
     with absent_devices.as_if_on(absent_devices.Target("gpu", "cuda", (h100,))):
         assert jax.default_backend() == "gpu"
-        assert tiles.find_device(None) == Device(132, 211 * 1024)
+        assert tiles.find_device(None) == Device(132, 211 * 1024, 9.0)
     assert (jax.default_backend(), jax.local_devices()) == before
 
 
