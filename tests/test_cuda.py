@@ -161,8 +161,8 @@ def test_whole_update_equals_the_plain_loops(monkeypatch, on_eight_cpus):
     monkeypatch.setattr(gpu, "find_tiles", lambda work, device: None)
     monkeypatch.setattr(gpu, "on_gpu", on_gpu)
     found = gradients(create("cuda"))
-    # The discriminator's both directions, and the generator's way back.
-    assert len(taken) == 3
+    # The paired rollout, the discriminator's both directions, and the generator's way back.
+    assert len(taken) == 4
     # Rounding to bfloat16 in other places.
     assert_close(found, expected, 2e-2)
 

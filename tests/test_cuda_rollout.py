@@ -126,6 +126,7 @@ def test_rollout_in_half_precision_equals_the_plain_loop(monkeypatch, size):
     assert_close(found.traces, expected.traces, 1e-3 if size == 1 else 1e-2)
 
 
+@pytest.mark.slow
 def test_rollout_reads_a_large_table_from_the_devices_memory(monkeypatch):
     emulate_kernels(monkeypatch)
     interface, inputs = drawn_rollout(given=0.0, reading=4, sampling=4, num_steps=4)
@@ -160,6 +161,7 @@ def with_equal_classes(inputs):
     return inputs._replace(readout=jax.tree.map(equal, inputs.readout), noise=noise)
 
 
+@pytest.mark.slow
 def test_rollout_takes_the_lowest_of_equal_classes(monkeypatch):
     emulate_kernels(monkeypatch)
     interface, inputs = drawn_rollout(20, given=0.0, num_steps=3)

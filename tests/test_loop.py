@@ -616,6 +616,7 @@ def test_checkpoints_restore_older_runs(tmp_path, clips, has_discriminator):
     assert_same_bits(restored, newer)
 
 
+@pytest.mark.slow
 def test_an_lstm_is_trained_validated_and_resumed_to_the_bit(config_with, tmp_path):
     fields = {"generator.cell": "lstm", "generator.num_layers": 2}
     whole = train_and_evaluate(config_with(fields), tmp_path / "whole")

@@ -170,6 +170,7 @@ def test_fresh_critic_needs_windows(model):
     assert not critic.fresh_critic(subject).numbers
 
 
+@pytest.mark.slow
 def test_fresh_critic_masks_short_sequences_alike(model, small_critic):
     def shortened(split, more):
         """Starts of `n` and of `LENGTH - 1 - n` steps: as many values as before."""

@@ -256,6 +256,7 @@ def test_step_clips_each_player_by_its_own_bound(step, bounds, shares):
 # Several states side by side
 
 
+@pytest.mark.slow
 def test_joint_step_under_vmap_equals_each_state(on_eight_cpus):
     settings = Settings(gate=AccuracyGate(0.3, 0.7, 0.6), optimizer=ADAM)
     keys = jax.random.split(KEY, 3)
@@ -314,6 +315,7 @@ def test_step_with_x64_keeps_types(step, dtype, fields):
     assert metrics.compute(measured)["nll"] > 0
 
 
+@pytest.mark.slow
 def test_make_update_in_float64_on_eight_devices_equals_one(on_eight_cpus):
     def make():
         gate = AccuracyGate(average_decay=0.5)
