@@ -14,6 +14,7 @@ from pf_jax.recurrence import cuda, dispatch, loops
 from pf_jax.recurrence import tiles as gpu
 from pf_jax.recurrence.cuda import nvrtc
 from pf_jax.recurrence.cuda.clusters import Clusters, find_clusters
+from pf_jax.recurrence.cuda.gru import backward_program, forward_program
 from pf_jax.recurrence.loops import GRUWeights, Loop, Scaled
 from pf_jax.recurrence.scan import gru_forward
 from pf_jax.recurrence.tiles import Device
@@ -229,6 +230,21 @@ def test_find_clusters_takes_the_fewest_rows_that_run_at_once(shape, tiles):
     found = find_clusters(shape, H100)
     assert (found and found.tiles) == tiles
     assert find_clusters(shape, H100._replace(capability=8.9)) is None
+    assert find_clusters(shape, H100._replace(memory=83 * 1024)) is None
+
+
+@pytest.mark.parametrize("directions", [1, 2])
+def test_no_kernel_takes_more_shared_memory_than_is_asked_for(directions):
+    clusters = Clusters(directions, 360, 512, 3)
+    programs = [
+        forward_program(clusters, 9, is_saved=True, is_half=False),
+        backward_program(clusters, 9, is_half=False, has_preactivation=True),
+    ]
+    least = 195 * 1024
+    assert max(program.shared for program in programs) <= least
+    shape = (directions, 64, 512)
+    assert find_clusters(shape, H100._replace(memory=least)) is not None
+    assert find_clusters(shape, H100._replace(memory=least - 1)) is None
 
 
 @pytest.fixture

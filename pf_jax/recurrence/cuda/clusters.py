@@ -9,6 +9,9 @@ BLOCKS = 8
 _SIZES = (128, 256, 384, 512)
 """Numbers of units whose weights fit the registers of a cluster."""
 _TILES = (1, 2, 3)
+_MEMORY = 195 * 1024
+"""Shared memory of a block that the largest kernel fits, the backward one of 512 units and
+three tiles; some devices with clusters have half of it."""
 _MOST_WAVES = 2
 """Rounds of clusters up to which these kernels take less time than Triton's.
 
@@ -72,7 +75,9 @@ def find_clusters(shape: tuple[int, ...], device: Device) -> Clusters | None:
         None where there is no kernel, or a slower one than Triton's.
     """
     directions, num_rows, size = shape
-    if device.capability < 9 or size not in _SIZES or directions > 2:
+    if device.capability < 9 or device.memory < _MEMORY:
+        return None
+    if size not in _SIZES or directions > 2:
         return None
     for tiles in _TILES:
         found = Clusters(directions, num_rows, size, tiles)
