@@ -7,7 +7,8 @@ import numpy as np
 import optax
 import pytest
 from emulated import emulate_kernels
-from jax.sharding import AbstractDevice, AbstractMesh, NamedSharding, PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
+from lowering import lowered_for_gpu
 
 import pf_jax
 from pf_jax.recurrence import cuda, dispatch, loops
@@ -252,13 +253,9 @@ def lowered(monkeypatch):
     """Counts CUDA's and Triton's kernels of a function as an H100 would run it."""
     monkeypatch.setattr(gpu, "find_device", lambda dtype: H100)
     monkeypatch.setattr(nvrtc, "compile_ptx", lambda source, defines: source)
-    device = AbstractDevice(device_kind="NVIDIA H100", num_cores=132, platform="gpu")
-    mesh = AbstractMesh((), (), abstract_device=device)
 
     def count(function, *arguments):
-        with jax.sharding.use_abstract_mesh(mesh):
-            traced = jax.jit(function).trace(*arguments)
-            text = traced.lower(lowering_platforms=("cuda",)).as_text()
+        text = lowered_for_gpu(function, *arguments)
         return tuple(text.count(f"__gpu$xla.gpu.{kind}") for kind in ("ptx", "triton"))
 
     return count
@@ -284,7 +281,7 @@ def update(kernels, dtype="bfloat16"):
         ("cuda", "bfloat16", (4, 0)),
         ("cuda", None, (2, 2)),
         ("triton", "bfloat16", (0, 4)),
-        ("auto", "bfloat16", (4, 0) if dispatch.AUTO_USES_CUDA else (0, 4)),
+        ("auto", "bfloat16", (4, 0)),
         (False, "bfloat16", (0, 0)),
     ],
 )

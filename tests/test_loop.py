@@ -18,6 +18,7 @@ import optax
 import pytest
 from flax import struct
 from trees import assert_close, assert_same_bits
+from whole_runs import SIZES
 
 from configs import default
 from pf_jax.data import gather_windows, join_sequences, load_dataset, make_windows
@@ -52,24 +53,10 @@ NOT_IN_OLDER_CONFIGS = {
     "train": ("schedule", "warmup_steps", "weight_decay"),
 }
 SMALL = {
-    "data.name": "text",
-    "generator.hidden_size": 8,
-    "generator.embedding_size": 4,
+    **SIZES,
     "discriminator.hidden_size": 4,
     "discriminator.mlp_size": 4,
     "gate.generator_lower": 0.1,  # open from the start
-    "train.num_steps": 12,
-    "train.batch_size": 8,
-    "train.sequence_length": 8,
-    "train.learning_rate": 1e-2,
-    "train.updates_per_dispatch": 2,
-    "train.log_every": 4,
-    "train.eval_every": 6,
-    "train.checkpoint_every": 4,
-    "train.keep_checkpoints": 2,
-    "evaluation.num_streams": 4,
-    "evaluation.context": 16,
-    "evaluation.sample_length": 10,
 }
 
 

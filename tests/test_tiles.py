@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jax.sharding import AbstractDevice, AbstractMesh
+from lowering import lowered_for_gpu
 
 import pf_jax
 from pf_jax.recurrence import tiles as gpu
@@ -20,13 +20,9 @@ H100 = Device(132, 211 * 1024)
 def lowered(monkeypatch):
     """Counts the kernels and the loops of a function as a GPU would run it."""
     monkeypatch.setattr(gpu, "find_device", lambda dtype: H100)
-    device = AbstractDevice(device_kind="NVIDIA H100", num_cores=132, platform="gpu")
-    mesh = AbstractMesh((), (), abstract_device=device)
 
     def count(function, *arguments):
-        with jax.sharding.use_abstract_mesh(mesh):
-            traced = jax.jit(function).trace(*arguments)
-            text = traced.lower(lowering_platforms=("cuda",)).as_text()
+        text = lowered_for_gpu(function, *arguments)
         return text.count("__gpu$xla.gpu.triton"), text.count("stablehlo.while")
 
     return count

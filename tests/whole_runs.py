@@ -11,9 +11,8 @@ import numpy as np
 from configs import default
 from pf_jax.experiment.digests import ITEM, STEP_FILE
 
-SMALL = {
+SIZES = {
     "data.name": "text",
-    "objective": "teacher_forcing",
     "generator.hidden_size": 8,
     "generator.embedding_size": 4,
     "train.num_steps": 12,
@@ -29,6 +28,8 @@ SMALL = {
     "evaluation.context": 16,
     "evaluation.sample_length": 10,
 }
+"""Fields of a run of seconds."""
+SMALL = {**SIZES, "objective": "teacher_forcing"}
 TIMES = ("seconds", "steps_per_second")
 
 

@@ -33,11 +33,11 @@ class Run(NamedTuple):
 def load_run(workdir: pathlib.Path, checkpoint: str = "best") -> Run:
     """The model that a run left, its data and its log.
 
+    Prints a warning where a checkpoint is damaged and the next one is used.
+
     Args:
         workdir: Folder of `train_and_evaluate`.
         checkpoint: Which checkpoint to load: the "best" by validation, or the "latest".
-
-    Prints a warning where that checkpoint is damaged and the next one is used.
 
     Raises:
         UserError: If the folder holds no checkpoint that is whole, or something else in it
@@ -81,9 +81,7 @@ def _best_first(checkpoints: Checkpoints) -> list[int]:
             f"{checkpoints.directory}: the metrics of checkpoint {step} are damaged: its "
             f"validation loss {known if loss is None else f'of {loss:.4f} is known'}"
         )
-    best = checkpoints.best_step()
-    steps = checkpoints.steps_by_loss()
-    return sorted(steps, key=lambda step: step != best)
+    return checkpoints.steps_by_loss()
 
 
 def _latest_first(checkpoints: Checkpoints) -> list[int]:

@@ -17,9 +17,6 @@ from pf_jax.types import Array
 KERNELS = ("auto", "cuda", "triton", "none")
 """Choices of kernels, for `Loop.kernels`; "cuda" takes Triton's where it has none."""
 
-AUTO_USES_CUDA = True
-"""Whether "auto" takes CUDA kernels, which an H100 has run."""
-
 _BY_OLD_NAME = {True: "auto", False: "none", "True": "auto", "False": "none"}
 """Choices from when there was one kind of kernels, in code and on a command line."""
 
@@ -49,7 +46,7 @@ def kernel_choice(kernels: bool | str) -> str:
 def _kinds(loop: Loop) -> tuple[str, ...]:
     """The kinds of kernels that a loop may run as, in the order of preference."""
     return {
-        "auto": ("cuda", "triton") if AUTO_USES_CUDA else ("triton",),
+        "auto": ("cuda", "triton"),
         "cuda": ("cuda", "triton"),
         "triton": ("triton",),
         "none": (),

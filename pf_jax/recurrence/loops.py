@@ -295,6 +295,33 @@ def forward(
     return Trace(hidden, _as_run(gates), jnp.stack(last))
 
 
+def trace_shapes(loop: Loop, is_saved: bool, num_steps: int, carry: Array) -> Trace:
+    """Shapes and types of the trace that a kernel's forward pass makes.
+
+    Args:
+        loop: How the loop computes, and in which types arrays are stored.
+        is_saved: Whether there will be a backward pass; else preactivations alone remain
+            of `Gates`, and no `before`.
+        num_steps: Number of steps, `T`.
+        carry: First carries `[S, N, H]`.
+    """
+    num_directions, num_rows, size = carry.shape
+
+    def of(*shape: int, dtype: DType) -> Any:
+        return jax.ShapeDtypeStruct(shape, carry.dtype if dtype is None else dtype)
+
+    stored = loop.storage
+    one = of(num_steps, num_rows, size, dtype=stored.gates)
+    return Trace(
+        of(num_steps, num_rows, num_directions * size, dtype=stored.hidden),
+        (Gates(*[one] * (4 if is_saved else 1)),) * num_directions,
+        of(*carry.shape, dtype=carry.dtype),
+        of(num_directions, num_steps, num_rows, size, dtype=stored.hidden)
+        if is_saved
+        else None,
+    )
+
+
 def stored_gates(loop: Loop, gates: Any) -> Any:
     """A pytree of gates, as they are stored."""
     return jax.tree.map(lambda x: stored(x, loop.storage.gates), gates)

@@ -79,11 +79,11 @@ def find_clusters(shape: tuple[int, ...], device: Device) -> Clusters | None:
         return None
     if size not in _SIZES or directions > 2:
         return None
-    for tiles in _TILES:
-        found = Clusters(directions, num_rows, size, tiles)
-        if found.number <= resident(device):
-            return found
-    most = Clusters(directions, num_rows, size, _TILES[-1])
+    spread = [Clusters(directions, num_rows, size, tiles) for tiles in _TILES]
+    for each in spread:
+        if each.number <= resident(device):
+            return each
+    most = spread[-1]
     return most if most.number <= _MOST_WAVES * resident(device) else None
 
 

@@ -1,7 +1,5 @@
 """GRUs over time, one or two in opposite directions; `loops.py` has the plain loops."""
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
@@ -9,11 +7,11 @@ from pf_jax.recurrence.cuda.call import Program, launch
 from pf_jax.recurrence.cuda.clusters import BLOCKS, Clusters
 from pf_jax.recurrence.loops import (
     Deltas,
-    Gates,
     GRUWeights,
     Loop,
     Scaled,
     Trace,
+    trace_shapes,
 )
 from pf_jax.recurrence.operands import scaled, state_divisor
 from pf_jax.recurrence.tiles import states_dtype
@@ -116,7 +114,6 @@ def forward(
     carry: Array,
 ) -> Trace:
     """`loops.forward` as one kernel, its work spread over clusters."""
-    num_directions, num_rows, size = carry.shape
     num_steps = len(projections)
     is_half = states_dtype(loop.dtype) == jnp.float16
     divisor = state_divisor(carry) if is_half else jnp.ones(1, carry.dtype)
@@ -125,13 +122,6 @@ def forward(
     if is_half:
         kernel, scale = scaled(kernel, divisor, jnp.float16)
 
-    def over_time(*shape: int, dtype: Any) -> Any:
-        return jax.ShapeDtypeStruct((*shape[:-1], num_rows, shape[-1]), dtype)
-
-    gates = Gates(
-        *[over_time(num_steps, size, dtype=jnp.float16)] * (4 if is_saved else 1)
-    )
-    stored = loop.storage.hidden
     return launch(
         forward_program(clusters, num_steps, is_saved=is_saved, is_half=is_half),
         (
@@ -141,14 +131,7 @@ def forward(
             carry,
             jnp.concatenate([1 / divisor, scale]),
         ),
-        Trace(
-            over_time(num_steps, num_directions * size, dtype=stored),
-            (gates,) * num_directions,
-            jax.ShapeDtypeStruct(carry.shape, carry.dtype),  # pyright: ignore
-            over_time(num_directions, num_steps, size, dtype=stored)
-            if is_saved
-            else None,
-        ),
+        trace_shapes(loop, is_saved, num_steps, carry),
     )
 
 

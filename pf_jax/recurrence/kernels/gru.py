@@ -9,7 +9,6 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental.pallas import triton
 
-from pf_jax.affine import DType
 from pf_jax.recurrence.cells import gru_gates
 from pf_jax.recurrence.kernels.programs import (
     arrive,
@@ -25,11 +24,11 @@ from pf_jax.recurrence.kernels.programs import (
 )
 from pf_jax.recurrence.loops import (
     Deltas,
-    Gates,
     GRUWeights,
     Loop,
     Scaled,
     Trace,
+    trace_shapes,
 )
 from pf_jax.recurrence.operands import Operand, scaled, state_divisor
 from pf_jax.recurrence.tiles import Tiles, cotangents_dtype, states_dtype
@@ -166,19 +165,8 @@ def forward(
     """`loops.forward` as one kernel, its work spread by `tiles`."""
     operand = states_dtype(loop.dtype)
     divisor = state_divisor(carry)
-    num_directions, num_rows, size = carry.shape
-
-    def over_time(width: int, dtype: DType) -> Any:
-        dtype = carry.dtype if dtype is None else dtype
-        return jax.ShapeDtypeStruct((len(projections), num_rows, width), dtype)
-
-    gates = Gates(*[over_time(size, loop.storage.gates)] * (4 if is_saved else 1))
-    hidden = over_time(num_directions * size, loop.storage.hidden)
-    stacked = (num_directions, len(projections), num_rows, size)
-    before: Any = jax.ShapeDtypeStruct(stacked, hidden.dtype) if is_saved else None
-    last: Any = jax.ShapeDtypeStruct(carry.shape, carry.dtype)
     _, trace = launch(
-        _directions(_forward_kernel, tiles, num_directions),
+        _directions(_forward_kernel, tiles, len(carry)),
         tiles,
         _grid(tiles, carry),
         (
@@ -192,7 +180,7 @@ def forward(
             (jnp.stack([carry, carry]) / divisor).astype(operand),
             _counters(tiles, carry),
         ),
-        Trace(hidden, (gates,) * num_directions, last, before),
+        trace_shapes(loop, is_saved, len(projections), carry),
     )
     return trace
 
