@@ -365,7 +365,7 @@ def test_checkpoints_keep_the_newest_few_and_the_best(tmp_path):
 
     checkpoints = Checkpoints(tmp_path / "checkpoints", keep=2)
     assert checkpoints.latest_step() == 9
-    assert checkpoints.best_step() == 6
+    assert checkpoints.steps_by_loss()[0] == 6
     for step in (6, 8, 9):
         restored = checkpoints.restore(_tiny_state(0), step)
         assert_same_bits(restored, _tiny_state(step))
@@ -376,11 +376,11 @@ def test_checkpoints_keep_the_newest_few_and_the_best(tmp_path):
 def test_best_checkpoint_without_validation_is_the_newest(tmp_path):
     checkpoints = Checkpoints(tmp_path / "checkpoints", keep=2)
     assert checkpoints.latest_step() is None
-    assert checkpoints.best_step() is None
+    assert checkpoints.steps_by_loss() == []
     for step in (3, 4, 5):
         checkpoints.save(_tiny_state(step), [])
     # This holds even while the last checkpoint is still being written.
-    assert checkpoints.best_step() == 5
+    assert checkpoints.steps_by_loss()[0] == 5
     checkpoints.close()
     assert _checkpoint_steps(tmp_path) == {4, 5}
 

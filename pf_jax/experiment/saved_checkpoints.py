@@ -83,10 +83,6 @@ class SavedCheckpoints:
             key=lambda step: (math.inf if (x := losses[step]) is None else x, -step),
         )
 
-    def best_step(self) -> int | None:
-        """The step of the best checkpoint by validation; without one, of the newest."""
-        return next(iter(self.steps_by_loss()), None)
-
     def restore(self, state: TrainState, step: int) -> TrainState:
         """The state of a checkpoint; without a discriminator where it holds none.
 
