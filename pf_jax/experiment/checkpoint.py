@@ -41,21 +41,33 @@ class Checkpoints:
         )
 
     def save(
-        self, state: TrainState, encoding: Any, valid_nll: float = math.inf
+        self,
+        state: TrainState,
+        encoding: Any,
+        valid_nll: float = math.inf,
+        progress: Mapping[str, Any] | None = None,
     ) -> None:
         """Starts to write a checkpoint; returns as soon as the arrays are copied.
 
+        It takes the place of an earlier checkpoint of the same step.
+
         Args:
-            state: Training state to save.
+            state: Training state to save; across all processes, where there are several.
             encoding: Encoding of the data, as a JSON value.
             valid_nll: Validation loss that the best checkpoint is chosen by; infinite
                 for a state that was not validated.
+            progress: Further values to restore with the state, as a JSON object.
         """
+        step = int(state.step)
+        self._manager.wait_until_finished()
+        if step in self._manager.all_steps():
+            self._manager.delete(step)
         self._manager.save(
-            int(state.step),
+            step,
             args=ocp.args.Composite(
                 state=ocp.args.StandardSave(_arrays(state)),
                 encoding=ocp.args.JsonSave(encoding),
+                progress=ocp.args.JsonSave(dict(progress or {})),
             ),
             metrics={"nll": valid_nll},
             force=True,
@@ -121,6 +133,25 @@ class Checkpoints:
         with self._readable(step):
             return self._manager.restore(step, args=args)["encoding"]
 
+    def restore_progress(self, step: int) -> Any:
+        """The object that `save` was given, empty where an older run wrote none.
+
+        Args:
+            step: Step of the checkpoint to restore.
+
+        Raises:
+            UserError: If the checkpoint is damaged.
+        """
+        if not (self._manager.directory / str(step) / "progress").exists():
+            return {}
+        args = ocp.args.Composite(progress=ocp.args.JsonRestore())
+        with self._readable(step):
+            return self._manager.restore(step, args=args)["progress"]
+
+    def wait(self) -> None:
+        """Waits until everything is written."""
+        self._manager.wait_until_finished()
+
     @contextlib.contextmanager
     def _readable(self, step: int) -> Iterator[None]:
         try:
@@ -158,14 +189,14 @@ def _saved_name(path: str, saved: Container[str]) -> str:
     return next((name for name in (path, older) if name in saved), oldest)
 
 
-def _unused(saved: Mapping[str, Any], wanted: Container[str]) -> dict[str, Any]:
+def _unused(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
     """The discriminator of a checkpoint, for a state that has none.
 
     Every run once had one; orbax restores all of a checkpoint or nothing.
     """
-    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    place = next(iter(wanted.values())).sharding
     return {
-        name: jax.ShapeDtypeStruct(entry.shape, entry.dtype, sharding=device)
+        name: jax.ShapeDtypeStruct(entry.shape, entry.dtype, sharding=place)
         for name, entry in saved.items()
         if name.startswith("discriminator") and name not in wanted
     }

@@ -1,48 +1,28 @@
 """The training loop: steps, files and signals."""
 
 import contextlib
-import functools
-import math
 import os
 import pathlib
-from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 from ml_collections import config_dict
 
-from pf_jax.analysis.samples import draw_samples
-from pf_jax.data import (
-    Dataset,
-    encoding_to_json,
-    gather_windows,
-    load_encoding,
-    save_encoding,
-)
-from pf_jax.errors import UserError
-from pf_jax.experiment.build import (
-    Experiment,
-    create_state,
-    load_experiment,
-    state_shapes,
-    step_function,
-)
+from pf_jax.data import save_encoding
+from pf_jax.experiment.agreement import Stopped, agree, is_primary, tell
+from pf_jax.experiment.build import Experiment, step_function
 from pf_jax.experiment.checkpoint import Checkpoints
-from pf_jax.experiment.checks import (
-    check_config,
-    check_devices,
-    has_discriminator,
+from pf_jax.experiment.feed import Feed
+from pf_jax.experiment.first_state import (
+    load_experiment_of,
+    make_first_state,
+    print_sizes,
 )
-from pf_jax.experiment.run_log import RunLog
-from pf_jax.experiment.runs import has_checkpoint
-from pf_jax.experiment.saved_config import check_same_model, read_config, write_config
-from pf_jax.experiment.signals import stop_requests
-from pf_jax.experiment.streams import Stream
-from pf_jax.experiment.validation import validate
+from pf_jax.experiment.milestones import Milestones, next_milestone
+from pf_jax.experiment.pace import Pace
+from pf_jax.experiment.progress import Progress, Totals
+from pf_jax.experiment.run_log import NoLog, RunLog
+from pf_jax.experiment.saved_config import write_config
+from pf_jax.experiment.signals import requests_so_far, stop_requests
 from pf_jax.files import make_folder
-from pf_jax.metrics import add, compute
-from pf_jax.parallel import Update, make_update, replicate
 from pf_jax.state import TrainState
 
 INTERRUPTED = 130
@@ -54,180 +34,88 @@ def train_and_evaluate(
 ) -> TrainState:
     """Trains a model, or continues from the workdir's newest checkpoint.
 
+    Under `hosts.together` several processes train one model: all of them call it with the
+    same arguments, and one of them writes and prints.
+
     Args:
         config: Fields of `configs/default.py`.
         workdir: Folder for `config.json`, `encoding.json`, `metrics.jsonl`, TensorBoard
             event files and `checkpoints/`.
 
     Returns:
-        The state after the last step.
+        The state after the last step, on the devices of this process.
 
     Raises:
         UserError: If the input is wrong or the loss is no longer finite.
-        SystemExit: With status 130 after a checkpoint, on SIGINT or SIGTERM.
+        SystemExit: With status 130 after a checkpoint, on SIGINT, SIGTERM or SIGHUP.
+            Until the first update is done, signals are handled as before the call.
     """
     workdir = pathlib.Path(workdir)
-    experiment = _load_experiment(config, workdir)
-    _print_sizes(experiment.config.data.name, experiment.dataset)
-    make_folder(workdir, "give another --workdir")
+    experiment = load_experiment_of(config, workdir)
+    print_sizes(experiment.config.data.name, experiment.dataset)
+    if is_primary():
+        make_folder(workdir, "give another --workdir")
     checkpoints = Checkpoints(workdir / "checkpoints", config.train.keep_checkpoints)
     try:
-        latest = checkpoints.latest_step()
-        if latest is None:
-            state = create_state(experiment)
-        else:
-            state = checkpoints.restore(state_shapes(experiment), latest)
-            print(f"{workdir}: continues from step {latest}")
-            state = _with_discriminator(experiment, state)
-        write_config(config, workdir)
-        save_encoding(experiment.encoding, workdir / "encoding.json")
-        return _train(experiment, workdir, state, checkpoints)
+        state, progress = make_first_state(experiment, checkpoints, workdir)
+        if is_primary():
+            write_config(config, workdir)
+            save_encoding(experiment.encoding, workdir / "encoding.json")
+        return _train(experiment, workdir, state, progress, checkpoints)
+    except Stopped as stopped:
+        # Written before it is announced: whoever asked may end the process at once.
+        checkpoints.wait()
+        tell(f"stopped at step {stopped.step}: run the same command to continue")
+        raise SystemExit(INTERRUPTED) from None
     finally:
         checkpoints.close()
-
-
-def _load_experiment(
-    config: config_dict.ConfigDict, workdir: pathlib.Path
-) -> Experiment:
-    """The experiment, with the encoding of the run in this folder if there is one."""
-    # Before the data is read, which can take long.
-    check_config(config)
-    check_devices(config.train.batch_size, jax.device_count())
-    encoding = None
-    if has_checkpoint(workdir):
-        check_same_model(read_config(workdir), config, workdir)
-        encoding = load_encoding(workdir / "encoding.json")
-    return load_experiment(config, encoding)
-
-
-def _with_discriminator(experiment: Experiment, state: TrainState) -> TrainState:
-    """The state with a new discriminator, where only now the objective has one."""
-    if state.discriminator is not None or not has_discriminator(experiment.config):
-        return state
-    print("the run had no discriminator so far: starts with a new one")
-    return state.replace(discriminator=create_state(experiment).discriminator)
-
-
-def _print_sizes(name: str, dataset: Dataset) -> None:
-    encoding = dataset.encoding
-    sizes = ", ".join(
-        f"{sequences.num_steps:,} {split}"
-        for split, sequences in dataset.splits.items()
-    )
-    print(f"{name}: {sizes} {encoding.unit}{encoding.summary()}")
-    for split, count in dataset.unknown.items():
-        if count:
-            print(f"{split}: {count:,} {encoding.unit} {encoding.unknown_phrase}")
 
 
 def _train(
     experiment: Experiment,
     workdir: pathlib.Path,
     state: TrainState,
+    progress: Progress,
     checkpoints: Checkpoints,
 ) -> TrainState:
     """Runs the updates from the state's step to the last."""
     config, train = experiment.config, experiment.config.train
-    key = experiment.key(Stream.TRAINING)
-    state = replicate(state)
-    values = jnp.asarray(experiment.dataset.splits["train"].values)
-    updates: dict[Any, Update] = {}
-    step, metrics = int(state.step), None
-    log = RunLog(workdir, step, train.num_steps, experiment.encoding.measure)
-    with contextlib.closing(log), stop_requests() as stop_requested:
+    step, totals = int(state.step), Totals(progress.sums)
+    feed, pace = Feed(experiment), Pace(train.updates_per_dispatch)
+    measure = experiment.encoding.measure
+    log = (
+        RunLog(workdir, step, train.num_steps, measure, progress.seconds)
+        if is_primary()
+        else NoLog()
+    )
+    milestones = Milestones(experiment, log, checkpoints)
+    with contextlib.closing(log), contextlib.ExitStack() as stack:
+        requests = requests_so_far()
+
+        def is_stopping() -> bool:
+            stops, pace.seconds = agree(bool(requests), pace.seconds)
+            return stops
+
+        if progress.is_due:
+            milestones.validate(state, step, is_stopping)
         while step < train.num_steps:
-            function = step_function(config, step)
-            compiles = function not in updates
+            if is_stopping():
+                milestones.stop(state, step, totals)
+            function, last = step_function(config, step), next_milestone(config, step)
+            compiles = feed.compiles(function)
+            num_updates = min(pace.num_updates, last - step)
+            state, history = feed.run(function, state, step, num_updates)
+            totals.add(history, num_updates)
+            pace.add(history, num_updates)
+            step += num_updates
             if compiles:
-                # The metrics of two kinds of update are not averaged together.
-                updates[function], metrics = _make_update(experiment, function), None
-            last = min(step + train.updates_per_dispatch, _next_stop(config, step))
-            rows = np.stack(
-                [
-                    experiment.windows.rows(config.seed, number, train.batch_size)
-                    for number in range(step, last)
-                ]
-            )
-            state, more = updates[function](state, values, rows, key)
-            metrics = more if metrics is None else add(metrics, more)
-            step = last
+                # From here on there is something to save.
+                requests = stack.enter_context(stop_requests())
+                pace.forget()
+                log.restart_clock(step)
             log.advance(step)
-            if compiles:
-                log.restart_clock(jax.block_until_ready(state).step)
-            stopping = bool(stop_requested)
-            if stopping or step == _next_stop(config, step - 1):
-                log.write_train(step, _finite(compute(metrics), step, checkpoints))
-                metrics = None
-                log.pause()
-                _validate_and_save(experiment, state, step, log, checkpoints, stopping)
-                log.resume()
-            if stopping and step < train.num_steps:
-                print(f"stopped at step {step}: run the same command to continue")
-                raise SystemExit(INTERRUPTED)
+            if step == last:
+                pace.finish()
+                milestones.report(step, totals)
+                milestones.reach(state, step, is_stopping)
     return state
-
-
-def _make_update(experiment: Experiment, function: Any) -> Update:
-    gather = functools.partial(
-        gather_windows,
-        length=experiment.config.train.sequence_length,
-        are_whole=experiment.windows.are_whole,
-    )
-    return make_update(function, gather)
-
-
-def _next_stop(config: config_dict.ConfigDict, step: int) -> int:
-    """The next step after which the host has something to do."""
-    train = config.train
-    stops = [
-        (step // every + 1) * every
-        for every in (train.log_every, train.eval_every, train.checkpoint_every)
-    ]
-    start = config.adversarial.start_step
-    return min([*stops, train.num_steps, *([start] if start > step else [])])
-
-
-def _validate_and_save(
-    experiment: Experiment,
-    state: TrainState,
-    step: int,
-    log: RunLog,
-    checkpoints: Checkpoints,
-    stopping: bool,
-) -> None:
-    """Validates and saves where this step calls for it; each validated state is saved."""
-    train = experiment.config.train
-    ends = step == train.num_steps
-    nll = math.inf
-    if ends or step % train.eval_every == 0:
-        values = _finite(validate(experiment, state, "valid"), step, checkpoints)
-        nll = values["nll"]
-        log.write_valid(step, values, _sample(experiment, state))
-    if ends or stopping or nll < math.inf or step % train.checkpoint_every == 0:
-        checkpoints.save(state, encoding_to_json(experiment.encoding), nll)
-
-
-def _sample(experiment: Experiment, state: TrainState) -> str:
-    """The description of one sample."""
-    encoding = experiment.encoding
-    samples = draw_samples(
-        state,
-        experiment.key(Stream.SAMPLES),
-        encoding.first_input[None, None],
-        num_steps=encoding.sequence_length
-        or experiment.config.evaluation.sample_length,
-    )
-    return encoding.describe(samples[0])
-
-
-def _finite(
-    values: dict[str, float], step: int, checkpoints: Checkpoints
-) -> dict[str, float]:
-    wrong = [name for name, value in values.items() if not math.isfinite(value)]
-    if wrong:
-        raise UserError(
-            f"step {step}: {', '.join(wrong)} no longer finite (the newest checkpoint is "
-            f"of step {checkpoints.latest_step()}): lower train.learning_rate or set "
-            "train.max_gradient_norm"
-        )
-    return values

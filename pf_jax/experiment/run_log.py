@@ -1,9 +1,11 @@
 """The log of a run: `metrics.jsonl`, TensorBoard, a progress bar."""
 
 import json
+import math
 import pathlib
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import tensorboardX
 import tqdm
@@ -30,14 +32,20 @@ class RunLog:
             by an interrupted run, are dropped: this run writes them anew.
         num_steps: Step at which the run ends.
         measure: Unit in which the likelihood is reported.
+        seconds: Time of training until the first step, where it is known.
     """
 
     def __init__(
-        self, workdir: pathlib.Path, first_step: int, num_steps: int, measure: Measure
+        self,
+        workdir: pathlib.Path,
+        first_step: int,
+        num_steps: int,
+        measure: Measure,
+        seconds: float = 0.0,
     ):
         self._measure = measure
         self._path = workdir / "metrics.jsonl"
-        self._total = _drop_lines_after(self._path, first_step)
+        self._total = max(seconds, _drop_lines_after(self._path, first_step))
         self._tensorboard = tensorboardX.SummaryWriter(
             str(workdir), purge_step=first_step + 1 if first_step else None
         )
@@ -55,10 +63,19 @@ class RunLog:
     def pause(self) -> None:
         """Stops the clock: what follows is not training time."""
         self._seconds += time.perf_counter() - self._since
+        self._since = math.inf
 
     def resume(self) -> None:
         """Starts the clock again after `pause`."""
         self._since = time.perf_counter()
+
+    def seconds(self, step: int) -> float:
+        """Time of training so far, also between two lines."""
+        timed = self._seconds + max(time.perf_counter() - self._since, 0.0)
+        num_timed = step - self._step
+        if not num_timed:
+            return self._total
+        return self._total + timed * (1 + self._untimed / num_timed)
 
     def restart_clock(self, step: int) -> None:
         """Measures the speed from this step on: the time before was compilation."""
@@ -117,6 +134,24 @@ class RunLog:
         """Closes the progress bar and the TensorBoard file."""
         self._bar.close()
         self._tensorboard.close()
+
+
+class NoLog:
+    """The log of a process that neither writes nor prints, since another one does."""
+
+    def seconds(self, step: int) -> float:
+        """Zero: only the process that writes needs it."""
+        del step
+        return 0.0
+
+    def _nothing(self, *arguments: Any) -> None:
+        del arguments
+
+    advance = pause = resume = restart_clock = write_train = write_valid = _nothing
+    close = _nothing
+
+
+Log = RunLog | NoLog
 
 
 def read_metrics(workdir: pathlib.Path) -> list[dict[str, float | str]]:
