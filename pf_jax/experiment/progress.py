@@ -32,7 +32,9 @@ class Progress(NamedTuple):
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Progress":
         """The inverse of `to_json`; fields that are missing have their defaults."""
-        return cls()._replace(**values)
+        progress = cls()._replace(**values)
+        sums = {name: (total, weight) for name, (total, weight) in progress.sums.items()}
+        return progress._replace(sums=sums)
 
 
 class Totals:
