@@ -41,10 +41,10 @@ def main() -> None:
     config = flags.FLAGS.config
     checks.check_config(config)
     # Imported here: a mistake in the flags is reported before orbax is loaded.
-    from pf_jax.experiment import hosts, loop
+    from pf_jax.experiment import hosts, joining, loop
 
-    address = hosts.Address(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
-    hosts.check_address(address, DISTRIBUTED.value)
+    address = joining.Address(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+    joining.check_address(address, DISTRIBUTED.value)
     workdir = WORKDIR.value or f"runs/{command_line.config_name()}"
     train = functools.partial(loop.train_and_evaluate, config, workdir)
     if DISTRIBUTED.value:

@@ -24,8 +24,8 @@ from configs import default
 from pf_jax import parallel
 from pf_jax.data import cut_windows, gather_windows, join_sequences, windows_to_batch
 from pf_jax.discriminator import DiscriminatorSizes
-from pf_jax.experiment import agreement, build, hosts, validation
-from pf_jax.experiment.hosts import Address, check_address
+from pf_jax.experiment import agreement, build, joining, validation
+from pf_jax.experiment.joining import Address, check_address
 from pf_jax.metrics import average
 from pf_jax.state import GeneratorSizes, create_train_state
 from pf_jax.types import Batch
@@ -205,16 +205,18 @@ def test_check_address_without_distributed():
 def test_coordinator_that_cannot_be_reached_is_an_error():
     address = Address("nowhere.invalid:1234", 2, 1)
     assert "nowhere.invalid:1234: no such host" in error_of(
-        hosts._check_reachable, address, 0.1
+        joining._check_reachable, address, 0.1
     )
     address = Address(f"127.0.0.1:{free_port()}", 2, 1)
-    assert "process 0 does not answer" in error_of(hosts._check_reachable, address, 0.3)
+    assert "process 0 does not answer" in error_of(
+        joining._check_reachable, address, 0.3
+    )
     with socket.create_server(("", 0)) as taken:
         address = Address(f"127.0.0.1:{taken.getsockname()[1]}", 2, 0)
-        message = error_of(hosts._check_reachable, address, 0.1)
+        message = error_of(joining._check_reachable, address, 0.1)
         assert "cannot use that port" in message
-        hosts._check_reachable(address._replace(process_id=1), 0.1)
-    hosts._check_reachable(Address(f"localhost:{free_port()}", 2, 0), 0.1)
+        joining._check_reachable(address._replace(process_id=1), 0.1)
+    joining._check_reachable(Address(f"localhost:{free_port()}", 2, 0), 0.1)
 
 
 def test_train_py_error_for_flags_of_hosts_is_one_line(launcher, tmp_path):

@@ -33,7 +33,9 @@ class Progress(NamedTuple):
     def from_json(cls, values: Mapping[str, Any]) -> "Progress":
         """The inverse of `to_json`; fields that are missing have their defaults."""
         progress = cls()._replace(**values)
-        sums = {name: (total, weight) for name, (total, weight) in progress.sums.items()}
+        sums = {
+            name: (total, weight) for name, (total, weight) in progress.sums.items()
+        }
         return progress._replace(sums=sums)
 
 
