@@ -1,5 +1,6 @@
 import pathlib
 import random
+import shutil
 import signal
 import socket
 import time
@@ -46,6 +47,7 @@ def _flags(launcher: Launcher, workdir: pathlib.Path) -> list[str]:
     """Each step has a line of its own, so that gates are compared one by one."""
     fields = {
         "train__num_steps": NUM_STEPS,
+        "train__learning_rate": 3e-3,
         "train__log_every": 1,
         "train__eval_every": 100,
         "train__checkpoint_every": 50,
@@ -70,54 +72,68 @@ def _assert_equal_runs(actual: pathlib.Path, expected: pathlib.Path) -> None:
     ]
     for line, other in zip(lines, others, strict=True):
         assert line.keys() == other.keys()
-        for name in line.keys() - {"step", "split"}:
-            is_gate = name in GATES
-            assert line[name] == pytest.approx(other[name], abs=0 if is_gate else 2e-5)
+        for name in GATES:
+            assert line.get(name) == other.get(name), line["step"]
+        assert line["nll"] == pytest.approx(other["nll"], abs=1e-5)
     for name in GATES:
         assert {line[name] for line in lines if name in line} == {0.0, 1.0}
     state, other = newest_state(actual), newest_state(expected)
     assert int(state.step) == NUM_STEPS
-    assert_close(state, other.replace(settings=state.settings), rtol=0, atol=1e-5)
+    other = other.replace(settings=state.settings)
+    leaves = zip(jax.tree.leaves(state), jax.tree.leaves(other), strict=True)
+    furthest = max(float(jnp.max(jnp.abs(x - y))) for x, y in leaves)
+    print(f"furthest apart: {furthest:.1e}")
+    assert_close(state, other, rtol=0, atol=1e-5)
 
 
-@pytest.mark.slow
-def test_two_processes_of_four_devices_equal_one_of_eight(
-    launcher, one_process, tmp_path
-):
-    workdir = tmp_path / "run"
+@pytest.fixture(scope="module")
+def two_processes(launcher, tmp_path_factory) -> pathlib.Path:
+    """The workdir of a run of two processes, one of which was stopped in between."""
+    workdir = tmp_path_factory.mktemp("two") / "run"
+    started = launcher.start_together(2, 4, *_flags(launcher, workdir))
+    wait_for_step(workdir, 30, started)
+    started[1].send_signal(signal.SIGTERM)
+    first, second = ends(started)
+    assert (first.status, second.status) == (130, 130), (first.err, second.err)
+    (step,) = checkpoint_steps(workdir)
+    assert f"stopped at step {step}: " in first.out and step < 50
+
     first, second = ends(launcher.start_together(2, 4, *_flags(launcher, workdir)))
     assert (first.status, second.status) == (0, 0), (first.err, second.err)
-    assert second.out == "" and second.err == ""
-    assert "step 200: valid" in first.out and "Gloo" not in first.out
-    _assert_equal_runs(workdir, one_process)
+    assert f"continues from step {step}" in first.out and "Gloo" not in first.out
+    assert (second.out, second.err) == ("", "")
+    return workdir
 
 
 @pytest.mark.slow
-def test_run_goes_on_with_other_processes_after_a_signal_to_one(
-    launcher, one_process, tmp_path
+def test_two_processes_of_four_devices_equal_one_of_eight(two_processes, one_process):
+    _assert_equal_runs(two_processes, one_process)
+
+
+@pytest.mark.slow
+def test_run_goes_on_with_another_number_of_processes(
+    launcher, two_processes, one_process, tmp_path
 ):
     workdir = tmp_path / "run"
-    saved = []
-    for num_processes, num_devices, stopped, number in (
-        (2, 4, 1, signal.SIGTERM),
-        (1, 8, 0, signal.SIGHUP),
-        (4, 2, None, None),
-    ):
-        flags = _flags(launcher, workdir)
-        if num_processes == 1:
-            started = [launcher.start(*flags, num_devices=num_devices)]
-        else:
-            started = launcher.start_together(num_processes, num_devices, *flags)
-        if stopped is not None:
-            wait_for_step(workdir, 30 + 60 * len(saved), started)
-            started[stopped].send_signal(number)
-        ended = ends(started)
-        status = 0 if stopped is None else 130
-        assert [end.status for end in ended] == [status] * num_processes, ended
-        assert all(end.out == "" for end in ended[1:])
-        saved.append(checkpoint_steps(workdir)[-1])
-        assert stopped is None or f"stopped at step {saved[-1]}: " in ended[0].out
-    assert 30 <= saved[0] < saved[1] < saved[2] == NUM_STEPS
+    shutil.copytree(two_processes, workdir)
+    # As after a crash: a part of the log is of later steps than the checkpoint.
+    for step in (150, 200):
+        shutil.rmtree(workdir / "checkpoints" / str(step))
+    lines = (workdir / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (workdir / "metrics.jsonl").write_text("".join(lines[:110]))
+    flags = _flags(launcher, workdir)
+    process = launcher.start(*flags, num_devices=8)
+    wait_for_step(workdir, 165, [process])
+    process.send_signal(signal.SIGHUP)
+    (ended,) = ends([process])
+    assert ended.status == 130, ended.err
+    assert "continues from step 100" in ended.out
+    step = checkpoint_steps(workdir)[-1]
+    assert 165 <= step < NUM_STEPS and f"stopped at step {step}: " in ended.out
+
+    ended = ends(launcher.start_together(4, 2, *flags))
+    assert [end.status for end in ended] == [0] * 4, ended
+    assert f"continues from step {step}" in ended[0].out
     _assert_equal_runs(workdir, one_process)
 
 
@@ -134,7 +150,7 @@ def test_processes_end_when_one_is_killed_and_the_run_goes_on(
     assert time.monotonic() - killed < 60
     assert second.status == -signal.SIGKILL
     for ended in (first, third):
-        assert ended.status == 1, ended
+        assert ended.status == 1, ended.err
         assert ended.err == (
             "error: process 1 of 3 no longer answers: start all processes again to "
             "continue from the newest checkpoint\n"
