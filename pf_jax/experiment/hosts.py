@@ -46,8 +46,10 @@ def train_together(
         except Exception as error:
             _fail(error, watch)
         finally:
-            watch.stop()
+            # It waits for the others, of which one may still be writing.
+            watch.leave()
             jax.distributed.shutdown()
+            watch.stop()
 
 
 @contextlib.contextmanager
@@ -75,8 +77,8 @@ def _fail(error: Exception, watch: Watch) -> NoReturn:
 
     It does not wait for them, as Python's exit would: they wait for this process.
     """
-    if not isinstance(error, UserError):
-        # A connection that broke, where another process died: its watch says so.
+    if isinstance(error, RuntimeError):
+        # Perhaps a connection that broke, since another process died: the watch says so.
         time.sleep(DEATH_SECONDS + 10)
     watch.stop()
     watch.report("failed")

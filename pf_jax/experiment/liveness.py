@@ -40,13 +40,18 @@ class Watch:
         from jax._src import distributed
 
         self._store: Any = distributed.global_state.client
-        self._last: dict[str, tuple[str, float]] = {}
+        self._last = [("", time.monotonic())] * jax.process_count()
         self._stopping = threading.Event()
+        self._is_leaving = False
         self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
         self._thread.start()
 
+    def leave(self) -> None:
+        """Takes the end of the connection for what is meant; the watch goes on until then."""
+        self._is_leaving = True
+
     def stop(self) -> None:
-        """Ends the watch, before this process leaves the others."""
+        """Ends the watch."""
         self._stopping.set()
         self._thread.join(BEAT_SECONDS)
 
@@ -69,18 +74,22 @@ class Watch:
                 if jax.process_index() == 0:
                     self._mark_dead()
                 ends = self._store.key_value_dir_get(_ENDS)
-            except Exception:  # The connection failed: process 0 is gone.
+            except Exception:  # The connection ended: process 0 is gone.
+                if self._is_leaving:
+                    return
                 ends = [(f"{_ENDS}0", "no longer answers")]
             if ends and not self._stopping.is_set():
                 self._end(*ends[0])
 
     def _mark_dead(self) -> None:
         now = time.monotonic()
-        for key, beat in self._store.key_value_dir_get(_BEATS):
-            if self._last.get(key, ("", 0.0))[0] != beat:
-                self._last[key] = (beat, now)
-            elif now - self._last[key][1] > DEATH_SECONDS:
-                self._mark(int(key.rpartition("/")[2]), "no longer answers")
+        beats = dict(self._store.key_value_dir_get(_BEATS))
+        for process, (last, since) in enumerate(self._last):
+            beat = beats.get(f"{_BEATS}{process}", "")
+            if beat != last:
+                self._last[process] = (beat, now)
+            elif now - since > DEATH_SECONDS:
+                self._mark(process, "no longer answers")
 
     def _mark(self, process: int, reason: str) -> None:
         with contextlib.suppress(Exception):
