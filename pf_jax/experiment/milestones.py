@@ -101,7 +101,8 @@ class Milestones:
         try:
             values = validate(experiment, local, "valid", give_up_if_asked)
         except GivenUp:
-            self._save(state, step, Progress(is_due=True))
+            if step != self._checkpoints.latest_step():
+                self._save(state, step, Progress(is_due=True))
             raise Stopped(step) from None
         values = self._finite(values, step)
         if is_primary():
