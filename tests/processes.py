@@ -168,7 +168,8 @@ def handles(process: subprocess.Popen[str], number: signal.Signals) -> bool:
 
 def timeless(workdir: pathlib.Path) -> list[dict[str, object]]:
     """The lines of the log but for times, each of which has to be whole."""
-    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    path = workdir / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
     return [
         {name: value for name, value in json.loads(line).items() if name not in TIMES}
         for line in lines
