@@ -47,7 +47,7 @@ class Watch:
         self._thread.start()
 
     def leave(self) -> None:
-        """Takes the end of the connection for what is meant; the watch goes on until then."""
+        """Expects the connection to end; the watch goes on until then."""
         self._is_leaving = True
 
     def stop(self) -> None:
