@@ -8,6 +8,7 @@ import pathlib
 
 from absl import flags
 
+import stops  # noqa: F401  # First, so that a request to stop during imports is answered.
 from pf_jax.experiment import command_line
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)

@@ -122,7 +122,9 @@ def get_config() -> config_dict.ConfigDict:
     # longer ones are scaled down to it; 0: never.
     train.max_gradient_norm = 0.0
     train.update = "joint"  # or "separate": one pass for both players, or two
-    train.updates_per_dispatch = 10  # updates that run on the device without the host
+    # Largest number of updates that run on the device without the host; fewer where they
+    # would take more than half a second, so that a request to stop is answered soon.
+    train.updates_per_dispatch = 10
     train.log_every = 50  # updates averaged in one line of metrics
     train.eval_every = 250  # updates between two validations
     train.checkpoint_every = 250  # updates between two checkpoints

@@ -1,14 +1,18 @@
 """Data parallelism: many updates in one dispatch, over all devices of all processes.
 
-Only this module uses `jax.pmap`; a step is a plain function of one device's rows.
+Only this module uses `jax.pmap`; a step is a plain function of one device's rows. A process
+holds the state on its own devices; `across_hosts` makes one array of all their copies.
 """
 
+import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from pf_jax.metrics import Metrics, sum_over_steps
 from pf_jax.state import TrainState
@@ -16,20 +20,120 @@ from pf_jax.types import Array, Batch
 
 AXIS = "devices"
 
-Update = Callable[[TrainState, Array, np.ndarray, Array], tuple[TrainState, Metrics]]
+Update = Callable[[TrainState, Any, np.ndarray, Array], tuple[TrainState, Metrics]]
+Updates = Callable[[TrainState, Any, Any, int, Array], tuple[TrainState, Metrics]]
 
 
-def replicate(state: TrainState) -> TrainState:
-    """The state on all devices, placed as an update returns it.
+def replicate(tree: Any) -> Any:
+    """The arrays on all devices of this process, placed as an update returns them.
 
-    Updates that start from it compile once: the second call's arguments are placed alike.
+    Updates that start from them compile once: the second call's arguments are placed alike.
 
     Args:
-        state: Training state on any devices.
+        tree: Arrays on any devices, or across hosts, such as a training state.
     """
-    mesh = jax.sharding.Mesh(np.array(jax.devices()), (AXIS,))
-    everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    return jax.device_put(state, everywhere)
+    here = NamedSharding(Mesh(np.array(jax.local_devices()), (AXIS,)), PartitionSpec())
+
+    def place(x: Array) -> Array:
+        if isinstance(x, jax.Array) and not x.is_fully_addressable:
+            copies = [shard.data for shard in x.addressable_shards]
+            return jax.make_array_from_single_device_arrays(x.shape, here, copies)
+        return jax.device_put(x, here)
+
+    return jax.tree.map(place, tree)
+
+
+def all_devices() -> NamedSharding:
+    """A copy on every device of every process."""
+    devices = [
+        device
+        for process in range(jax.process_count())
+        for device in jax.local_devices(process)
+    ]
+    return NamedSharding(Mesh(np.array(devices), (AXIS,)), PartitionSpec())
+
+
+def across_hosts(tree: Any) -> Any:
+    """The arrays of `replicate` as one array across all processes, without copies.
+
+    Args:
+        tree: Arrays on all devices of this process, the same on every process.
+    """
+    everywhere = all_devices()
+
+    def join(x: Array) -> Array:
+        copies = [shard.data for shard in x.addressable_shards]
+        return jax.make_array_from_single_device_arrays(x.shape, everywhere, copies)
+
+    return jax.tree.map(join, tree)
+
+
+def on_one_device(tree: Any) -> Any:
+    """The arrays of `replicate` on the first device of this process, without copies."""
+    return jax.tree.map(lambda x: x.addressable_data(0), tree)
+
+
+def make_updates(
+    step: Callable[..., tuple[TrainState, Metrics]],
+    make_batch: Callable[[Any, Any], Batch],
+) -> Updates:
+    """A function that runs the first `count` updates of a plan, in order.
+
+    State, data and key are the same on every device; a batch's rows are spread over the
+    devices. The update donates the state: use the returned one. All counts are one program,
+    so that updates are the same to the bit however they are divided among calls.
+
+    Args:
+        step: Function `(state, batch, key, axis_name=...) -> (state, metrics)`.
+        make_batch: Function `(data, rows [b, ...]) -> Batch` of `b` sequences, run on each
+            device.
+
+    Returns:
+        Function `(state, data, rows, count, key) -> (state, metrics)`. Its `rows` are
+        arrays `[K, local devices, b, ...]`, those of this process as `shard_rows` returns
+        them; its metrics have leaves `[K]`, one entry an update and zeros after `count`.
+        Update number `state.step` takes its randomness from `fold_in(key, state.step)`.
+    """
+
+    def updates(
+        state: TrainState, data: Any, rows: Any, count: Array, key_data: Array
+    ) -> tuple[TrainState, Metrics]:
+        key = jax.random.wrap_key_data(key_data)
+
+        def update(state: TrainState, number: Array) -> tuple[TrainState, Metrics]:
+            batch = make_batch(data, jax.tree.map(lambda x: x[number], rows))
+            return step(
+                state, batch, jax.random.fold_in(key, state.step), axis_name=AXIS
+            )
+
+        def body(number: Array, carry: Any) -> Any:
+            state, history = carry
+            state, metrics = update(state, number)
+            return state, jax.tree.map(
+                lambda all_, new: all_.at[number].set(new), history, metrics
+            )
+
+        _, shapes = jax.eval_shape(update, state, count)
+        num_updates = len(jax.tree.leaves(rows)[0])
+        history = jax.tree.map(
+            lambda x: jnp.zeros((num_updates, *x.shape), x.dtype), shapes
+        )
+        return lax.fori_loop(0, count, body, (state, history))
+
+    mapped = jax.pmap(
+        updates,
+        AXIS,
+        in_axes=(None, None, 1, None, None),
+        out_axes=None,  # pyright: ignore[reportArgumentType]
+        donate_argnums=0,
+    )
+
+    def run(
+        state: TrainState, data: Any, rows: Any, count: int, key: Array
+    ) -> tuple[TrainState, Metrics]:
+        return mapped(state, data, rows, np.int32(count), jax.random.key_data(key))
+
+    return run
 
 
 def make_update(
@@ -51,41 +155,48 @@ def make_update(
         summed over the `K` updates. Update number `state.step` takes its randomness from
         `fold_in(key, state.step)`.
     """
-
-    def updates(
-        state: TrainState, data: Array, rows: Array, key_data: Array
-    ) -> tuple[TrainState, Metrics]:
-        key = jax.random.wrap_key_data(key_data)
-
-        def update(state: TrainState, rows: Array) -> tuple[TrainState, Metrics]:
-            batch = make_batch(data, rows)
-            return step(
-                state, batch, jax.random.fold_in(key, state.step), axis_name=AXIS
-            )
-
-        state, metrics = lax.scan(update, state, rows)
-        return state, sum_over_steps(metrics)
-
-    mapped = jax.pmap(
-        updates,
-        AXIS,
-        in_axes=(None, None, 1, None),
-        out_axes=None,  # pyright: ignore[reportArgumentType]
-        donate_argnums=0,
-    )
+    updates = make_updates(step, make_batch)
 
     def update(
         state: TrainState, data: Array, rows: np.ndarray, key: Array
     ) -> tuple[TrainState, Metrics]:
-        return mapped(state, data, shard_rows(rows), jax.random.key_data(key))
+        state, history = updates(state, data, shard_rows(rows), len(rows), key)
+        return state, _sum_over_steps(history)
 
     return update
 
 
-def shard_rows(rows: np.ndarray) -> Array:
+_sum_over_steps = jax.jit(sum_over_steps)
+
+
+def shard_rows(rows: np.ndarray) -> np.ndarray:
     """This process's part of `[K, B, ...]`, as `[K, local devices, B / devices, ...]`."""
     num_updates, batch_size, *rest = rows.shape
     per_device = batch_size // jax.device_count()
     sharded = rows.reshape(num_updates, jax.device_count(), per_device, *rest)
     first = jax.process_index() * jax.local_device_count()
-    return jnp.asarray(sharded[:, first : first + jax.local_device_count()])
+    return sharded[:, first : first + jax.local_device_count()]
+
+
+def own_part(items: range) -> range:
+    """This process's share of consecutive items; the shares differ by one at most."""
+    bounds = np.linspace(0, len(items), jax.process_count() + 1).astype(int)
+    return items[bounds[jax.process_index()] : bounds[jax.process_index() + 1]]
+
+
+def gather_from_processes(values: np.ndarray) -> np.ndarray:
+    """The float32 values `[N]` of every process, `[processes, N]`, on each of them.
+
+    All processes call it at the same point of the program. It waits for what their devices
+    were given to do before.
+    """
+    if jax.process_count() == 1:
+        return np.asarray(values, np.float32)[None]
+    num_devices = jax.local_device_count()
+    own = np.broadcast_to(np.asarray(values, np.float32), (num_devices, len(values)))
+    return np.asarray(_gather(own))[::num_devices]
+
+
+@functools.partial(jax.pmap, axis_name=AXIS, out_axes=None)  # pyright: ignore
+def _gather(values: Array) -> Array:
+    return lax.all_gather(values, AXIS)

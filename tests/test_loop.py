@@ -253,12 +253,14 @@ def test_finished_run_is_left_as_it_is(base, config_with, tmp_path):
     assert {name: after[name] for name in before} == before
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+@pytest.mark.parametrize("number", SIGNALS)
 def test_signal_saves_and_the_next_run_goes_on(
-    base, config_with, tmp_path, monkeypatch, name
+    base, config_with, tmp_path, monkeypatch, number
 ):
-    number = getattr(signal, name)
-    handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    handlers = [signal.getsignal(n) for n in SIGNALS]
     advance = RunLog.advance
 
     def advance_and_ask_to_stop(self, step):
@@ -272,11 +274,35 @@ def test_signal_saves_and_the_next_run_goes_on(
             train_and_evaluate(config_with(), tmp_path / "run")
     assert stop.value.code == 130
     assert _checkpoint_steps(tmp_path / "run") == {2}
-    assert [line["step"] for line in _timeless(tmp_path / "run")] == [2]
-    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers
+    # Two updates are less than a line of the log, and are part of the next one.
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+    assert [signal.getsignal(n) for n in SIGNALS] == handlers
 
     state = train_and_evaluate(config_with(), tmp_path / "run")
     _assert_same_states(state, base[0])
+    assert _timeless(tmp_path / "run") == _timeless(base[1])
+
+
+def test_signal_during_validation_saves_and_the_next_run_validates(
+    base, config_with, tmp_path, monkeypatch
+):
+    def measure_and_ask_to_stop(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return eval_segment(*arguments)
+
+    eval_segment = validation._eval_segment
+    with monkeypatch.context() as patch:
+        patch.setattr(validation, "_eval_segment", measure_and_ask_to_stop)
+        with pytest.raises(SystemExit) as stop:
+            train_and_evaluate(config_with(), tmp_path / "run")
+    assert stop.value.code == 130
+    assert _checkpoint_steps(tmp_path / "run") == {4, 6}
+    assert _timeless(tmp_path / "run") == _timeless(base[1])[:2]
+
+    state = train_and_evaluate(config_with(), tmp_path / "run")
+    _assert_same_states(state, base[0])
+    assert _timeless(tmp_path / "run") == _timeless(base[1])
+    assert _contents(tmp_path / "run").keys() >= {"checkpoints/12/metrics/metrics"}
 
 
 def test_separate_update_equals_the_joint_one(base, config_with, tmp_path):

@@ -15,11 +15,13 @@ from pf_jax.data.sequences import (
     Windows,
     as_inputs,
     consecutive_windows,
+    cut_windows,
     evaluation_groups,
     gather_windows,
     join_sequences,
     make_windows,
     training_values,
+    windows_to_batch,
 )
 from pf_jax.data.spacing import Groups, grouped_windows, spaced_starts
 from pf_jax.data.vocabulary import Vocabulary
@@ -35,6 +37,7 @@ __all__ = [
     "Windows",
     "as_inputs",
     "consecutive_windows",
+    "cut_windows",
     "encoding_from_json",
     "encoding_to_json",
     "evaluation_groups",
@@ -47,4 +50,5 @@ __all__ = [
     "save_encoding",
     "spaced_starts",
     "training_values",
+    "windows_to_batch",
 ]

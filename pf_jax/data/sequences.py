@@ -194,7 +194,40 @@ def gather_windows(
     starts, counts = rows[:, 0], rows[:, 1]
     steps = jnp.arange(length + 1)[:, None]
     inside = steps if are_whole else jnp.minimum(steps, counts)
-    window = as_inputs(values[inside + starts])
+    return _to_batch(values[inside + starts], counts, are_whole)
+
+
+def cut_windows(
+    values: np.ndarray, rows: np.ndarray, *, length: int, are_whole: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """The windows of some rows of a batch, cut on the host; for `windows_to_batch`.
+
+    Args:
+        values: Field `values` of `Sequences`.
+        rows: Start of each row's window, and how many of its steps count: `[..., 2]`.
+        length: Steps of a window `T`.
+        are_whole: Whether all steps of all rows count.
+
+    Returns:
+        The windows `[..., T + 1, ...]`, in the type of `values`, and how many of their
+        steps count, `[...]`.
+    """
+    starts, counts = rows[..., 0], rows[..., 1]
+    steps = np.arange(length + 1)
+    inside = steps if are_whole else np.minimum(steps, counts[..., None])
+    return values[starts[..., None] + inside], counts
+
+
+def windows_to_batch(windows: tuple[Array, Array], *, are_whole: bool) -> Batch:
+    """The batch that `gather_windows` makes of the same rows, from `cut_windows`."""
+    values, counts = windows
+    return _to_batch(jnp.moveaxis(values, 1, 0), counts, are_whole)
+
+
+def _to_batch(window: Array, counts: Array, are_whole: bool) -> Batch:
+    """A batch of windows `[T + 1, B, ...]`."""
+    window = as_inputs(window)
+    steps = jnp.arange(len(window))[:, None]
     mask = None if are_whole else (steps[:-1] < counts).astype(jnp.float32)
     return Batch(window[:-1], window[1:], mask)
 

@@ -243,12 +243,20 @@ def _create_state(experiment: Experiment, readout_bias: Any = None) -> TrainStat
     )
 
 
-def state_shapes(experiment: Experiment) -> TrainState:
-    """The shapes of `create_state`'s result on one device, for `Checkpoints.restore`."""
+def state_shapes(
+    experiment: Experiment, sharding: jax.sharding.Sharding | None = None
+) -> TrainState:
+    """The shapes of `create_state`'s result, for `Checkpoints.restore`.
+
+    Args:
+        experiment: Config and data.
+        sharding: Devices to restore to; one device by default.
+    """
     shapes = jax.eval_shape(lambda: _create_state(experiment))
-    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    if sharding is None:
+        sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device), shapes
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), shapes
     )
 
 

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Container, Mapping, Sequence
 from typing import Any
 
+import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
@@ -57,24 +58,26 @@ class Checkpoints(SavedCheckpoints):
         *,
         settings: Mapping[str, Any] | None = None,
         log: LogDigest | None = None,
+        progress: Mapping[str, Any] | None = None,
     ) -> None:
         """Starts to write a checkpoint; returns as soon as the arrays are copied.
 
-        A damaged checkpoint of the same step is replaced, and later ones are removed as
-        soon as this one is written.
+        It takes the place of an earlier checkpoint of the same step, and later ones that
+        are damaged are removed as soon as this one is written.
 
         Args:
-            state: Training state to save.
+            state: Training state to save; across all processes, where there are several.
             encoding: Encoding of the data, as a JSON value.
             valid_nll: Validation loss that the best checkpoint is chosen by; infinite
                 for a state that was not validated.
             settings: Fields of the config, as JSON values.
             log: Digest of `metrics.jsonl`.
+            progress: Further values to restore with the state, as a JSON object.
 
         Raises:
             WriteError: If this checkpoint or the one before could not be written.
         """
-        self._wait()
+        self.wait()
         step, arrays = int(state.step), arrays_of(state)
         digests = Digests(
             array_digests(arrays),
@@ -82,6 +85,7 @@ class Checkpoints(SavedCheckpoints):
             valid_nll if math.isfinite(valid_nll) else None,
             settings or {},
             log,
+            progress or {},
         )
         self._saving = (
             step,
@@ -98,7 +102,7 @@ class Checkpoints(SavedCheckpoints):
         self, step: int, valid_nll: float, items: Mapping[str, Any]
     ) -> None:
         manager = self._open_manager()
-        if step in self._damaged and step in manager.all_steps():
+        if step in manager.all_steps():
             manager.delete(step)
         self._damaged.discard(step)
         self._losses[step] = valid_nll
@@ -139,6 +143,8 @@ class Checkpoints(SavedCheckpoints):
     def _flush(self) -> None:
         """Waits until the checkpoint has reached the disk, before it gets its name."""
         assert self._saving is not None
+        if jax.process_index():
+            return  # Process 0 gives it its name, and may have done so already.
         for folder in self._unfinished(self._saving[0]):
             for path in folder.rglob("*"):
                 (flush_folder if path.is_dir() else flush_file)(path)
@@ -157,8 +163,12 @@ class Checkpoints(SavedCheckpoints):
             # After an error orbax does not wait for its other writers.
             time.sleep(0.1)
 
-    def _wait(self) -> None:
-        """Waits until the checkpoint is written that is being written, if any."""
+    def wait(self) -> None:
+        """Waits until the checkpoint is written that is being written, if any.
+
+        Raises:
+            WriteError: If it could not be written.
+        """
         if self._manager is None or self._saving is None:
             return
         self._write(self._manager.wait_until_finished)
@@ -198,7 +208,7 @@ class Checkpoints(SavedCheckpoints):
             WriteError: If the last checkpoint could not be written.
         """
         try:
-            self._wait()
+            self.wait()
         finally:
             self._close_manager()
 

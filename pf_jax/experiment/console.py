@@ -54,14 +54,14 @@ def protect_output() -> None:
     for name, number in STREAMS.items():
         stream = getattr(sys, name)
         if stream is None or stream is getattr(sys, f"__{name}__"):
-            setattr(sys, name, _unfailing(number, stream))
+            setattr(sys, name, unfailing_stream(number, stream))
 
 
-def _unfailing(number: int, stream: TextIO | None) -> TextIO:
+def unfailing_stream(number: int, stream: TextIO | None) -> io.TextIOWrapper:
     """A text stream on a descriptor that prints what can be printed.
 
     Args:
-        number: File descriptor to write to.
+        number: File descriptor to write to; closing the stream leaves it open.
         stream: Stream so far, whose encoding and buffering are kept; None where it was
             closed before the program started.
     """

@@ -11,6 +11,7 @@ import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from pf_jax.errors import UserError
@@ -64,6 +65,8 @@ class Digests(NamedTuple):
         valid_nll: Validation loss; None for a state that was not validated.
         settings: Fields of the config, as JSON values; empty where they are not known.
         log: Digest of `metrics.jsonl`; None where there was none.
+        progress: What the run has to know beside its state, as a JSON object; empty for a
+            checkpoint of an older version.
     """
 
     arrays: Mapping[str, ArrayDigest]
@@ -71,6 +74,7 @@ class Digests(NamedTuple):
     valid_nll: float | None = None
     settings: Mapping[str, Any] = {}
     log: LogDigest | None = None
+    progress: Mapping[str, Any] = {}
 
     def to_json(self) -> dict[str, Any]:
         """The digests as a JSON value, with a digest of themselves."""
@@ -106,8 +110,14 @@ def json_digest(value: Any) -> str:
 
 
 def array_digest(array: Any) -> ArrayDigest:
-    """The digest of an array's type, shape and bytes."""
-    array = np.asarray(array)
+    """The digest of an array's type, shape and bytes.
+
+    Args:
+        array: Array, the same on all its devices, of which some may be other processes'.
+    """
+    array = np.asarray(
+        array.addressable_data(0) if isinstance(array, jax.Array) else array
+    )
     content = hashlib.sha256()
     content.update(f"{array.dtype.name} {array.shape}".encode())
     # As bytes: types such as bfloat16 have no buffer.

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import jax
 from ml_collections import config_dict
 
 from pf_jax.data import Encoding, encoding_from_json
@@ -30,7 +31,10 @@ class Restored(NamedTuple):
 
 
 def restore_whole(
-    checkpoints: Checkpoints, steps: Sequence[int], config: config_dict.ConfigDict
+    checkpoints: Checkpoints,
+    steps: Sequence[int],
+    config: config_dict.ConfigDict,
+    sharding: jax.sharding.Sharding | None = None,
 ) -> Restored:
     """The first checkpoint that is whole.
 
@@ -40,6 +44,7 @@ def restore_whole(
         checkpoints: The run's checkpoints.
         steps: Steps of the checkpoints to try, in this order.
         config: Config of the run.
+        sharding: Devices to restore to; one device by default.
 
     Raises:
         UserError: If no checkpoint is whole, one does not fit the config, or the data
@@ -53,7 +58,7 @@ def restore_whole(
             encoding = _encoding(checkpoints, step)
             if experiment is None or experiment.encoding != encoding:
                 experiment = load_experiment(config, encoding)
-            state = checkpoints.restore(state_shapes(experiment), step)
+            state = checkpoints.restore(state_shapes(experiment, sharding), step)
         except DamagedError as error:
             if not (checkpoints.directory / str(step)).exists():
                 raise RemovedError(

@@ -1,6 +1,7 @@
 """The log of a run: `metrics.jsonl`, TensorBoard, a progress bar."""
 
 import json
+import math
 import pathlib
 import time
 from collections.abc import Mapping
@@ -33,14 +34,23 @@ class RunLog:
             by an interrupted run, are dropped: this run writes them anew.
         num_steps: Step at which the run ends.
         measure: Unit in which the likelihood is reported.
+        seconds: Time of training until the first step, where it is known.
+        is_due: Whether the first step is still to be validated: a line of that, left by
+            an interrupted run, is dropped too.
     """
 
     def __init__(
-        self, workdir: pathlib.Path, first_step: int, num_steps: int, measure: Measure
+        self,
+        workdir: pathlib.Path,
+        first_step: int,
+        num_steps: int,
+        measure: Measure,
+        seconds: float = 0.0,
+        is_due: bool = False,
     ):
         self._measure = measure
         self._path = workdir / "metrics.jsonl"
-        self._total = _drop_lines_after(self._path, first_step)
+        self._total = max(seconds, _drop_lines(self._path, first_step, is_due))
         self._tensorboard = EventFile(workdir, first_step)
         # None shows the bar only where the output is a terminal.
         self._bar = tqdm.tqdm(
@@ -56,10 +66,19 @@ class RunLog:
     def pause(self) -> None:
         """Stops the clock: what follows is not training time."""
         self._seconds += time.perf_counter() - self._since
+        self._since = math.inf
 
     def resume(self) -> None:
         """Starts the clock again after `pause`."""
         self._since = time.perf_counter()
+
+    def seconds(self, step: int) -> float:
+        """Time of training so far, also between two lines."""
+        timed = self._seconds + max(time.perf_counter() - self._since, 0.0)
+        num_timed = step - self._step
+        if not num_timed:
+            return self._total
+        return self._total + timed * (1 + self._untimed / num_timed)
 
     def restart_clock(self, step: int) -> None:
         """Measures the speed from this step on: the time before was compilation."""
@@ -135,6 +154,27 @@ class RunLog:
         self._tensorboard.close()
 
 
+class NoLog:
+    """The log of a process that neither writes nor prints, since another one does."""
+
+    def seconds(self, step: int) -> float:
+        """Zero: only the process that writes needs it."""
+        del step
+        return 0.0
+
+    def flush(self) -> None:
+        """Nothing: there is no file."""
+
+    def _nothing(self, *arguments: Any) -> None:
+        del arguments
+
+    advance = pause = resume = restart_clock = write_train = write_valid = _nothing
+    print_valid = close = _nothing
+
+
+Log = RunLog | NoLog
+
+
 def log_digest(path: pathlib.Path, size: int | None = None) -> LogDigest:
     """The digest of a file's first bytes.
 
@@ -188,11 +228,20 @@ def _is_log_line(line: Any) -> bool:
     return "step" in line and all(type(value) in (int, float) for value in numbers)
 
 
-def _drop_lines_after(path: pathlib.Path, step: int) -> float:
-    """Drops the lines of later steps; returns the seconds of training before them."""
+def _drop_lines(path: pathlib.Path, step: int, is_due: bool) -> float:
+    """Drops what a run writes anew that continues; see `RunLog`.
+
+    Returns:
+        Seconds of training until the last line that is kept.
+    """
     if not path.exists():
         return 0.0
-    kept = [line for line in read_metrics(path.parent) if int(line["step"]) <= step]
+    newest = (step, "train" if is_due else "valid")
+    kept = [
+        line
+        for line in read_metrics(path.parent)
+        if (int(line["step"]), line["split"]) <= newest
+    ]
     write_whole(path, "".join(json.dumps(line) + "\n" for line in kept))
     # Lines of older runs have no seconds.
     return float(kept[-1].get("seconds", 0.0)) if kept else 0.0

@@ -30,12 +30,12 @@ class SavedCheckpoints:
         self._losses: dict[int, float | None] = {}
         self._damaged: set[int] = set()
 
-    def _wait(self) -> None:
+    def wait(self) -> None:
         """Waits until nothing is being written, where something can be."""
 
     def steps(self) -> list[int]:
         """The steps of all checkpoints, in ascending order."""
-        self._wait()
+        self.wait()
         return checkpoint_steps(self.directory)
 
     def latest_step(self) -> int | None:
@@ -96,7 +96,7 @@ class SavedCheckpoints:
             DamagedError: If the checkpoint cannot be read, or an array is not the one that
                 was saved.
         """
-        self._wait()
+        self.wait()
         folder = self.directory / str(step)
         with self._noting_damage(step):
             return read_state(folder, state, read_digests(folder))
@@ -110,7 +110,7 @@ class SavedCheckpoints:
         Raises:
             DamagedError: If the checkpoint is damaged.
         """
-        self._wait()
+        self.wait()
         folder = self.directory / str(step)
         with self._noting_damage(step):
             return read_encoding(folder, read_digests(folder))

@@ -122,14 +122,14 @@ def _saved_name(path: str, saved: Container[str]) -> str:
     return next((name for name in (path, older) if name in saved), oldest)
 
 
-def _unused(saved: Mapping[str, Any], wanted: Container[str]) -> dict[str, Any]:
+def _unused(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
     """The discriminator of a checkpoint, for a state that has none.
 
     Every run once had one; orbax restores all of a checkpoint or nothing.
     """
-    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    place = next(iter(wanted.values())).sharding
     return {
-        name: jax.ShapeDtypeStruct(entry.shape, entry.dtype, sharding=device)
+        name: jax.ShapeDtypeStruct(entry.shape, entry.dtype, sharding=place)
         for name, entry in saved.items()
         if name.startswith("discriminator") and name not in wanted
     }

@@ -5,29 +5,54 @@ import signal
 from collections.abc import Iterator
 from typing import Any
 
+NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+_collected: list[list[int]] = []
+"""The requests of the context that collects them, if there is one."""
+
 
 @contextlib.contextmanager
 def stop_requests() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM, so that the loop can end at a whole step.
+    """Collects SIGINT, SIGTERM and SIGHUP, so that the loop can end at a whole step.
+
+    SIGHUP stays ignored where it was, as under nohup. Inside another such context the
+    requests are that context's.
 
     Yields:
-        The numbers of the signals received, empty at first. A second signal raises
-        `KeyboardInterrupt` at once.
+        The numbers of the signals received, empty at first. A second signal is handled as
+        before the context; where that would end the process without a word, it raises
+        `KeyboardInterrupt`.
     """
+    if _collected:
+        yield _collected[0]
+        return
     requests: list[int] = []
+    previous = {
+        number: signal.getsignal(number)
+        for number in NUMBERS
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN
+    }
 
     def handle(number: int, frame: Any) -> None:
-        del frame
-        if requests:
-            raise KeyboardInterrupt
-        requests.append(number)
+        if not requests:
+            requests.append(number)
+            return
+        handler = previous[signal.Signals(number)]
+        if callable(handler):
+            handler(number, frame)
+        raise KeyboardInterrupt
 
-    previous = {
-        number: signal.signal(number, handle)
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
+    for number in previous:
+        signal.signal(number, handle)
+    _collected.append(requests)
     try:
         yield requests
     finally:
+        _collected.pop()
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def requests_so_far() -> list[int]:
+    """The requests that a context around this call collects; none where there is none."""
+    return _collected[0] if _collected else []

@@ -1,6 +1,7 @@
 """Likelihood and discriminator accuracy on data that was not trained on."""
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ from pf_jax.experiment.streams import Stream
 from pf_jax.generator import initial_carry
 from pf_jax.metrics import Metrics, add, compute
 from pf_jax.objectives import discriminator_eval_step, eval_step
+from pf_jax.parallel import gather_from_processes, own_part
 from pf_jax.state import TrainState
 from pf_jax.types import Batch, Carry
 
@@ -34,25 +36,36 @@ def _eval_segment(
 
 
 def likelihood(
-    state: TrainState, split: Sequences, *, num_streams: int, context: int
+    state: TrainState,
+    split: Sequences,
+    *,
+    num_streams: int,
+    context: int,
+    before_each: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
     """The mean NLL over a whole split, every value scored once and with its context.
 
+    Several processes read some of the pieces each, and all get the result.
+
     Args:
-        state: Training state to evaluate.
+        state: Training state to evaluate, on one device.
         split: Sequences to score.
         num_streams: Number of pieces of the split that are read in parallel. With 1 a
             text is read as one sequence.
         context: Number of steps that each piece reads before those it scores.
+        before_each: Function called before each batch, equally often by all processes; it
+            gives up by an exception.
 
     Returns:
         `nll`, in nats a step, and `idle_units`, the share of hidden units that hardly
-        move.
+        move, of several processes the mean of their shares.
 
     Raises:
         UserError: If the split is empty.
     """
-    metrics = None
+    if not split.num_steps:
+        raise UserError("the split is empty: give more data")
+    metrics, has_rows = None, True
     for group in evaluation_groups(
         split,
         num_streams=num_streams,
@@ -61,6 +74,10 @@ def likelihood(
     ):
         carry = None
         for batch in group:
+            # So that the host is never far ahead, and a request is answered soon.
+            jax.block_until_ready(metrics)
+            before_each()
+            batch, has_rows = _own_rows(batch)
             if carry is None:
                 carry = initial_carry(
                     state.generator.params,
@@ -68,9 +85,29 @@ def likelihood(
                     generator=state.settings.generator,
                 )
             carry, metrics = _eval_segment(state, batch, carry, metrics)
-    if metrics is None:
-        raise UserError("the split is empty: give more data")
-    return compute(metrics)
+    assert metrics is not None
+    return compute(_of_all_processes(metrics, has_rows))
+
+
+def _own_rows(batch: Batch) -> tuple[Batch, bool]:
+    """This process's rows of a batch; where it has none, the first one, and False."""
+    own = own_part(range(batch.inputs.shape[1]))
+    rows = slice(own.start, own.stop) if own else slice(1)
+    return jax.tree.map(lambda x: x[:, rows], batch), bool(own)
+
+
+def _of_all_processes(metrics: Metrics, counts: bool) -> Metrics:
+    """The sums of all processes, in float64.
+
+    Args:
+        metrics: Sums of this process.
+        counts: Whether they count.
+    """
+    if jax.process_count() == 1:
+        return metrics
+    leaves, structure = jax.tree.flatten(jax.device_get(metrics))
+    of_each = gather_from_processes(np.array(leaves) * counts)
+    return jax.tree.unflatten(structure, of_each.astype(np.float64).sum(axis=0))
 
 
 @functools.partial(jax.jit, static_argnums=(3, 4))
@@ -94,17 +131,22 @@ def held_out_discriminator(
     length: int,
     max_sequences: int = 256,
     batch_size: int = 64,
+    before_each: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
     """The discriminator's accuracy and losses on sequences that were not trained on.
 
+    Several processes take turns with the batches, and all get the result.
+
     Args:
-        state: Training state to evaluate.
+        state: Training state to evaluate, on one device.
         split: Sequences to cut windows from.
         key: Typed key for the free runs.
         length: Number of steps of a window, as in training.
         max_sequences: Largest number of the split's consecutive windows to use, spaced
             evenly.
         batch_size: Number of windows on the device at a time.
+        before_each: Function called before each batch, equally often by all processes; it
+            gives up by an exception.
 
     Returns:
         `discriminator_accuracy`, `discriminator_loss` and `free_running_loss`; empty
@@ -116,23 +158,36 @@ def held_out_discriminator(
     count = min(len(windows), max_sequences)
     chosen = windows[np.linspace(0, len(windows) - 1, count).astype(np.int32)]
     are_whole = bool(np.all(windows[:, 1] == length))
+    num_batches = -(-count // batch_size)
+    own = range(jax.process_index(), num_batches, jax.process_count())
     metrics, values = None, jnp.asarray(split.values)
     for index, first in enumerate(range(0, count, batch_size)):
+        jax.block_until_ready(metrics)
+        before_each()
+        if index not in (own or [0]):
+            continue
         batch_key = jax.random.fold_in(key, index)
         rows = jnp.asarray(chosen[first : first + batch_size])
         more = _eval_discriminator(state, values, rows, length, are_whole, batch_key)
         metrics = more if metrics is None else add(metrics, more)
     assert metrics is not None
-    return compute(metrics)
+    return compute(_of_all_processes(metrics, bool(own)))
 
 
-def validate(experiment: Experiment, state: TrainState, split: str) -> dict[str, float]:
+def validate(
+    experiment: Experiment,
+    state: TrainState,
+    split: str,
+    before_each: Callable[[], None] = lambda: None,
+) -> dict[str, float]:
     """The metrics of a state on a split, as in `metrics.jsonl` and `evaluation/`.
 
     Args:
         experiment: Config and data.
-        state: Training state to evaluate.
+        state: Training state to evaluate, on one device.
         split: Name of the split: "train", "valid" or "test".
+        before_each: Function called before each batch, equally often by all processes; it
+            gives up by an exception.
 
     Returns:
         `nll`, `idle_units`, and where the state has a discriminator, those of
@@ -144,6 +199,7 @@ def validate(experiment: Experiment, state: TrainState, split: str) -> dict[str,
         sequences,
         num_streams=config.evaluation.num_streams,
         context=config.evaluation.context,
+        before_each=before_each,
     )
     if state.discriminator is None:
         return values
@@ -152,4 +208,5 @@ def validate(experiment: Experiment, state: TrainState, split: str) -> dict[str,
         sequences,
         experiment.key(Stream.VALIDATION),
         length=config.train.sequence_length,
+        before_each=before_each,
     )

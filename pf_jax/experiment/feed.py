@@ -1,0 +1,91 @@
+"""The updates of a run, and the batches that they read."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from pf_jax.data import cut_windows, gather_windows, windows_to_batch
+from pf_jax.experiment.build import Experiment
+from pf_jax.experiment.streams import Stream
+from pf_jax.metrics import Metrics
+from pf_jax.objectives import Step
+from pf_jax.parallel import Updates, make_updates, replicate, shard_rows
+from pf_jax.state import TrainState
+
+
+class Feed:
+    """Runs updates, each on its own batch.
+
+    A process that trains alone keeps the training split on its devices, where batches are
+    cut. Of several processes each cuts the windows of its own rows on the host and puts
+    these alone on its devices, so that a split may be larger than a device's memory. The
+    batches are the same.
+
+    Args:
+        experiment: Config and data.
+    """
+
+    def __init__(self, experiment: Experiment):
+        self._experiment = experiment
+        self._key = experiment.key(Stream.TRAINING)
+        values = experiment.dataset.splits["train"].values
+        self._is_alone = jax.process_count() == 1
+        self._data = replicate(values) if self._is_alone else ()
+        self._updates: dict[Step, Updates] = {}
+
+    def compiles(self, function: Step) -> bool:
+        """Whether `run` has to compile first."""
+        return function not in self._updates
+
+    def run(
+        self, function: Step, state: TrainState, first: int, num_updates: int
+    ) -> tuple[TrainState, Metrics]:
+        """Starts consecutive updates, and does not wait for them.
+
+        Args:
+            function: The update.
+            state: Training state before the first of them; donated.
+            first: Number of the first update.
+            num_updates: Number of updates, `train.updates_per_dispatch` at most.
+
+        Returns:
+            The state after them, and the metrics of each, leaves `[K]`.
+        """
+        if function not in self._updates:
+            self._updates[function] = make_updates(function, self._make_batch())
+        return self._updates[function](
+            state, self._data, self._rows(first, num_updates), num_updates, self._key
+        )
+
+    @property
+    def _window(self) -> dict[str, Any]:
+        return {
+            "length": self._experiment.config.train.sequence_length,
+            "are_whole": self._experiment.windows.are_whole,
+        }
+
+    def _make_batch(self) -> Any:
+        if self._is_alone:
+            return functools.partial(gather_windows, **self._window)
+        are_whole = self._experiment.windows.are_whole
+        return lambda _, windows: windows_to_batch(windows, are_whole=are_whole)
+
+    def _rows(self, first: int, num_updates: int) -> Any:
+        """The rows of all updates, or their windows, filled up to one length."""
+        config = self._experiment.config
+        batches: Sequence[np.ndarray] = [
+            self._experiment.windows.rows(config.seed, number, config.train.batch_size)
+            for number in range(first, first + num_updates)
+        ]
+        rows: Any = shard_rows(np.stack(batches))
+        if not self._is_alone:
+            values = self._experiment.dataset.splits["train"].values
+            rows = cut_windows(values, rows, **self._window)
+        # Every other length would be compiled anew.
+        missing = config.train.updates_per_dispatch - num_updates
+        return jax.tree.map(
+            lambda x: np.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1)), rows
+        )

@@ -1,0 +1,110 @@
+"""What a run starts from: its data, and a new state or that of the newest checkpoint."""
+
+import pathlib
+from typing import NamedTuple
+
+import jax
+from jax.experimental import multihost_utils
+from ml_collections import config_dict
+
+from pf_jax.data import Dataset
+from pf_jax.experiment.agreement import check_same_input, check_same_step, tell
+from pf_jax.experiment.build import Experiment, create_state, load_experiment
+from pf_jax.experiment.checkpoint import Checkpoints
+from pf_jax.experiment.checks import has_discriminator
+from pf_jax.experiment.progress import Progress
+from pf_jax.experiment.restoring import restore_whole
+from pf_jax.experiment.saved_config import check_same_model
+from pf_jax.experiment.saved_files import trained_config, warn_of_encoding, warn_of_log
+from pf_jax.parallel import all_devices, replicate
+from pf_jax.state import TrainState
+
+
+class Start(NamedTuple):
+    """What a run starts from.
+
+    Attributes:
+        experiment: Config and data.
+        state: Training state on all devices of this process.
+        progress: What else the run has to know, to be continued.
+    """
+
+    experiment: Experiment
+    state: TrainState
+    progress: Progress = Progress()
+
+
+def new_start(config: config_dict.ConfigDict) -> Start:
+    """The data of a new run and a new state.
+
+    Args:
+        config: Fields of `configs/default.py`.
+
+    Raises:
+        UserError: If the data cannot be read, or is not that of the other processes.
+    """
+    experiment = load_experiment(config)
+    check_same_input(experiment)
+    _print_sizes(experiment.config.data.name, experiment.dataset)
+    return Start(experiment, replicate(_new_state(experiment)))
+
+
+def continued_start(
+    config: config_dict.ConfigDict, workdir: pathlib.Path, checkpoints: Checkpoints
+) -> Start:
+    """The data of a run that goes on, and the state of its newest whole checkpoint.
+
+    Args:
+        config: Fields of `configs/default.py`.
+        workdir: Folder of the run.
+        checkpoints: Checkpoints of the run, at least one.
+
+    Raises:
+        UserError: If the config is not compatible with the run, no checkpoint is whole, or
+            the data cannot be read or is not that of the other processes.
+    """
+    check_same_model(trained_config(workdir), config, workdir)
+    experiment, state = restore_whole(
+        checkpoints, checkpoints.steps()[::-1], config, all_devices()
+    )
+    step = int(state.step)
+    check_same_step(step)
+    check_same_input(experiment)
+    _print_sizes(experiment.config.data.name, experiment.dataset)
+    tell(f"{workdir}: continues from step {step}")
+    warn_of_encoding(workdir, experiment.encoding, "it is written anew")
+    digests = checkpoints.digests(step)
+    warn_of_log(workdir, digests)
+    progress = Progress.from_json(digests.progress if digests else {})
+    return Start(experiment, _with_discriminator(experiment, state), progress)
+
+
+def _with_discriminator(experiment: Experiment, state: TrainState) -> TrainState:
+    """The state with a new discriminator, where only now the objective has one."""
+    state = replicate(state)
+    if state.discriminator is not None or not has_discriminator(experiment.config):
+        return state
+    tell("the run had no discriminator so far: starts with a new one")
+    discriminator = _new_state(experiment).discriminator
+    return replicate(state.replace(discriminator=discriminator))
+
+
+def _new_state(experiment: Experiment) -> TrainState:
+    """A new state, the same on all processes even if their processors round differently."""
+    state = create_state(experiment)
+    if jax.process_count() == 1:
+        return state
+    return multihost_utils.broadcast_one_to_all(state)
+
+
+def _print_sizes(name: str, dataset: Dataset) -> None:
+    """Prints the size of each split, and how many of its values are unknown."""
+    encoding = dataset.encoding
+    sizes = ", ".join(
+        f"{sequences.num_steps:,} {split}"
+        for split, sequences in dataset.splits.items()
+    )
+    tell(f"{name}: {sizes} {encoding.unit}{encoding.summary()}")
+    for split, count in dataset.unknown.items():
+        if count:
+            tell(f"{split}: {count:,} {encoding.unit} {encoding.unknown_phrase}")

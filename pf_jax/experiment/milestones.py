@@ -1,0 +1,170 @@
+"""What happens at the steps at which a run reports, validates or saves."""
+
+import math
+from collections.abc import Callable
+from typing import NoReturn
+
+from ml_collections import config_dict
+
+from pf_jax.analysis.samples import draw_samples
+from pf_jax.data import encoding_to_json
+from pf_jax.errors import UserError
+from pf_jax.experiment.agreement import GivenUp, Stopped, is_primary
+from pf_jax.experiment.build import Experiment
+from pf_jax.experiment.checkpoint import Checkpoints
+from pf_jax.experiment.progress import Progress, Totals
+from pf_jax.experiment.run_log import Log
+from pf_jax.experiment.streams import Stream
+from pf_jax.experiment.validation import validate
+from pf_jax.parallel import across_hosts, on_one_device
+from pf_jax.state import TrainState
+
+
+def next_milestone(config: config_dict.ConfigDict, step: int) -> int:
+    """The next step after which the host has something to do."""
+    train = config.train
+    stops = [
+        (step // every + 1) * every
+        for every in (train.log_every, train.eval_every, train.checkpoint_every)
+    ]
+    start = config.adversarial.start_step
+    return min([*stops, train.num_steps, *([start] if start > step else [])])
+
+
+class Milestones:
+    """Reports, validates and saves the states of a run.
+
+    Args:
+        experiment: Config and data.
+        log: Log of the run.
+        checkpoints: Checkpoints of the run.
+    """
+
+    def __init__(self, experiment: Experiment, log: Log, checkpoints: Checkpoints):
+        self._experiment, self._log = experiment, log
+        self._checkpoints = checkpoints
+
+    def report(self, step: int, totals: Totals) -> None:
+        """Writes a line of the log, and starts the totals anew.
+
+        Args:
+            step: Number of updates.
+            totals: Metrics since the last line.
+
+        Raises:
+            UserError: If one of them is not finite.
+        """
+        self._log.write_train(step, self._finite(totals.means(), step))
+        totals.clear()
+
+    def reach(
+        self, state: TrainState, step: int, is_stopping: Callable[[], bool]
+    ) -> None:
+        """Validates and saves where this step calls for it.
+
+        Args:
+            state: Training state.
+            step: Number of its updates.
+            is_stopping: Function that says whether the run is to stop; asked while the
+                validation runs.
+
+        Raises:
+            Stopped: If the run was asked to stop. The state is saved, and its validation
+                is due.
+        """
+        train = self._experiment.config.train
+        if step == train.num_steps or step % train.eval_every == 0:
+            self.validate(state, step, is_stopping)
+        elif step % train.checkpoint_every == 0:
+            self._save(state, step, Progress())
+
+    def validate(
+        self, state: TrainState, step: int, is_stopping: Callable[[], bool]
+    ) -> None:
+        """Validates a state and saves it, in place of an earlier checkpoint of this step.
+
+        Args:
+            state: Training state.
+            step: Number of its updates.
+            is_stopping: As for `reach`.
+
+        Raises:
+            Stopped: As for `reach`.
+        """
+        self._log.pause()
+        experiment, local = self._experiment, on_one_device(state)
+
+        def give_up_if_asked() -> None:
+            if is_stopping():
+                raise GivenUp
+
+        try:
+            values = validate(experiment, local, "valid", give_up_if_asked)
+        except GivenUp:
+            if step != self._checkpoints.latest_step():
+                self._save(state, step, Progress(is_due=True))
+            raise Stopped(step) from None
+        values = self._finite(values, step)
+        sample = _sample(experiment, local) if is_primary() else ""
+        self._log.write_valid(step, values, sample)
+        self._save(state, step, Progress(), values["nll"])
+        self._log.print_valid(step, values, sample)
+        self._log.resume()
+
+    def stop(self, state: TrainState, step: int, totals: Totals) -> NoReturn:
+        """Saves a state between two lines of the log.
+
+        Args:
+            state: Training state.
+            step: Number of its updates.
+            totals: Metrics since the last line, which the next run goes on with.
+
+        Raises:
+            Stopped: Always.
+            UserError: If a metric is not finite.
+        """
+        if step and step != self._checkpoints.latest_step():
+            self._finite(totals.means(), step)
+            self._save(state, step, Progress(totals.sums()))
+        raise Stopped(step)
+
+    def _save(
+        self,
+        state: TrainState,
+        step: int,
+        progress: Progress,
+        valid_nll: float = math.inf,
+    ) -> None:
+        """Saves a state; its loss is infinite where it was not validated."""
+        progress = progress._replace(seconds=self._log.seconds(step))
+        self._checkpoints.save(
+            across_hosts(state),
+            encoding_to_json(self._experiment.encoding),
+            valid_nll,
+            settings=self._experiment.config.to_dict(),
+            log=self._log.flush(),
+            progress=progress.to_json(),
+        )
+
+    def _finite(self, values: dict[str, float], step: int) -> dict[str, float]:
+        wrong = [name for name, value in values.items() if not math.isfinite(value)]
+        if wrong:
+            raise UserError(
+                f"step {step}: {', '.join(wrong)} no longer finite (the newest "
+                f"checkpoint is of step {self._checkpoints.latest_step()}): lower "
+                "train.learning_rate or set train.max_gradient_norm"
+            )
+        return values
+
+
+def _sample(experiment: Experiment, state: TrainState) -> str:
+    """The description of one sample."""
+    encoding = experiment.encoding
+    samples = draw_samples(
+        state,
+        experiment.key(Stream.SAMPLES),
+        encoding.first_input[None, None],
+        num_steps=encoding.sequence_length
+        or experiment.config.evaluation.sample_length,
+    )
+    return encoding.describe(samples[0])
