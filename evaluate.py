@@ -1,7 +1,7 @@
 """Evaluates a trained model: `python evaluate.py --workdir DIR`.
 
 Prints the likelihood in the data's own measure, and a sample. Writes metrics, samples,
-pictures and sounds to DIR/evaluation.
+pictures and sounds to DIR/evaluation/SPLIT.
 """
 
 import pathlib
@@ -18,6 +18,14 @@ CHECKPOINT = flags.DEFINE_enum(
     "best",
     ["best", "latest"],
     "Checkpoint to load; the best is by validation.",
+)
+DATA_PATH = flags.DEFINE_string(
+    "data_path", None, "Where the data lies now, if it has moved since training."
+)
+TFDS_MANUAL_DIR = flags.DEFINE_string(
+    "tfds_manual_dir",
+    None,
+    "Where the original files for TensorFlow Datasets lie now, if they have moved.",
 )
 NUM_SAMPLES = flags.DEFINE_integer(
     "num_samples", None, "Number of samples. Default: 3; 8 drawings; 64 images."
@@ -57,7 +65,7 @@ JUDGE = flags.DEFINE_string(
 def main() -> None:
     """Evaluates the run."""
     # Imported here: a mistake in the flags is reported before orbax is loaded.
-    from pf_jax.analysis.present import Sampling
+    from pf_jax.analysis.request import Sampling
     from pf_jax.experiment import evaluation
     from pf_jax.experiment.measuring import Measures
 
@@ -77,6 +85,8 @@ def main() -> None:
         ),
         split=SPLIT.value,
         checkpoint=CHECKPOINT.value,
+        data_path=DATA_PATH.value,
+        tfds_manual_dir=TFDS_MANUAL_DIR.value,
     )
 
 

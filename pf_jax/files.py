@@ -6,6 +6,7 @@ import os
 import pathlib
 import shutil
 from collections.abc import Iterator
+from typing import BinaryIO
 
 from pf_jax.errors import UserError
 
@@ -97,6 +98,36 @@ def write_whole(path: pathlib.Path, content: str | bytes) -> None:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
             raise
+    flush_folder(path.parent)
+
+
+@contextlib.contextmanager
+def written_in_pieces(path: pathlib.Path) -> Iterator[BinaryIO]:
+    """A file to write piece by piece, which appears under its name when it is whole.
+
+    Args:
+        path: Path of the file; what was there before is kept until the end, and where an
+            exception leaves the `with` statement.
+
+    Raises:
+        WriteError: If it cannot be written.
+    """
+    temporary = path.with_name(f"{path.name}.partial")
+    size = BLOCK_BYTES
+    try:
+        with temporary.open("wb") as file:
+            yield file
+            size += file.tell()
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        if isinstance(error, WriteError):
+            raise
+        raise write_error(path, size, error.errno) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
     flush_folder(path.parent)
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from configs import default
 from pf_jax.analysis.measures.measurement import Curve, Measured, Measurement
-from pf_jax.analysis.present import Sampling
+from pf_jax.analysis.request import Sampling
 from pf_jax.analysis.samples import sample_text
 from pf_jax.data import Vocabulary
 from pf_jax.data.pixels import Pixels
@@ -22,11 +22,12 @@ from pf_jax.experiment import evaluation, measuring
 from pf_jax.experiment.checkpoint import Checkpoints
 from pf_jax.experiment.loop import train_and_evaluate
 from pf_jax.experiment.measuring import Measures
-from pf_jax.experiment.restoring import RemovedError
+from pf_jax.experiment.restoring import RemovedError, Restored
 from pf_jax.experiment.run_log import read_metrics
-from pf_jax.experiment.runs import load_run
+from pf_jax.experiment.runs import load_model, load_run
 from pf_jax.experiment.streams import Stream
 from pf_jax.study.results import read_result
+from pf_jax.study.samples import read_sample
 from pf_jax.unroll import unroll_teacher_forced
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -78,9 +79,30 @@ def edit_config(workdir, **fields):
 
 def test_evaluate_writes_everything_it_should(evaluated):
     workdir, metrics = evaluated
-    files = {file.name for file in (workdir / "evaluation").iterdir()}
+    folder = workdir / "evaluation"
+    files = {file.name for file in (folder / "valid").iterdir()}
     assert files == {"metrics.json", "samples.txt", "states.npz"} | PICTURES
-    assert json.loads((workdir / "evaluation" / "metrics.json").read_text()) == metrics
+    assert {file.name for file in folder.iterdir()} == {"metrics.json", "valid"}
+    for file in (folder / "metrics.json", folder / "valid" / "metrics.json"):
+        assert json.loads(file.read_text()) == metrics
+
+
+def test_evaluations_of_two_splits_do_not_overwrite_one_another(evaluated, tmp_path):
+    workdir = pathlib.Path(shutil.copytree(evaluated[0], tmp_path / "run"))
+    before = contents_of(workdir / "evaluation" / "valid")
+    metrics = evaluation.evaluate(workdir, FEW._replace(prompt="bee"), split="test")
+    folder = workdir / "evaluation"
+    assert contents_of(folder / "valid") == before
+    assert json.loads((folder / "test" / "metrics.json").read_text()) == metrics
+    # The last one is what reports show, with its own samples and states.
+    result = read_result(workdir)
+    assert (result.evaluation, result.evaluation_folder) == (metrics, folder / "test")
+    text = read_sample(result.evaluation_folder).text
+    assert text and text.startswith("bee")
+
+
+def contents_of(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def test_evaluate_likelihood_equals_one_unroll_over_the_split(evaluated):
@@ -143,7 +165,7 @@ def test_evaluate_measures_without_flags(evaluated):
     assert (
         0 < summary["beyond_training_length_floor"] < np.mean(curve["reference"][10:])
     )
-    states = np.load(workdir / "evaluation" / "states.npz")
+    states = np.load(workdir / "evaluation" / "valid" / "states.npz")
     assert states["teacher_forced"].shape == states["free_running"].shape
     assert states["teacher_forced"].dtype == np.float32
     np.testing.assert_array_equal(np.unique(states["steps"]), [2, 4, 6, 8])
@@ -160,7 +182,7 @@ def test_evaluate_with_a_judge_and_warns_that_it_is_the_run_itself(workdir, caps
     assert metrics["curves"]["forward_cross_entropy"]["steps"][0] == 0.7
     for number in metrics["measures"].values():
         assert f"{number['label']}: {number['value']:.4g}" in output.out
-    assert (workdir / "evaluation" / "judge.png").stat().st_size > 10_000
+    assert (workdir / "evaluation" / "valid" / "judge.png").stat().st_size > 10_000
 
 
 @pytest.mark.slow
@@ -182,7 +204,7 @@ def test_evaluate_writes_the_samples(evaluated):
         num_steps=FEW.sample_length,
         num_samples=FEW.num_samples,
     )
-    page = (workdir / "evaluation" / "samples.txt").read_text()
+    page = (workdir / "evaluation" / "valid" / "samples.txt").read_text()
     assert [len(text) for text in texts] == [30, 30]
     assert page == (
         f"=== sample 1 of 2 ===\n{texts[0]}\n\n=== sample 2 of 2 ===\n{texts[1]}\n"
@@ -203,7 +225,7 @@ def test_evaluate_without_a_discriminator_leaves_its_figures_out(workdir):
     metrics = evaluation.evaluate(workdir, FEW, split="test")
     assert not any("discriminator" in name for name in metrics)
     assert (metrics["split"], metrics["num_unknown"]) == ("test", 0)
-    files = {file.name for file in (workdir / "evaluation").iterdir()}
+    files = {file.name for file in (workdir / "evaluation" / "test").iterdir()}
     assert files == {"metrics.json", "samples.txt", "states.npz"} | PICTURES - {
         "gate.png"
     }
@@ -241,7 +263,9 @@ def test_program_prints_figures_and_a_sample_and_warns_of_the_prompt(
     assert metrics["sampling"]["prompt"] == "aQbQ"
     assert f"{metrics['bits_per_char']:.4f} bits per character" in done.stdout
     assert "sample: 'aQbQ" in done.stdout
-    assert (workdir / "evaluation" / "samples.txt").read_text().count("aQbQ") == 1
+    assert (workdir / "evaluation" / "valid" / "samples.txt").read_text().count(
+        "aQbQ"
+    ) == 1
 
 
 @pytest.mark.parametrize(
@@ -329,7 +353,21 @@ def test_program_refuses_a_config_of_another_model(workdir):
 def test_evaluate_refuses_data_that_is_gone(workdir):
     config = json.loads((workdir / "config.json").read_text())
     edit_config(workdir, data=config["data"] | {"path": "gone.txt"})
-    assert "gone.txt: no such file or folder" in error_of(workdir)
+    assert error_of(workdir) == (
+        "data.path=gone.txt: no such file or folder; where it lies elsewhere now, "
+        "evaluate.py takes --data_path=PATH, and sample.py needs no data"
+    )
+
+
+def test_evaluate_reads_data_that_has_moved(evaluated, workdir, tmp_path):
+    config = json.loads((workdir / "config.json").read_text())
+    moved = shutil.copy(config["data"]["path"], tmp_path / "moved.txt")
+    edit_config(workdir, data=config["data"] | {"path": "gone.txt"})
+    metrics = evaluation.evaluate(workdir, FEW, data_path=str(moved))
+    assert metrics["nll"] == evaluated[1]["nll"]
+    assert json.loads((workdir / "config.json").read_text())["data"]["path"] == (
+        "gone.txt"
+    )
 
 
 def test_evaluate_refuses_a_folder_it_cannot_write_to(workdir):
@@ -353,13 +391,11 @@ def test_evaluate_refuses_a_judge_without_a_run(trained, tmp_path):
     ],
 )
 def test_evaluate_refuses_a_judge_of_other_data(trained, monkeypatch, encoding, reason):
-    def other_run(path):
-        run = load_run(trained)
-        dataset = run.experiment.dataset._replace(encoding=encoding)
-        experiment = dataclasses.replace(run.experiment, dataset=dataset)
-        return run._replace(experiment=experiment)
+    def other_model(path):
+        model, state = load_model(trained)
+        return Restored(dataclasses.replace(model, encoding=encoding), state)
 
-    monkeypatch.setattr(measuring, "load_run", other_run)
+    monkeypatch.setattr(measuring, "load_model", other_model)
     message = error_of(trained, measures=Measures(judge=pathlib.Path("other")))
     assert message == f"--judge=other: {reason}: give a run on the data of this one"
 

@@ -12,7 +12,7 @@ import pytest
 import scipy.io
 import scipy.io.wavfile
 
-from pf_jax.analysis.present import Sampling
+from pf_jax.analysis.request import Sampling
 from pf_jax.data import load_encoding
 from pf_jax.experiment import checks, evaluation
 from pf_jax.experiment.loop import train_and_evaluate
@@ -197,7 +197,7 @@ def test_experiment_trains_by_either_objective_resumes_evaluates_and_draws(
 
     sampling = Sampling(2, None if measure == "nats_per_image" else 40)
     metrics = evaluation.evaluate(tmp_path / "run", sampling, split="test")
-    folder = tmp_path / "run" / "evaluation"
+    folder = tmp_path / "run" / "evaluation" / "test"
     assert files <= {file.name for file in folder.iterdir()}
     assert json.loads((folder / "metrics.json").read_text()) == metrics
     assert math.isfinite(metrics[measure])

@@ -5,8 +5,9 @@ from errors import error_of
 from trees import random_like
 
 from configs import default
-from pf_jax.analysis import present
-from pf_jax.analysis.present import Request, Sampling, settle_sampling
+from pf_jax.analysis import present, sample_files
+from pf_jax.analysis.present import settle_sampling
+from pf_jax.analysis.request import Request, Sampling
 from pf_jax.convolutional import convolutional
 from pf_jax.data import Dataset, Vocabulary, join_sequences
 from pf_jax.data.piano import PianoRoll
@@ -103,19 +104,28 @@ def test_settle_sampling_error_for_a_bias_without_strokes(name):
 
 def test_completions_keep_what_was_given(tmp_path, monkeypatch):
     drawn = {}
-    monkeypatch.setattr(present.images, "plot_image_grid", lambda *arguments: None)
+    grids = []
     monkeypatch.setattr(
-        present.images,
+        sample_files.images,
+        "plot_image_grid",
+        lambda samples, path, data: grids.append((samples, data)),
+    )
+    monkeypatch.setattr(
+        sample_files.images,
         "plot_completions",
         lambda *arguments: drawn.update(enumerate(arguments)),
     )
     request = request_of(Pixels(4, 6), tmp_path, Sampling(num_samples=2))
-    assert present.write_samples(request).count("\n") == 2
+    samples = present.write_samples(request)
+    ((shown, data),) = grids
+    np.testing.assert_array_equal(shown.reshape(2, 24), samples)
+    # Two rows of the data above two columns of samples: all three images.
+    np.testing.assert_array_equal(data.mean(axis=(1, 2)), [0, 1, 0])
     originals, completions, num_given, path = (drawn[index] for index in range(4))
     assert num_given == 12
     assert path == tmp_path / "completions.png"
     np.testing.assert_array_equal(originals.mean(axis=(1, 2)), [0, 1, 0])
-    assert completions.shape == (3, present.NUM_COMPLETIONS, 4, 6)
+    assert completions.shape == (3, sample_files.NUM_COMPLETIONS, 4, 6)
     given = np.broadcast_to(originals[:, None, :2], completions[:, :, :2].shape)
     np.testing.assert_array_equal(completions[:, :, :2], given)
     # The rest is drawn, each time anew.
@@ -124,23 +134,17 @@ def test_completions_keep_what_was_given(tmp_path, monkeypatch):
 
 def test_bias_brings_strokes_nearer_to_their_means(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        present.drawings, "plot_drawings", lambda *arguments, **keywords: None
+        sample_files.drawings, "plot_drawings", lambda *arguments, **keywords: None
     )
     spreads = []
     for bias in (0.0, 20.0):
         folder = tmp_path / str(bias)
         folder.mkdir()
-        written = []
-        monkeypatch.setattr(
-            present.drawings,
-            "write_svg",
-            lambda strokes, path, written=written: written.append((path.name, strokes)),
-        )
         sampling = Sampling(num_samples=16, sample_length=5, bias=bias)
-        present.write_samples(request_of(STROKES, folder, sampling))
-        assert [name for name, _ in written][:2] == ["sample_1.svg", "sample_2.svg"]
+        samples = present.write_samples(request_of(STROKES, folder, sampling))
+        assert len(list(folder.glob("sample_*.svg"))) == len(samples) == 16
         # At the first step all samples have one distribution.
-        spreads.append(np.std([strokes[0, 0] for _, strokes in written]))
+        spreads.append(np.std(STROKES.decode(samples[:, 0])[:, 0]))
     # The likeliest component's mean is left, and the least deviation, about 2e-3 here.
     assert spreads[1] < 0.01 < 0.1 < spreads[0]
 
@@ -148,14 +152,14 @@ def test_bias_brings_strokes_nearer_to_their_means(tmp_path, monkeypatch):
 def test_series_are_written_in_the_units_of_the_source(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(
-        present.series,
+        sample_files.series,
         "plot_series",
         lambda data, run, names, path, training_length: seen.append((data, run, names)),
     )
     sampling = Sampling(num_samples=2, sample_length=20)
-    described = present.write_samples(
-        request_of(ENCODINGS["series"], tmp_path, sampling)
-    )
+    request = request_of(ENCODINGS["series"], tmp_path, sampling)
+    samples = present.write_samples(request)
+    described = present.describe_sample(request.encoding, request.sampling, samples[0])
     ((data, run, names),) = seen
     # Values of zeros, as far as the run goes.
     np.testing.assert_array_equal(data, np.tile([1.0, 0.0], (20, 1)))
@@ -168,17 +172,18 @@ def test_series_are_written_in_the_units_of_the_source(tmp_path, monkeypatch):
 def test_free_run_at_ten_times_the_training_window_is_finite(tmp_path, monkeypatch):
     seen = []
     monkeypatch.setattr(
-        present.drawings,
+        sample_files.drawings,
         "plot_drawings",
-        lambda drawings, path, training_length: seen.append(
-            (drawings, training_length)
+        lambda drawings, path, titles, training_length: seen.append(
+            (drawings, titles, training_length)
         ),
     )
     present.write_samples(request_of(STROKES, tmp_path, Sampling(num_samples=2)))
-    ((drawings, training_length),) = seen
+    ((drawings, titles, training_length),) = seen
     assert training_length == 10
-    assert [drawing.shape for drawing in drawings] == [(100, 3)] * 2
-    assert np.isfinite(drawings).all()
+    assert titles == ["data 1", "data 2", "data 3", "sample 1", "sample 2"]
+    assert [len(drawing) for drawing in drawings] == [30, 30, 30, 100, 100]
+    assert all(np.isfinite(drawing).all() for drawing in drawings)
 
 
 def test_make_settings_takes_the_discriminator_asked_for():

@@ -163,9 +163,9 @@ def test_first_text_is_taken_whole_or_cut(tmp_path):
     run = write_run(tmp_path / "run")
     page = run / "evaluation" / "samples.txt"
     page.write_text("=== sample 1 of 2 ===\na\n\nb\n\n=== sample 2 of 2 ===\nc\n")
-    assert samples.read_sample(run) == samples.Sample(text="a\n\nb")
+    assert samples.read_sample(run / "evaluation") == samples.Sample(text="a\n\nb")
     page.write_text("=== sample 1 of 1 ===\n" + "x" * 1000 + "\n")
-    sample = samples.read_sample(run)
+    sample = samples.read_sample(run / "evaluation")
     assert sample.text == "x" * 600 and sample.note.startswith("The first 600 of 1,000")
 
 
@@ -173,11 +173,14 @@ def test_drawings_and_music_are_shown(tmp_path):
     run = write_run(tmp_path / "run")
     folder = run / "evaluation"
     (folder / "samples.txt").unlink()
-    assert samples.read_sample(run).is_empty
+    assert samples.read_sample(run / "evaluation").is_empty
     (folder / "sample_1.mid").write_bytes(b"MThd")
-    assert samples.read_sample(run).midi == "data:audio/midi;base64,TVRoZA=="
+    assert (
+        samples.read_sample(run / "evaluation").midi
+        == "data:audio/midi;base64,TVRoZA=="
+    )
     (folder / "sample_1.svg").write_text("<svg/>")
-    picture = samples.read_sample(run).picture
+    picture = samples.read_sample(run / "evaluation").picture
     assert picture is not None and picture.startswith("data:image/svg+xml;base64,")
 
 
@@ -185,7 +188,7 @@ def test_damaged_samples_leave_a_note(tmp_path):
     run = write_run(tmp_path / "run")
     (run / "evaluation" / "samples.txt").unlink()
     (run / "evaluation" / "samples.png").write_bytes(b"nothing")
-    assert "cannot be read" in samples.read_sample(run).note
+    assert "cannot be read" in samples.read_sample(run / "evaluation").note
 
 
 def test_pictures_are_shrunk_until_they_fit():

@@ -24,7 +24,7 @@ from whole_runs import (
     write_text,
 )
 
-from pf_jax.analysis.present import Sampling
+from pf_jax.analysis.request import Sampling
 from pf_jax.errors import UserError
 from pf_jax.experiment.checkpoint import Checkpoints
 from pf_jax.experiment.evaluation import evaluate

@@ -1,8 +1,10 @@
 """Pictures of pen strokes. Importing this module loads matplotlib."""
 
+import contextlib
+import io
 import pathlib
-from collections.abc import Iterator, Sequence
-from xml.etree import ElementTree
+from collections.abc import Callable, Iterator, Sequence
+from typing import BinaryIO
 
 import chex
 import numpy as np
@@ -11,7 +13,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.lines import Line2D
 
 from pf_jax.analysis.plots import COLORS, make_figure, save_figure
-from pf_jax.files import write_whole
+from pf_jax.files import written_in_pieces
 
 INK = "0.1"
 BEYOND = COLORS[1]
@@ -23,6 +25,12 @@ PEN = 0.006
 
 LONG = 2.5
 """Ratio of width to height above which drawings count as lines of writing."""
+
+HEADER_BYTES = 400
+"""Room for the first tag of an SVG file, which has the size of the picture."""
+
+MAX_POLYLINE = 10_000
+"""Largest number of points of an SVG file's line; longer strokes are several lines."""
 
 GRID_COLUMNS = 4
 
@@ -57,26 +65,86 @@ def write_svg(strokes: np.ndarray, path: pathlib.Path) -> None:
         strokes: Points `(dx, dy, pen)`, `[N, 3]`: see `drawing_paths`.
         path: Path of the SVG file.
     """
-    paths = drawing_paths(strokes)
-    low, size = _frame(paths)
-    svg = ElementTree.Element(
-        "svg",
-        {
-            "xmlns": "http://www.w3.org/2000/svg",
-            "viewBox": _numbers([*low, *size]),
-            "fill": "none",
-            "stroke": "black",
-            "stroke-width": f"{PEN * np.sqrt(size.prod()):.4g}",
-            "stroke-linecap": "round",
-            "stroke-linejoin": "round",
-        },
-    )
-    for points in paths:
+    with svg_file(path) as add:
+        add(strokes)
+
+
+@contextlib.contextmanager
+def svg_file(path: pathlib.Path) -> Iterator[Callable[[np.ndarray], None]]:
+    """An SVG file that is written piece by piece; see `write_svg`.
+
+    Args:
+        path: Path of the SVG file.
+
+    Yields:
+        Function that appends points `(dx, dy, pen)`, `[N, 3]`.
+    """
+    with written_in_pieces(path) as file:
+        file.write(b" " * HEADER_BYTES + b"\n")  # The size comes when it is known.
+        picture = _Picture(file)
+        yield picture.add
+        picture.finish()
+        file.write(b"</svg>\n")
+        file.seek(0)
+        file.write(_svg_header(*_framed(picture.low, picture.high)))
+        file.seek(0, io.SEEK_END)
+
+
+class _Picture:
+    """The polylines of an SVG file, and their least and largest coordinates.
+
+    Args:
+        file: File that they are written to.
+    """
+
+    def __init__(self, file: BinaryIO):
+        self._file = file
+        self._position = np.zeros(2)
+        self._line: list[np.ndarray] = []
+        self._bounds: tuple[np.ndarray, np.ndarray] | None = None
+
+    @property
+    def low(self) -> np.ndarray:
+        return self._bounds[0] if self._bounds else np.zeros(2)
+
+    @property
+    def high(self) -> np.ndarray:
+        return self._bounds[1] if self._bounds else np.zeros(2)
+
+    def add(self, strokes: np.ndarray) -> None:
+        if not len(strokes):
+            return
+        moved = np.array(strokes, np.float64)
+        moved[0, :2] += self._position
+        for start, points in _numbered_paths(moved):
+            self._line.append(points)
+            corners = [*(self._bounds or ()), points.min(axis=0), points.max(axis=0)]
+            self._bounds = np.min(corners, axis=0), np.max(corners, axis=0)
+            self._position = points[-1]
+            is_lifted = strokes[start + len(points) - 1, 2] > 0.5
+            if is_lifted or sum(map(len, self._line)) > MAX_POLYLINE:
+                self.finish()
+                # A pen that stays down goes on from where this line ends.
+                self._line = [] if is_lifted else [points[-1:]]
+
+    def finish(self) -> None:
+        if not self._line:
+            return
+        points = np.concatenate(self._line)
         # A line of one point draws nothing; one that ends where it starts draws a dot.
         drawn = points if len(points) > 1 else np.repeat(points, 2, axis=0)
         coordinates = " ".join(f"{x:.7g},{y:.7g}" for x, y in drawn)
-        ElementTree.SubElement(svg, "polyline", {"points": coordinates})
-    write_whole(path, ElementTree.tostring(svg, encoding="unicode") + "\n")
+        self._file.write(f'<polyline points="{coordinates}" />\n'.encode())
+        self._line = []
+
+
+def _svg_header(low: np.ndarray, size: np.ndarray) -> bytes:
+    header = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{_numbers([*low, *size])}" '
+        f'fill="none" stroke="black" stroke-width="{PEN * np.sqrt(size.prod()):.4g}" '
+        'stroke-linecap="round" stroke-linejoin="round"'
+    ).encode()
+    return header + b" " * (HEADER_BYTES - 1 - len(header)) + b">"
 
 
 def plot_drawings(
@@ -145,7 +213,11 @@ def _frame(paths: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     The shorter side has a lower bound, since a straight line would have a side of zero.
     """
     points = np.concatenate([*paths, np.zeros((0 if paths else 1, 2))])
-    low, high = points.min(axis=0), points.max(axis=0)
+    return _framed(points.min(axis=0), points.max(axis=0))
+
+
+def _framed(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The picture that shows all points between two corners."""
     extent = high - low
     longest = float(extent.max()) or 1.0
     size = np.maximum(extent, 0.03 * longest)

@@ -35,7 +35,11 @@ _END_OF_GIVEN = _rgb(COLORS[1])
 
 
 def plot_image_grid(
-    images: np.ndarray, path: pathlib.Path, title: str = "Samples"
+    images: np.ndarray,
+    path: pathlib.Path,
+    title: str = "Samples",
+    *,
+    data: np.ndarray | None = None,
 ) -> None:
     """Plots images in a grid with about as many rows as columns.
 
@@ -43,18 +47,33 @@ def plot_image_grid(
         images: Images `[N, H, W]`, 0 or 1, at least one, in the order of rows of the grid.
         path: Path of the PNG file.
         title: Title above the grid.
+        data: Images `[M, H, W]` of the data, at least one, in a grid of their own above.
     """
+    columns = math.ceil(math.sqrt(len(images)))
+    grids = [_grid(images, columns)]
+    if data is not None:
+        grids.insert(0, _grid(data, columns))
+    gap = np.full((_HEADER, grids[0].shape[1], 3), 255, np.uint8)
+    parts, tops = [grids[0]], [0]
+    for grid in grids[1:]:
+        tops.append(sum(map(len, parts)) + len(gap))
+        parts += [gap, grid]
+    figure, axes = _draw(np.concatenate(parts))
+    for top, label in zip(tops, ["Data", title][-len(grids) :], strict=True):
+        axes.text(0, top - _GAP, label, va="bottom", fontsize=11)
+    save_figure(figure, path)
+
+
+def _grid(images: np.ndarray, columns: int) -> np.ndarray:
+    """A picture of images side by side."""
     count, height, width = images.shape
-    columns = math.ceil(math.sqrt(count))
     scale = _scale(columns, width)
     rows = math.ceil(count / columns)
     picture = np.full((rows, columns, height * scale, width * scale, 3), 255, np.uint8)
     tiles = picture.reshape(rows * columns, *picture.shape[2:])
     for tile, image in zip(tiles, images, strict=False):
         tile[:] = _enlarged(_colored(image, _PAPER, _INK), scale)
-    figure, axes = _draw(_spaced(picture))
-    axes.text(0, -_GAP, title, va="bottom", fontsize=11)
-    save_figure(figure, path)
+    return _spaced(picture)
 
 
 def plot_completions(

@@ -1,16 +1,20 @@
 """Piano rolls: MIDI files to listen to, and pictures of them."""
 
+import contextlib
 import io
 import pathlib
-from collections.abc import Sequence
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, BinaryIO
 
 import mido
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
+from mido.midifiles.meta import encode_variable_int
 
 from pf_jax.analysis.plots import COLORS, finish_axes, make_figure, save_figure
-from pf_jax.files import write_whole
+from pf_jax.files import written_in_pieces
 
 TICKS_PER_FRAME = 480
 
@@ -41,32 +45,79 @@ def write_midi(
         lowest_pitch: MIDI note number of the first key.
         seconds_per_frame: Duration of a frame, at most 16.7 seconds.
     """
+    with midi_file(
+        path, lowest_pitch=lowest_pitch, seconds_per_frame=seconds_per_frame
+    ) as add:
+        add(roll)
+
+
+@contextlib.contextmanager
+def midi_file(
+    path: pathlib.Path, *, lowest_pitch: int, seconds_per_frame: float
+) -> Iterator[Callable[[np.ndarray], None]]:
+    """A MIDI file that is written piece by piece; see `write_midi`.
+
+    Args:
+        path: Path of the `.mid` file.
+        lowest_pitch: MIDI note number of the first key.
+        seconds_per_frame: Duration of a frame, at most 16.7 seconds.
+
+    Yields:
+        Function that appends frames `[N, num_keys]`.
+    """
     # A frame is a beat, so that it has whole ticks at any tempo.
-    tempo = round(seconds_per_frame * 1e6)
-    track = mido.MidiTrack([mido.MetaMessage("set_tempo", tempo=tempo)])
-    silence = np.zeros_like(roll[:1], np.int8)
-    changes = np.diff(roll.astype(np.int8), axis=0, prepend=silence, append=silence)
-    last = 0
-    for frame, change in enumerate(changes):
+    tempo = mido.MetaMessage("set_tempo", tempo=round(seconds_per_frame * 1e6))
+    with written_in_pieces(path) as file:
+        file.write(b"MThd" + struct.pack(">IHHH", 6, 0, 1, TICKS_PER_FRAME))
+        file.write(b"MTrk" + bytes(4))  # The size comes when it is known.
+        start = file.tell()
+        file.write(bytes([0, *tempo.bytes()]))
+        track = _Track(file, lowest_pitch)
+        yield track.add
+        track.end()
+        size = file.tell() - start
+        file.seek(start - 4)
+        file.write(struct.pack(">I", size))
+        file.seek(0, io.SEEK_END)
+
+
+class _Track:
+    """The notes of a MIDI track.
+
+    Args:
+        file: File that events are written to.
+        lowest_pitch: MIDI note number of the first key.
+    """
+
+    def __init__(self, file: BinaryIO, lowest_pitch: int):
+        self._file, self._lowest_pitch = file, lowest_pitch
+        self._frame, self._written = 0, 0
+        self._sounding: np.ndarray | None = None
+
+    def add(self, roll: np.ndarray) -> None:
+        roll = roll.astype(np.int8)
+        before = np.zeros_like(roll[:1]) if self._sounding is None else self._sounding
+        for change in np.diff(roll, axis=0, prepend=before):
+            self._change(change)
+            self._frame += 1
+        self._sounding = roll[-1:] if len(roll) else before
+
+    def _change(self, change: np.ndarray) -> None:
         for kind, wanted in (("note_off", -1), ("note_on", 1)):
             for key in np.flatnonzero(change == wanted):
-                track.append(
-                    mido.Message(
-                        kind,
-                        note=lowest_pitch + int(key),
-                        velocity=VELOCITY,
-                        time=(frame - last) * TICKS_PER_FRAME,
-                    )
-                )
-                last = frame
-    # The end comes after the last silent frames.
-    track.append(
-        mido.MetaMessage("end_of_track", time=(len(roll) - last) * TICKS_PER_FRAME)
-    )
-    content = io.BytesIO()
-    file = mido.MidiFile(type=0, ticks_per_beat=TICKS_PER_FRAME, tracks=[track])
-    file.save(file=content)
-    write_whole(path, content.getvalue())
+                note = self._lowest_pitch + int(key)
+                self._write(mido.Message(kind, note=note, velocity=VELOCITY))
+
+    def _write(self, message: Any) -> None:
+        ticks = (self._frame - self._written) * TICKS_PER_FRAME
+        self._file.write(bytes(encode_variable_int(ticks) + message.bytes()))
+        self._written = self._frame
+
+    def end(self) -> None:
+        if self._sounding is not None:
+            self._change(-self._sounding[0])
+        # The end comes after the last silent frames.
+        self._write(mido.MetaMessage("end_of_track"))
 
 
 def plot_rolls(

@@ -1,6 +1,7 @@
 """Free-running samples of any length, also far beyond that of training."""
 
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -16,6 +17,67 @@ from pf_jax.unroll import unroll_mixed
 
 CHUNK_LENGTH = 256
 """Steps computed at a time, which bounds the device's memory, not the samples."""
+
+
+def sample_pieces(
+    state: TrainState,
+    key: Array,
+    read: np.ndarray,
+    *,
+    num_steps: int,
+    num_samples: int = 1,
+    temperature: float = 1.0,
+    generator: Generator | None = None,
+) -> Iterator[np.ndarray]:
+    """The samples of `draw_samples`, piece by piece, for samples of any length.
+
+    Memory does not depend on the number of steps: what goes from one piece to the next is
+    the carry and the last sample.
+
+    Args:
+        state: The training state.
+        key: Typed key.
+        read: Values that are read before anything is sampled: see `draw_samples`.
+        num_steps: Number of steps to sample `T`, at least 1.
+        num_samples: Number of samples `N`.
+        temperature: Factor of the noise; 0 gives the most likely values.
+        generator: Generator to sample with; by default that of training.
+
+    Yields:
+        Consecutive steps of all samples, `[N, S, ...]` with `S` of at most `CHUNK_LENGTH`;
+        the lengths add up to `T`.
+    """
+    generator = (generator or state.settings.generator).sampling
+    read = np.broadcast_to(as_inputs(read), (len(read), num_samples, *read.shape[2:]))
+    num_read, total = len(read), len(read) - 1 + num_steps
+    keys = row_keys(key, num_samples)
+    carry = initial_carry(state.generator.params, num_samples, generator=generator)
+    # All chunks have one length, since jit would compile a shorter last one anew.
+    length = min(CHUNK_LENGTH, total)
+    last = read[0]
+    for start in range(0, total, length):
+        part = read[start : start + length]
+        given = np.zeros((length, *read.shape[1:]), read.dtype)
+        given[: len(part)] = part
+        if start >= num_read:
+            given[0] = last
+        is_given = np.arange(start, start + length) < num_read
+        carry, samples = _draw(
+            generator,
+            state.generator.params,
+            keys,
+            given,
+            np.repeat(is_given[:, None], num_samples, axis=1),
+            carry,
+            start,
+            temperature,
+        )
+        samples = np.asarray(samples)
+        last = samples[-1]
+        # Steps before the last value that is read sample nothing that is kept.
+        piece = samples[max(num_read - 1 - start, 0) : total - start]
+        if len(piece):
+            yield np.swapaxes(piece, 0, 1)
 
 
 def draw_samples(
@@ -49,34 +111,16 @@ def draw_samples(
     Returns:
         Samples `[N, T, ...]`.
     """
-    generator = (generator or state.settings.generator).sampling
-    read = np.broadcast_to(as_inputs(read), (len(read), num_samples, *read.shape[2:]))
-    num_read, total = len(read), len(read) - 1 + num_steps
-    keys = row_keys(key, num_samples)
-    carry = initial_carry(state.generator.params, num_samples, generator=generator)
-    # All chunks have one length, since jit would compile a shorter last one anew.
-    length = min(CHUNK_LENGTH, total)
-    last, chunks = read[0], []
-    for start in range(0, total, length):
-        part = read[start : start + length]
-        given = np.zeros((length, *read.shape[1:]), read.dtype)
-        given[: len(part)] = part
-        if start >= num_read:
-            given[0] = last
-        is_given = np.arange(start, start + length) < num_read
-        carry, samples = _draw(
-            generator,
-            state.generator.params,
-            keys,
-            given,
-            np.repeat(is_given[:, None], num_samples, axis=1),
-            carry,
-            start,
-            temperature,
-        )
-        chunks.append(np.asarray(samples))
-        last = chunks[-1][-1]
-    return np.swapaxes(np.concatenate(chunks)[num_read - 1 : total], 0, 1)
+    pieces = sample_pieces(
+        state,
+        key,
+        read,
+        num_steps=num_steps,
+        num_samples=num_samples,
+        temperature=temperature,
+        generator=generator,
+    )
+    return np.concatenate(list(pieces), axis=1)
 
 
 def sample_text(

@@ -1,14 +1,14 @@
 """Pictures and files of series of real numbers. Importing this module loads matplotlib."""
 
-import io
+import contextlib
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 
 from pf_jax.analysis.plots import COLORS, finish_axes, make_figure, save_figure
-from pf_jax.files import write_whole
+from pf_jax.files import written_in_pieces
 
 MAX_COLUMNS = 3
 """Number of columns that are drawn over time."""
@@ -36,14 +36,31 @@ def write_series(sample: np.ndarray, names: Sequence[str], path: pathlib.Path) -
         names: Name of each column, the first line of the file.
         path: Path of the file.
     """
-    content = io.StringIO()
+    with series_file(names, path) as add:
+        add(sample)
+
+
+@contextlib.contextmanager
+def series_file(
+    names: Sequence[str], path: pathlib.Path
+) -> Iterator[Callable[[np.ndarray], None]]:
+    """A `.csv` file that is written piece by piece; see `write_series`.
+
+    Args:
+        names: Name of each column, the first line of the file.
+        path: Path of the file.
+
+    Yields:
+        Function that appends numbers `[N, D]`.
+    """
     quoted = [f'"{name}"' if set(name) & set(',;\t"') else name for name in names]
-    np.savetxt(content, sample, "%.7g", ",", header=",".join(quoted), comments="")
-    write_whole(path, content.getvalue())
+    with written_in_pieces(path) as file:
+        file.write((",".join(quoted) + "\n").encode())
+        yield lambda rows: np.savetxt(file, rows, "%.7g", ",")
 
 
 def plot_series(
-    data: np.ndarray,
+    data: np.ndarray | None,
     run: np.ndarray,
     names: Sequence[str],
     path: pathlib.Path,
@@ -56,31 +73,27 @@ def plot_series(
     and its delay.
 
     Args:
-        data: Numbers `[N, D]` in the source's units.
+        data: Numbers `[N, D]` in the source's units; None shows the free run alone.
         run: Numbers `[M, D]` of the free run.
         names: Name of each column.
         path: Path of the PNG file.
         training_length: Steps of a sequence in training, marked by a line in the free run.
     """
+    panels = [(run, RUN, COLORS[1])]
+    if data is not None:
+        panels.insert(0, (data, DATA, COLORS[0]))
     figure = make_figure(height=9.5)
     parts = figure.subfigures(3, 1, squeeze=False, height_ratios=[4, 4, 3])
     times, attractors, spectra = parts[:, 0]
-    upper, lower = times.subplots(2, sharex=True, sharey=True)
-    _plot_time(upper, data, names, DATA)
-    _plot_time(lower, run, names, RUN)
+    rows = times.subplots(len(panels), sharex=True, sharey=True, squeeze=False)[:, 0]
+    for axes, (series, title, _) in zip(rows, panels, strict=True):
+        _plot_time(axes, series, names, title)
     # Of the data, so that a run that leaves does not hide it.
-    low, high = _bounds(data[:, :MAX_COLUMNS])
+    reference, upper, lower = panels[0][0], rows[0], rows[-1]
+    low, high = _bounds(reference[:, :MAX_COLUMNS])
     upper.set_ylim(low.min(), high.max())
-    upper.set_xlim(0, min(max(len(data), len(run)), MAX_STEPS))
-    if training_length < min(len(run), MAX_STEPS):
-        lower.axvline(training_length, color="0.3", lw=1, ls="--")
-        lower.annotate(
-            " training length",
-            (training_length, 0.03),
-            xycoords=("data", "axes fraction"),
-            color="0.3",
-            fontsize=9,
-        )
+    upper.set_xlim(0, min(max(len(series) for series, _, _ in panels), MAX_STEPS))
+    _mark_training_length(lower, run, training_length)
     lower.set_xlabel("steps")
     if len(names) > 1:
         upper.legend(
@@ -91,17 +104,29 @@ def plot_series(
             bbox_to_anchor=(1, 1),
             borderaxespad=0,
         )
-    left, right = attractors.subplots(1, 2, sharex=True, sharey=True)
-    for axes, series, title, color in (
-        (left, data, DATA, COLORS[0]),
-        (right, run, RUN, COLORS[1]),
-    ):
+    planes = attractors.subplots(
+        1, len(panels), sharex=True, sharey=True, squeeze=False
+    )[0]
+    for axes, (series, title, color) in zip(planes, panels, strict=True):
         _plot_attractor(axes, series, names, title, color)
-    (x_low, y_low), (x_high, y_high) = _bounds(_plane(data))
-    left.set_xlim(x_low, x_high)
-    left.set_ylim(y_low, y_high)
-    _plot_spectra(spectra.subplots(), data, run, names)
+    (x_low, y_low), (x_high, y_high) = _bounds(_plane(reference))
+    planes[0].set_xlim(x_low, x_high)
+    planes[0].set_ylim(y_low, y_high)
+    _plot_spectra(spectra.subplots(), panels, names)
     save_figure(figure, path)
+
+
+def _mark_training_length(axes: Axes, run: np.ndarray, training_length: int) -> None:
+    if training_length >= min(len(run), MAX_STEPS):
+        return
+    axes.axvline(training_length, color="0.3", lw=1, ls="--")
+    axes.annotate(
+        " training length",
+        (training_length, 0.03),
+        xycoords=("data", "axes fraction"),
+        color="0.3",
+        fontsize=9,
+    )
 
 
 def _bounds(series: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -144,13 +169,14 @@ def _plot_attractor(
 
 
 def _plot_spectra(
-    axes: Axes, data: np.ndarray, run: np.ndarray, names: Sequence[str]
+    axes: Axes, panels: Sequence[tuple[np.ndarray, str, str]], names: Sequence[str]
 ) -> None:
     """Plots the power of the first column's standardized values by frequency."""
     # Equal lengths have equal frequencies, and equal errors.
-    length = min(len(data), len(run))
-    for series, label, color in ((data, DATA, COLORS[0]), (run, RUN, COLORS[1])):
-        frequencies, power = _binned_spectrum(series[:length, 0], data[:, 0])
+    reference = panels[0][0]
+    length = min(len(series) for series, _, _ in panels)
+    for series, label, color in panels:
+        frequencies, power = _binned_spectrum(series[:length, 0], reference[:, 0])
         axes.plot(frequencies, power, color=color, lw=1.3, label=label)
     if length > 1:  # A logarithmic axis cannot be empty.
         axes.set_xscale("log")

@@ -1,17 +1,17 @@
 """Sounds: files to listen to, and pictures of them."""
 
-import io
+import contextlib
 import pathlib
-from collections.abc import Sequence
+import wave
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.image import AxesImage
 from scipy import signal as dsp
-from scipy.io import wavfile
 
 from pf_jax.analysis.plots import COLORS, finish_axes, make_figure, save_figure
-from pf_jax.files import write_whole
+from pf_jax.files import written_in_pieces
 
 DYNAMIC_RANGE = 70.0
 """Range of a spectrogram's colors, in dB below the loudest point of the picture."""
@@ -34,12 +34,36 @@ def write_wav(signal: np.ndarray, sample_rate: int, path: pathlib.Path) -> None:
         sample_rate: Samples per second.
         path: Path of the `.wav` file.
     """
-    # Readers divide by 2 ** 15, so positive full scale is one step short of it.
-    steps = np.rint(np.asarray(signal, np.float64) * 2**15)
-    samples = np.clip(steps, -(2**15), 2**15 - 1).astype(np.int16)
-    content = io.BytesIO()
-    wavfile.write(content, sample_rate, samples)
-    write_whole(path, content.getvalue())
+    with wav_file(sample_rate, path) as add:
+        add(signal)
+
+
+@contextlib.contextmanager
+def wav_file(
+    sample_rate: int, path: pathlib.Path
+) -> Iterator[Callable[[np.ndarray], None]]:
+    """A 16-bit PCM file that is written piece by piece; see `write_wav`.
+
+    Args:
+        sample_rate: Samples per second.
+        path: Path of the `.wav` file.
+
+    Yields:
+        Function that appends amplitudes `[N]`.
+    """
+    with written_in_pieces(path) as file, wave.open(file, "wb") as sound:
+        sound.setnchannels(1)
+        sound.setsampwidth(2)
+        sound.setframerate(sample_rate)
+
+        def add(signal: np.ndarray) -> None:
+            # Readers divide by 2 ** 15, so positive full scale is one step short of it.
+            steps = np.rint(np.asarray(signal, np.float64) * 2**15)
+            sound.writeframes(
+                np.clip(steps, -(2**15), 2**15 - 1).astype("<i2").tobytes()
+            )
+
+        yield add
 
 
 def plot_sound(

@@ -39,29 +39,58 @@ CELLS = {"gru": gru, "lstm": lstm}
 
 
 @dataclasses.dataclass(frozen=True)
-class Experiment:
+class Model:
+    """A config with what follows from it and from the meaning of values, without data.
+
+    Attributes:
+        config: Fields of `configs/default.py`.
+        encoding: What the values of a step mean.
+        settings: What an update reads of the config.
+    """
+
+    config: config_dict.ConfigDict
+    encoding: Encoding
+    settings: Settings
+
+    def key(self, stream: Stream, seed: int | None = None) -> jax.Array:
+        """The typed key of one of the run's random streams.
+
+        Args:
+            stream: The stream.
+            seed: Seed to use in place of the run's; None for the run's.
+        """
+        seed = self.config.seed if seed is None else seed
+        return jax.random.fold_in(jax.random.key(seed), int(stream))
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment(Model):
     """A config with all that follows from it and from its data.
 
     Attributes:
         config: Fields of `configs/default.py`.
-        dataset: Splits as values, and the encoding that gives them their meaning.
+        encoding: What the values of a step mean: that of the data set.
         settings: What an update reads of the config.
+        dataset: Splits as values, and the encoding that gives them their meaning.
         windows: Windows of the training split that batches are made of.
     """
 
-    config: config_dict.ConfigDict
     dataset: Dataset
-    settings: Settings
     windows: Windows
 
-    @property
-    def encoding(self) -> Encoding:
-        """What the values of a step mean."""
-        return self.dataset.encoding
 
-    def key(self, stream: Stream) -> jax.Array:
-        """The typed key of one of the run's random streams."""
-        return jax.random.fold_in(jax.random.key(self.config.seed), int(stream))
+def make_model(config: config_dict.ConfigDict, encoding: Encoding) -> Model:
+    """Checks a config and builds what follows from it and an encoding.
+
+    Args:
+        config: Fields of `configs/default.py`.
+        encoding: What the values of a step mean.
+
+    Raises:
+        UserError: If a value is not legal, or not compatible with the encoding.
+    """
+    check_config(config)
+    return Model(config, encoding, make_settings(config, encoding))
 
 
 def load_experiment(
@@ -87,6 +116,7 @@ def make_experiment(config: config_dict.ConfigDict, dataset: Dataset) -> Experim
     train = config.train
     return Experiment(
         config=config,
+        encoding=dataset.encoding,
         dataset=dataset,
         settings=make_settings(config, dataset.encoding),
         windows=make_windows(
@@ -220,16 +250,16 @@ def create_state(experiment: Experiment) -> TrainState:
     return _create_state(experiment, bias)
 
 
-def _create_state(experiment: Experiment, readout_bias: Any = None) -> TrainState:
-    config = experiment.config
+def _create_state(model: Model, readout_bias: Any = None) -> TrainState:
+    config = model.config
     generator, discriminator = config.generator, config.discriminator
-    output = experiment.encoding.output(generator.num_components)
+    output = model.encoding.output(generator.num_components)
     sizes = None
     if has_discriminator(config):
         _, kind_sizes = DISCRIMINATORS[discriminator.kind]
         sizes = kind_sizes(discriminator.hidden_size, discriminator.mlp_size)
     return create_train_state(
-        experiment.key(Stream.PARAMETERS),
+        model.key(Stream.PARAMETERS),
         generator=GeneratorSizes(
             num_outputs=output.num_outputs,
             hidden_size=generator.hidden_size,
@@ -239,20 +269,20 @@ def _create_state(experiment: Experiment, readout_bias: Any = None) -> TrainStat
         ),
         discriminator=sizes,
         readout_bias=readout_bias,
-        settings=experiment.settings,
+        settings=model.settings,
     )
 
 
 def state_shapes(
-    experiment: Experiment, sharding: jax.sharding.Sharding | None = None
+    model: Model, sharding: jax.sharding.Sharding | None = None
 ) -> TrainState:
     """The shapes of `create_state`'s result, for `Checkpoints.restore`.
 
     Args:
-        experiment: Config and data.
+        model: Config and encoding.
         sharding: Devices to restore to; one device by default.
     """
-    shapes = jax.eval_shape(lambda: _create_state(experiment))
+    shapes = jax.eval_shape(lambda: _create_state(model))
     if sharding is None:
         sharding = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.tree.map(

@@ -8,14 +8,14 @@ from pf_jax.analysis import plots
 from pf_jax.analysis.gap import HiddenGap, hidden_gap
 from pf_jax.analysis.measures.measurement import Measured
 from pf_jax.analysis.present import (
-    Request,
-    Sampling,
     check_sampling,
+    describe_sample,
     settle_sampling,
+    warn_of_unknown,
     write_samples,
 )
+from pf_jax.analysis.request import Request, Sampling
 from pf_jax.data.encoding import Encoding, TextEncoding
-from pf_jax.errors import warn
 from pf_jax.experiment.checks import has_discriminator
 from pf_jax.experiment.digests import json_digest
 from pf_jax.experiment.environment import environment
@@ -31,6 +31,7 @@ from pf_jax.experiment.measuring import (
 )
 from pf_jax.experiment.run_log import with_measure
 from pf_jax.experiment.runs import Run, load_run
+from pf_jax.experiment.saved_files import EVALUATION
 from pf_jax.experiment.streams import Stream
 from pf_jax.experiment.validation import validate
 from pf_jax.files import make_folder, write_whole
@@ -47,8 +48,12 @@ def evaluate(
     *,
     split: str = "valid",
     checkpoint: str = "best",
+    data_path: str | None = None,
+    tfds_manual_dir: str | None = None,
 ) -> dict[str, Any]:
-    """Evaluates a run and writes metrics, samples and pictures to `evaluation/` in it.
+    """Evaluates a run and writes metrics, samples and pictures to `evaluation/SPLIT/`.
+
+    `evaluation/metrics.json` is a copy of the last evaluation's metrics, of any split.
 
     Args:
         workdir: Folder of `train_and_evaluate`.
@@ -56,6 +61,9 @@ def evaluate(
         measures: What is measured beyond what every evaluation measures.
         split: Name of the split to score: "valid" or "test".
         checkpoint: Which checkpoint to load: the "best" by validation, or the "latest".
+        data_path: Where the data lies now; None for where it lay in training.
+        tfds_manual_dir: Where the original files for TensorFlow Datasets lie now; None for
+            where they lay in training.
 
     Returns:
         The content of `metrics.json`.
@@ -65,18 +73,24 @@ def evaluate(
             written then.
     """
     check_sampling(sampling)
-    run = load_run(workdir, checkpoint)
+    run = load_run(
+        workdir, checkpoint, data_path=data_path, tfds_manual_dir=tfds_manual_dir
+    )
     experiment = run.experiment
     encoding, length = experiment.encoding, experiment.config.train.sequence_length
     sampling = settle_sampling(sampling, encoding, length)
     judge = load_judge(run, workdir, measures)
-    _warn_of_unknown(encoding, sampling.prompt)
-    folder = workdir / "evaluation"
+    warn_of_unknown(encoding, sampling.prompt)
+    folder = workdir / EVALUATION
     advice = "make it writable, or copy the workdir to where you can write"
     make_folder(folder, advice)
     with FolderLock(folder, "evaluates") as lock:
         lock.take()
-        return _evaluate(run, sampling, measures, judge, split, folder)
+        make_folder(folder / split, advice)
+        metrics = _evaluate(run, sampling, measures, judge, split, folder / split)
+        # Last: what is read beside it lies in the split's folder by then.
+        _write_metrics(metrics, folder)
+        return metrics
 
 
 def _evaluate(
@@ -103,7 +117,7 @@ def _evaluate(
     # Nested: `num_samples` of a waveform is the number of samples that were scored.
     metrics["sampling"] = {**sampling._asdict(), "seed": experiment.config.seed}
     metrics["environment"] = environment()
-    sample = write_samples(
+    samples = write_samples(
         Request(
             run.state,
             encoding,
@@ -117,28 +131,22 @@ def _evaluate(
 
     metrics = strict_json(metrics)
     metrics["digest"] = json_digest(metrics)
-    content = json.dumps(metrics, indent=2, allow_nan=False)
-    write_whole(folder / "metrics.json", content + "\n")
+    _write_metrics(metrics, folder)
     write_states(run, split, folder / "states.npz")
     _plot(run, gap, folder)
     _plot_judge(measured, length, folder / "judge.png")
     _report(metrics, encoding)
     for number in measured.numbers.values():
         print(report_line(number))
-    print(f"sample: {sample}\nwritten to {folder}")
+    print(
+        f"sample: {describe_sample(encoding, sampling, samples[0])}\nwritten to {folder}"
+    )
     return metrics
 
 
-def _warn_of_unknown(encoding: Encoding, prompt: str) -> None:
-    if not isinstance(encoding, TextEncoding):
-        return
-    unknown = encoding.unknown(prompt)
-    if unknown:
-        names = ", ".join(repr(symbol) for symbol in unknown)
-        warn(
-            f"--prompt: {unknown.total()} {encoding.unit} unseen in training are read as "
-            f"one unknown symbol: {names}"
-        )
+def _write_metrics(metrics: dict[str, Any], folder: pathlib.Path) -> None:
+    content = json.dumps(metrics, indent=2, allow_nan=False)
+    write_whole(folder / "metrics.json", content + "\n")
 
 
 def _metrics(run: Run, split: str) -> dict[str, Any]:
@@ -184,7 +192,7 @@ def _gap_summary(gap: HiddenGap | None, training_length: int) -> dict[str, Any]:
 def _plot(run: Run, gap: HiddenGap | None, folder: pathlib.Path) -> None:
     config, measure = run.experiment.config, run.experiment.encoding.measure
     plots.plot_learning_curves(
-        {folder.resolve().parent.name: run.lines},
+        {folder.resolve().parents[1].name: run.lines},
         measure,
         folder / "learning_curves.png",
     )

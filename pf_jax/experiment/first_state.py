@@ -65,7 +65,7 @@ def continued_start(
     """
     check_same_model(trained_config(workdir), config, workdir)
     experiment, state = restore_whole(
-        checkpoints, checkpoints.steps()[::-1], config, all_devices()
+        checkpoints, checkpoints.steps()[::-1], config, load_experiment, all_devices()
     )
     step = int(state.step)
     check_same_step(step)

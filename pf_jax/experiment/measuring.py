@@ -19,7 +19,7 @@ from pf_jax.analysis.measures.reverse import (
 )
 from pf_jax.analysis.states import mode_states
 from pf_jax.errors import UserError, warn
-from pf_jax.experiment.runs import Run, load_run
+from pf_jax.experiment.runs import Run, load_model
 from pf_jax.experiment.streams import Stream
 from pf_jax.files import write_whole
 from pf_jax.state import TrainState
@@ -58,10 +58,10 @@ def load_judge(
     if path is None:
         return None
     try:
-        judge = load_run(path)
+        judge = load_model(path)
     except UserError as error:
         raise UserError(f"--judge: {error}") from error
-    encoding, own = judge.experiment.encoding, run.experiment.encoding
+    encoding, own = judge.model.encoding, run.experiment.encoding
     if encoding != own:
         reason = f"not {own.unit}"
         if encoding.kind == own.kind:

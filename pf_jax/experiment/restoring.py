@@ -1,14 +1,14 @@
 """The first whole one of some checkpoints, with the experiment that it belongs to."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Generic, NamedTuple, TypeVar
 
 import jax
 from ml_collections import config_dict
 
 from pf_jax.data import Encoding, encoding_from_json
 from pf_jax.errors import UserError, warn
-from pf_jax.experiment.build import Experiment, load_experiment, state_shapes
+from pf_jax.experiment.build import Model, state_shapes
 from pf_jax.experiment.checkpoint import Checkpoints
 from pf_jax.experiment.digests import DamagedError
 from pf_jax.state import TrainState
@@ -18,15 +18,19 @@ class RemovedError(UserError):
     """A checkpoint that a training removed while it was read."""
 
 
-class Restored(NamedTuple):
+M = TypeVar("M", bound=Model)
+
+
+class Restored(NamedTuple, Generic[M]):
     """A checkpoint that is whole.
 
     Attributes:
-        experiment: Config and data, with the encoding that the checkpoint was saved with.
+        model: Config and, where it was read, data, with the encoding that the checkpoint
+            was saved with.
         state: Training state of the checkpoint.
     """
 
-    experiment: Experiment
+    model: M
     state: TrainState
 
 
@@ -34,8 +38,9 @@ def restore_whole(
     checkpoints: Checkpoints,
     steps: Sequence[int],
     config: config_dict.ConfigDict,
+    make: Callable[[config_dict.ConfigDict, Encoding], M],
     sharding: jax.sharding.Sharding | None = None,
-) -> Restored:
+) -> Restored[M]:
     """The first checkpoint that is whole.
 
     Prints a warning where others come before it.
@@ -44,6 +49,7 @@ def restore_whole(
         checkpoints: The run's checkpoints.
         steps: Steps of the checkpoints to try, in this order.
         config: Config of the run.
+        make: Function from a config and an encoding to a model, with its data or without.
         sharding: Devices to restore to; one device by default.
 
     Raises:
@@ -52,13 +58,13 @@ def restore_whole(
         RemovedError: If a checkpoint is no longer there.
     """
     reasons: list[str] = []
-    experiment = None
+    model = None
     for step in steps:
         try:
             encoding = _encoding(checkpoints, step)
-            if experiment is None or experiment.encoding != encoding:
-                experiment = load_experiment(config, encoding)
-            state = checkpoints.restore(state_shapes(experiment, sharding), step)
+            if model is None or model.encoding != encoding:
+                model = make(config, encoding)
+            state = checkpoints.restore(state_shapes(model, sharding), step)
         except DamagedError as error:
             if not (checkpoints.directory / str(step)).exists():
                 raise RemovedError(
@@ -69,7 +75,7 @@ def restore_whole(
             continue
         if reasons:
             warn(f"{checkpoints.directory}: {'; '.join(reasons)}: step {step} is used")
-        return Restored(experiment, state)
+        return Restored(model, state)
     others = "" if len(reasons) == 1 else f", and so are all {len(reasons)}"
     raise UserError(
         f"{checkpoints.directory}: {reasons[0]}{others}: put back a copy, or remove this "

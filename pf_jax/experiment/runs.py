@@ -1,17 +1,18 @@
 """What a run left in its workdir, read back."""
 
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from ml_collections import config_dict
 
+from pf_jax.data import Encoding
 from pf_jax.errors import UserError, warn
-from pf_jax.experiment.build import Experiment
+from pf_jax.experiment.build import Experiment, Model, load_experiment, make_model
 from pf_jax.experiment.checkpoint import Checkpoints
 from pf_jax.experiment.checks import check_config
 from pf_jax.experiment.digests import checkpoint_steps
-from pf_jax.experiment.restoring import RemovedError, Restored, restore_whole
+from pf_jax.experiment.restoring import M, RemovedError, Restored, restore_whole
 from pf_jax.experiment.saved_files import CHECKPOINTS, checked_config, checked_lines
 from pf_jax.state import TrainState
 
@@ -30,7 +31,13 @@ class Run(NamedTuple):
     lines: Sequence[Mapping[str, float | str]]
 
 
-def load_run(workdir: pathlib.Path, checkpoint: str = "best") -> Run:
+def load_run(
+    workdir: pathlib.Path,
+    checkpoint: str = "best",
+    *,
+    data_path: str | None = None,
+    tfds_manual_dir: str | None = None,
+) -> Run:
     """The model that a run left, its data and its log.
 
     Prints a warning where a checkpoint is damaged and the next one is used.
@@ -38,12 +45,51 @@ def load_run(workdir: pathlib.Path, checkpoint: str = "best") -> Run:
     Args:
         workdir: Folder of `train_and_evaluate`.
         checkpoint: Which checkpoint to load: the "best" by validation, or the "latest".
+        data_path: Where the data lies now, as for `data.path`; None for where it lay.
+        tfds_manual_dir: Where the original files for TensorFlow Datasets lie now; None
+            for where they lay.
 
     Raises:
-        UserError: If the folder holds no checkpoint that is whole, or something else in it
-            is damaged.
+        UserError: If the folder holds no checkpoint that is whole, something else in it
+            is damaged, or the data cannot be read.
     """
     workdir = pathlib.Path(workdir)
+    config = _checked_config(workdir)
+    if data_path is not None:
+        config.data.path = data_path
+    if tfds_manual_dir is not None:
+        config.data.tfds_manual_dir = tfds_manual_dir
+    try:
+        restored = _restored(workdir, checkpoint, config, load_experiment)
+    except UserError as error:
+        if not str(error).startswith("data.path="):
+            raise
+        raise UserError(
+            f"{error}; where it lies elsewhere now, evaluate.py takes --data_path=PATH, "
+            "and sample.py needs no data"
+        ) from error
+    return Run(restored.model, restored.state, checked_lines(workdir))
+
+
+def load_model(workdir: pathlib.Path, checkpoint: str = "best") -> Restored[Model]:
+    """The model that a run left; its data is not read.
+
+    Prints a warning where a checkpoint is damaged and the next one is used.
+
+    Args:
+        workdir: Folder of `train_and_evaluate`; `config.json` and `checkpoints/` suffice.
+        checkpoint: Which checkpoint to load: the "best" by validation, or the "latest".
+
+    Raises:
+        UserError: If the folder holds no checkpoint that is whole, or `config.json` is
+            damaged.
+    """
+    workdir = pathlib.Path(workdir)
+    return _restored(workdir, checkpoint, _checked_config(workdir), make_model)
+
+
+def _checked_config(workdir: pathlib.Path) -> config_dict.ConfigDict:
+    """The config of a folder that holds a run and a checkpoint."""
     if not workdir.is_dir():
         raise UserError(f"{workdir}: no such folder: give the --workdir of train.py")
     config = checked_config(workdir)
@@ -52,19 +98,24 @@ def load_run(workdir: pathlib.Path, checkpoint: str = "best") -> Run:
         raise UserError(
             f"{workdir}: no checkpoint here yet: run train.py --workdir {workdir} first"
         )
-    try:
-        restored = _restored(workdir, checkpoint, config)
-    except RemovedError:  # By a training that goes on: it has newer ones.
-        restored = _restored(workdir, checkpoint, config)
-    return Run(restored.experiment, restored.state, checked_lines(workdir))
+    return config
 
 
 def _restored(
-    workdir: pathlib.Path, checkpoint: str, config: config_dict.ConfigDict
-) -> Restored:
-    checkpoints = Checkpoints(workdir / CHECKPOINTS, config.train.keep_checkpoints)
-    choose = {"best": _best_first, "latest": _latest_first}[checkpoint]
-    return restore_whole(checkpoints, choose(checkpoints), config)
+    workdir: pathlib.Path,
+    checkpoint: str,
+    config: config_dict.ConfigDict,
+    make: Callable[[config_dict.ConfigDict, Encoding], M],
+) -> Restored[M]:
+    def restore() -> Restored[M]:
+        checkpoints = Checkpoints(workdir / CHECKPOINTS, config.train.keep_checkpoints)
+        choose = {"best": _best_first, "latest": _latest_first}[checkpoint]
+        return restore_whole(checkpoints, choose(checkpoints), config, make)
+
+    try:
+        return restore()
+    except RemovedError:  # By a training that goes on: it has newer ones.
+        return restore()
 
 
 def has_checkpoint(workdir: pathlib.Path) -> bool:

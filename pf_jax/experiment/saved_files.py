@@ -32,6 +32,9 @@ from pf_jax.experiment.saved_config import (
 CHECKPOINTS = "checkpoints"
 """Folder of the checkpoints in a workdir."""
 
+EVALUATION = "evaluation"
+"""Folder of the evaluations in a workdir; each is in a folder named by its split."""
+
 
 def checked_config(workdir: pathlib.Path) -> config_dict.ConfigDict:
     """The config of a run, for reading what the run left.
@@ -225,3 +228,16 @@ def warn_of_log(workdir: pathlib.Path, digests: Digests | None) -> None:
             f"{path}: edited or damaged since the last checkpoint: some of its figures "
             "are not those of the run"
         )
+
+
+def evaluation_folder(workdir: pathlib.Path, split: str | None) -> pathlib.Path:
+    """The folder of an evaluation's samples and states.
+
+    Args:
+        workdir: Folder of the run.
+        split: Split of the evaluation; None where it is not known.
+    """
+    folder = workdir / EVALUATION
+    own = folder / split if split else folder
+    # Older versions had one evaluation, in the folder itself.
+    return own if own.is_dir() else folder

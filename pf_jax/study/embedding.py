@@ -1,6 +1,5 @@
 """Hidden states of both modes of many runs in one plane, by t-SNE (the paper's figure)."""
 
-import pathlib
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -51,7 +50,7 @@ def embed_states(groups: Mapping[str, Sequence[Result]]) -> Embedding | str | No
         (variant, saved)
         for variant, results in groups.items()
         for result in results
-        if (saved := _read(result.workdir)) is not None
+        if (saved := _read(result)) is not None
     ]
     if not states:
         return None
@@ -94,8 +93,8 @@ def _spaced(values: np.ndarray, most: int) -> np.ndarray:
     return values[np.rint(chosen).astype(int)]
 
 
-def _read(workdir: pathlib.Path) -> dict[str, np.ndarray] | None:
-    path = workdir / "evaluation" / "states.npz"
+def _read(result: Result) -> dict[str, np.ndarray] | None:
+    path = result.evaluation_folder / "states.npz"
     if not path.exists():
         return None
     try:
@@ -103,7 +102,8 @@ def _read(workdir: pathlib.Path) -> dict[str, np.ndarray] | None:
             return {mode: _finite(saved[mode]) for mode in MODES}
     except (OSError, ValueError, KeyError) as error:
         raise UserError(
-            f"{path}: cannot be read ({error}): run evaluate.py --workdir {workdir} again"
+            f"{path}: cannot be read ({error}): run evaluate.py --workdir "
+            f"{result.workdir} again"
         ) from error
 
 

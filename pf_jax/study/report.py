@@ -273,7 +273,7 @@ def _samples(groups: Groups) -> list[dict[str, Any]]:
         for variant, results in groups.items():
             for result in results:
                 if result.seed == seed:
-                    samples.append((variant, read_sample(result.workdir)))
+                    samples.append((variant, read_sample(result.evaluation_folder)))
         if not all(sample.is_empty for _, sample in samples):
             rows.append({"seed": seed, "samples": samples})
     return rows

@@ -11,9 +11,11 @@ from pf_jax.errors import UserError, warn
 from pf_jax.experiment.digests import json_digest
 from pf_jax.experiment.saved_config import PLACES, flat
 from pf_jax.experiment.saved_files import (
+    EVALUATION,
     checked_config,
     checked_encoding,
     checked_lines,
+    evaluation_folder,
 )
 from pf_jax.study.statistics import Comparison, compare
 
@@ -51,6 +53,12 @@ class Result(NamedTuple):
         return encoding_from_json(self.encoding).measure
 
     @property
+    def evaluation_folder(self) -> pathlib.Path:
+        """The folder of the evaluation's samples and states."""
+        split = (self.evaluation or {}).get("split")
+        return evaluation_folder(self.workdir, split)
+
+    @property
     def seconds(self) -> float | None:
         """Seconds of training, over resumes; None for runs that did not log them."""
         logged = [line["seconds"] for line in self.lines if "seconds" in line]
@@ -72,7 +80,7 @@ def read_result(workdir: pathlib.Path) -> Result:
     config = checked_config(workdir)
     encoding = checked_encoding(workdir)
     lines = checked_lines(workdir)
-    path = workdir / "evaluation" / "metrics.json"
+    path = workdir / EVALUATION / "metrics.json"
     try:
         evaluation = json.loads(path.read_text()) if path.exists() else None
     except (OSError, ValueError) as error:

@@ -50,17 +50,16 @@ class Sample(NamedTuple):
         return self == Sample()
 
 
-def read_sample(workdir: pathlib.Path) -> Sample:
+def read_sample(folder: pathlib.Path) -> Sample:
     """What `evaluate.py` wrote of a run's samples.
 
     Args:
-        workdir: Folder of the run.
+        folder: Folder of the run's evaluation.
 
     Returns:
         The first sample as text, drawing, sound or MIDI file, and the picture of all;
         empty where the files are not there or cannot be read.
     """
-    folder = workdir / "evaluation"
     try:
         return _read(folder)
     except (OSError, ValueError) as error:

@@ -60,7 +60,7 @@ def train_one(task: Task) -> Outcome:
 
 def train_and_measure(task: Task) -> Outcome:
     """Trains and evaluates one run, in a process of the study's."""
-    from pf_jax.analysis.present import Sampling
+    from pf_jax.analysis.request import Sampling
     from pf_jax.experiment.evaluation import evaluate
     from pf_jax.experiment.measuring import Measures
 

@@ -1,0 +1,297 @@
+"""Files of samples by their kind of data, each written while its sample grows.
+
+The functions `write_*` sample, write files into the request's folder, and return the first
+`SHOWN_STEPS` steps of the samples, `[N, T, ...]`. Importing this module loads matplotlib.
+"""
+
+import contextlib
+import math
+import pathlib
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+
+from pf_jax.analysis import drawings, images, rolls, series, sound
+from pf_jax.analysis.request import Request
+from pf_jax.analysis.samples import draw_samples, sample_pieces
+from pf_jax.data import Sequences
+from pf_jax.data.encoding import TextEncoding
+from pf_jax.files import written_in_pieces
+from pf_jax.generator import Generator
+from pf_jax.mixture import biased_mixture
+
+SHOWN_STEPS = 200_000
+"""Number of steps of a sample that are described and shown in a picture: files have all."""
+
+NUM_DRAWN = 4
+"""Number of drawings from the data that are shown beside samples."""
+
+NUM_COMPLETED, NUM_COMPLETIONS = 8, 6
+"""Number of images whose upper half is completed, and completions of each."""
+
+Add = Callable[[np.ndarray], None]
+"""Function that appends values `[T, ...]` of one sample to a file."""
+
+Open = Callable[[int], contextlib.AbstractContextManager[Add]]
+"""Function that opens the file of a sample by its number, from 1."""
+
+
+def _draw(
+    request: Request, generator: Generator | None = None, open_file: Open | None = None
+) -> np.ndarray:
+    """Samples from the first input on, written to their files while they grow.
+
+    Returns:
+        The first `SHOWN_STEPS` steps of all samples, `[N, T, ...]`.
+    """
+    encoding, sampling = request.encoding, request.sampling
+    assert sampling.num_samples is not None and sampling.sample_length is not None
+    read = encoding.first_input[None]
+    if sampling.prompt:
+        read = np.concatenate([read, encoding.encode_prompt(sampling.prompt)])
+    pieces = sample_pieces(
+        request.state,
+        request.key,
+        read[:, None],
+        num_steps=sampling.sample_length,
+        num_samples=sampling.num_samples,
+        temperature=sampling.temperature,
+        generator=generator,
+    )
+    shown, room = [], SHOWN_STEPS
+    with contextlib.ExitStack() as stack:
+        files = [
+            stack.enter_context(open_file(number))
+            for number in range(1, sampling.num_samples + 1)
+            if open_file is not None
+        ]
+        for piece in pieces:
+            for add, values in zip(files, piece, strict=False):
+                add(values)
+            if room > 0:
+                shown.append(piece[:, :room])
+                room -= piece.shape[1]
+    return np.concatenate(shown, axis=1)
+
+
+@contextlib.contextmanager
+def _decoding(
+    request: Request, file: contextlib.AbstractContextManager[Add]
+) -> Iterator[Add]:
+    """A file of decoded values."""
+    with file as add:
+        yield lambda values: add(request.encoding.decode(values))
+
+
+def _decoded(request: Request, samples: Iterable[np.ndarray]) -> list[Any]:
+    return [request.encoding.decode(sample) for sample in samples]
+
+
+def _data(request: Request, count: int) -> list[Any]:
+    """Sequences of the data at equal distances, decoded, no longer than the samples."""
+    split, length = request.split, request.sampling.sample_length
+    if split is None:
+        return []
+    count = min(len(split.lengths), count)
+    chosen = np.linspace(0, len(split.lengths) - 1, count).astype(int)
+    return _decoded(
+        request,
+        [
+            split.values[start + 1 : end][:length]
+            for start, end in zip(
+                split.offsets[chosen], split.offsets[chosen + 1], strict=True
+            )
+        ],
+    )
+
+
+def _titles(num_data: int, num_samples: int) -> list[str] | None:
+    """Titles that tell data from samples, where there is data."""
+    if not num_data:
+        return None
+    return [
+        *(f"data {number}" for number in range(1, num_data + 1)),
+        *(f"sample {number}" for number in range(1, num_samples + 1)),
+    ]
+
+
+def write_texts(request: Request) -> np.ndarray:
+    """Writes `samples.txt`."""
+    encoding, prompt = request.encoding, request.sampling.prompt
+    folder, page = request.folder, request.folder / "samples.txt"
+
+    def open_file(number: int) -> contextlib.AbstractContextManager[Add]:
+        return _text_file(encoding, prompt, folder / f"sample_{number}.txt")
+
+    shown = _draw(request, open_file=open_file)
+    with written_in_pieces(page) as file:
+        for number in range(1, len(shown) + 1):
+            before = "\n" if number > 1 else ""
+            file.write(f"{before}=== sample {number} of {len(shown)} ===\n".encode())
+            part = folder / f"sample_{number}.txt"
+            with part.open("rb") as text:
+                shutil.copyfileobj(text, file)
+            file.write(b"\n")
+            part.unlink()
+    return shown
+
+
+@contextlib.contextmanager
+def _text_file(
+    encoding: TextEncoding, prompt: str, path: pathlib.Path
+) -> Iterator[Add]:
+    """A prompt and the tokens after it as a text."""
+    with written_in_pieces(path) as file:
+        # What a token's text is can depend on what stands before it: blanks of words.
+        last = ""
+
+        def write(text: str) -> None:
+            nonlocal last
+            # A prompt that is not valid UTF-8 has characters that a file cannot hold.
+            file.write(text[len(last) :].encode("utf-8", "backslashreplace"))
+            last = text[-1:]
+
+        write(prompt)
+        yield lambda values: write(encoding.continued(last, values))
+
+
+def write_images(request: Request) -> np.ndarray:
+    """Writes `samples.png` and, where there is data, `completions.png`."""
+    samples = _draw(request)
+    columns = math.ceil(math.sqrt(len(samples)))
+    data = _data(request, 2 * columns)
+    images.plot_image_grid(
+        np.stack(_decoded(request, samples)),
+        request.folder / "samples.png",
+        data=np.stack(data) if data else None,
+    )
+    if request.split is not None:
+        _write_completions(request, request.split)
+    return samples
+
+
+def _write_completions(request: Request, split: Sequences) -> None:
+    """Upper halves of images from the split, completed by the model."""
+    encoding = request.encoding
+    # At equal distances, since files may be sorted by digit.
+    count = min(len(split.lengths), NUM_COMPLETED)
+    chosen = np.linspace(0, len(split.lengths) - 1, count).astype(int)
+    starts = split.offsets[chosen, None]
+    # [N, H * W + 1]: each image is preceded by its first input.
+    originals = split.values[starts + np.arange(1 + encoding.sequence_length)]
+    num_given = encoding.width * (encoding.height // 2)
+    read = np.repeat(originals[:, : 1 + num_given], NUM_COMPLETIONS, axis=0).T
+    drawn = draw_samples(
+        request.state,
+        jax.random.fold_in(request.key, 1),
+        read,
+        num_steps=encoding.sequence_length - num_given,
+        num_samples=read.shape[1],
+        temperature=request.sampling.temperature,
+    )
+    completed = _decoded(request, np.concatenate([read[1:].T, drawn], axis=1))
+    shape = (len(originals), NUM_COMPLETIONS, encoding.height, encoding.width)
+    images.plot_completions(
+        np.stack(_decoded(request, originals[:, 1:])),
+        np.stack(completed).reshape(shape),
+        num_given,
+        request.folder / "completions.png",
+    )
+
+
+def write_drawings(request: Request) -> np.ndarray:
+    """Writes an SVG file for each sample, and `samples.png`."""
+    generator = request.state.settings.generator
+    if request.sampling.bias:
+        emission = biased_mixture(_num_components(request), request.sampling.bias)
+        generator = generator._replace(emission=emission)
+
+    def open_file(number: int) -> contextlib.AbstractContextManager[Add]:
+        path = request.folder / f"sample_{number}.svg"
+        return _decoding(request, drawings.svg_file(path))
+
+    samples = _draw(request, generator, open_file)
+    data = _data(request, NUM_DRAWN)
+    drawings.plot_drawings(
+        data + _decoded(request, samples),
+        request.folder / "samples.png",
+        titles=_titles(len(data), len(samples)),
+        training_length=request.training_length,
+    )
+    return samples
+
+
+def _num_components(request: Request) -> int:
+    return (request.state.generator.params.readout.kernel.shape[-1] - 1) // 6
+
+
+def write_sounds(request: Request) -> np.ndarray:
+    """Writes a wav file for each sample, and `samples.png`."""
+    rate = request.encoding.sample_rate
+
+    def open_file(number: int) -> contextlib.AbstractContextManager[Add]:
+        path = request.folder / f"sample_{number}.wav"
+        return _decoding(request, sound.wav_file(rate, path))
+
+    samples = _draw(request, open_file=open_file)
+    data = _data(request, 1)
+    sound.plot_sound(
+        data + _decoded(request, samples),
+        rate,
+        request.folder / "samples.png",
+        training_length=request.training_length,
+        titles=_titles(len(data), len(samples)),
+    )
+    return samples
+
+
+def write_rolls(request: Request) -> np.ndarray:
+    """Writes a MIDI file for each sample, and `samples.png`."""
+    encoding = request.encoding
+
+    def open_file(number: int) -> contextlib.AbstractContextManager[Add]:
+        path = request.folder / f"sample_{number}.mid"
+        file = rolls.midi_file(
+            path,
+            lowest_pitch=encoding.lowest_pitch,
+            seconds_per_frame=1 / encoding.frames_per_second,
+        )
+        return _decoding(request, file)
+
+    samples = _draw(request, open_file=open_file)
+    data = _data(request, 1)
+    rolls.plot_rolls(
+        data + _decoded(request, samples),
+        request.folder / "samples.png",
+        lowest_pitch=encoding.lowest_pitch,
+        training_length=request.training_length,
+        titles=_titles(len(data), len(samples)),
+    )
+    return samples
+
+
+def write_series(request: Request) -> np.ndarray:
+    """Writes a csv file for each sample, and `samples.png`."""
+    encoding, split = request.encoding, request.split
+
+    def open_file(number: int) -> contextlib.AbstractContextManager[Add]:
+        path = request.folder / f"sample_{number}.csv"
+        return _decoding(request, series.series_file(encoding.names, path))
+
+    samples = _draw(request, open_file=open_file)
+    data = None
+    if split is not None:
+        longest = int(np.argmax(split.lengths))
+        start, end = split.offsets[longest : longest + 2]
+        data = encoding.decode(split.values[start + 1 : end][: samples.shape[1]])
+    series.plot_series(
+        data,
+        encoding.decode(samples[0]),
+        encoding.names,
+        request.folder / "samples.png",
+        training_length=request.training_length,
+    )
+    return samples

@@ -1,0 +1,104 @@
+"""Samples of a trained model, without its data."""
+
+import json
+import pathlib
+import sys
+from typing import Any
+
+from pf_jax.analysis.present import (
+    check_sampling,
+    describe_sample,
+    settle_sampling,
+    warn_of_unknown,
+    write_samples,
+)
+from pf_jax.analysis.request import Request, Sampling
+from pf_jax.data.encoding import Encoding, TextEncoding
+from pf_jax.errors import UserError
+from pf_jax.experiment.checks import MAX_SEED
+from pf_jax.experiment.lock import FolderLock
+from pf_jax.experiment.runs import load_model
+from pf_jax.experiment.streams import Stream
+from pf_jax.files import make_folder, write_whole
+
+SAMPLES = "samples"
+"""Folder of the samples in a workdir."""
+
+PRINTED_CHARACTERS = 1000
+"""Number of characters of a text that are printed: its file has all."""
+
+
+def sample(
+    workdir: pathlib.Path,
+    sampling: Sampling,
+    *,
+    seed: int | None = None,
+    out: pathlib.Path | None = None,
+    checkpoint: str = "best",
+) -> dict[str, Any]:
+    """Draws samples from a run and writes them to files in the form of its kind of data.
+
+    The run's `config.json` and `checkpoints/` suffice. With the run's own seed the samples
+    are those of `evaluate`. Memory does not depend on the length of a sample.
+
+    Args:
+        workdir: Folder of `train_and_evaluate`.
+        sampling: Number, length and kind of the samples.
+        seed: Seed of the samples; None for the run's own.
+        out: Folder for the files; None for `samples/` in the workdir. Earlier samples there
+            are removed.
+        checkpoint: Which checkpoint to load: the "best" by validation, or the "latest".
+
+    Returns:
+        The content of `sampling.json`: the settings, the seed and the checkpoint's step.
+
+    Raises:
+        UserError: If the input is wrong, or another process samples into the folder;
+            nothing is written then.
+    """
+    check_sampling(sampling)
+    if seed is not None and not 0 <= seed <= MAX_SEED:
+        raise UserError(f"--seed={seed}: must be from 0 to {MAX_SEED}")
+    model, state = load_model(workdir, checkpoint)
+    encoding, length = model.encoding, model.config.train.sequence_length
+    sampling = settle_sampling(sampling, encoding, length)
+    warn_of_unknown(encoding, sampling.prompt)
+    folder = workdir / SAMPLES if out is None else out
+    make_folder(folder, "give another folder, with --out=FOLDER")
+    record = {
+        **sampling._asdict(),
+        "seed": model.config.seed if seed is None else seed,
+        "step": int(state.step),
+    }
+    with FolderLock(folder, "samples") as lock:
+        lock.take()
+        key = model.key(Stream.SAMPLES, seed)
+        samples = write_samples(
+            Request(state, encoding, None, key, sampling, length, folder)
+        )
+        write_whole(folder / "sampling.json", json.dumps(record, indent=2) + "\n")
+    _print_samples(encoding, sampling, samples)
+    print(f"step {record['step']}, seed {record['seed']}: written to {folder}")
+    return record
+
+
+def _print_samples(encoding: Encoding, sampling: Sampling, samples: Any) -> None:
+    """Prints all texts, or the description of the first of other samples."""
+    if not isinstance(encoding, TextEncoding):
+        print(f"sample: {describe_sample(encoding, sampling, samples[0])}")
+        return
+    for number, values in enumerate(samples, start=1):
+        text = encoding.continued(sampling.prompt, values)
+        is_cut = sys.stdout.isatty() and len(text) > PRINTED_CHARACTERS
+        is_cut |= len(values) < (sampling.sample_length or 0)
+        if is_cut:
+            text = text[:PRINTED_CHARACTERS] + " [...]"
+        print(f"=== sample {number} of {len(samples)} ===\n{_printable(text)}\n")
+
+
+def _printable(text: str) -> str:
+    """The text with control characters escaped, which could change the terminal."""
+    return "".join(
+        symbol if symbol.isprintable() or symbol in "\n\t" else repr(symbol)[1:-1]
+        for symbol in text
+    )
