@@ -50,11 +50,19 @@ class _NamesParser(tuple_parser.TupleParser):
         return tuple(values)
 
 
+Typed = Callable[[str], str | None]
+"""Function from a flag's name to its value as typed; None where it is not given."""
+
+OwnConfig = Callable[[Typed], config_dict.ConfigDict | None]
+"""Function from the flags as typed to the config that they imply, if they imply one."""
+
+
 def run(
     main: Callable[..., None],
     argv: Sequence[str] | None = None,
     *,
     default_config: str | None = None,
+    own_config: OwnConfig | None = None,
     arguments: str | None = None,
 ) -> None:
     """Parses the flags and runs a program.
@@ -68,6 +76,8 @@ def run(
         argv: Name of the program and its arguments; `sys.argv` by default.
         default_config: Config file to use where `--config` is not given. With None the
             program has no flag `--config`.
+        own_config: Function that is asked for a config where `--config` is not given,
+            before `default_config` is used.
         arguments: What the arguments are that are not flags, such as "RUN": the program
             needs at least one. With None it takes none.
 
@@ -77,7 +87,7 @@ def run(
     protect_output()
     argv = list(sys.argv if argv is None else argv)
     try:
-        rest = _parse(argv, default_config)
+        rest = _parse(argv, default_config, own_config)
         if arguments is None:
             _check_no_arguments(rest)
             main()
@@ -90,9 +100,14 @@ def run(
 
 
 def config_name() -> str:
-    """The name of the experiment: the config file's, without its suffix."""
-    flag: Any = flags.FLAGS["config"]
-    return pathlib.Path(flag.config_filename.split(":", 1)[0]).stem
+    """The name of the experiment: the config file's, without its suffix.
+
+    Where the config is not from a file it is that of the default file.
+    """
+    return _config_names[-1]
+
+
+_config_names: list[str] = []
 
 
 def load_config(path: str) -> config_dict.ConfigDict:
@@ -161,7 +176,9 @@ _PARSERS: dict[type, tuple[Callable[[str], Any], str]] = {
 """The parser of each type of field, and what it accepts."""
 
 
-def _parse(argv: list[str], default_config: str | None) -> list[str]:
+def _parse(
+    argv: list[str], default_config: str | None, own_config: OwnConfig | None
+) -> list[str]:
     """Defines the flags that every program has and parses them all.
 
     Returns:
@@ -171,22 +188,7 @@ def _parse(argv: list[str], default_config: str | None) -> list[str]:
     argv = flags.FLAGS.read_flags_from_files(argv, force_gnu=False)
     fields: list[str] = []
     if default_config is not None:
-        # Checked before ml_collections reads them: its own errors are a bare KeyError,
-        # or come only when the config is used.
-        path, argv = _take_config(argv, default_config)
-        fields = _leaves(load_config(path))
-        for override in _overrides(argv):
-            _check_field(override, fields)
-        # First: ml_collections needs the file before the overrides of its fields.
-        argv.insert(1, f"--config={path}")
-        config_flags.register_flag_parser_for_type(tuple, _NamesParser())
-        config_flags.DEFINE_config_file(
-            "config",
-            default_config,
-            "The experiment: a Python file with a function get_config(). "
-            "--config.FIELD=VALUE changes one of its fields.",
-            sys_argv=argv,
-        )
+        fields = _define_config(argv, default_config, own_config)
     try:
         rest = flags.FLAGS(argv)
     except flags.UnrecognizedFlagError as error:
@@ -211,17 +213,58 @@ def _check_arguments(rest: Sequence[str], name: str) -> None:
         raise UserError(f"no {name} given: name at least one; --help shows how")
 
 
-def _take_config(argv: Sequence[str], default: str) -> tuple[str, list[str]]:
-    """The value of the last `--config`, and the other arguments."""
-    path, rest = default, []
+def _define_config(
+    argv: list[str], default_config: str, own_config: OwnConfig | None
+) -> list[str]:
+    """Defines `--config` and a flag for each field that is overridden.
+
+    Args:
+        argv: The program's name and its arguments; the place of `--config` in them changes.
+        default_config: Config file to use where no other one is given.
+        own_config: As for `run`.
+
+    Returns:
+        The names of all fields.
+    """
+    # Checked before ml_collections reads them: its own errors are a bare KeyError, or
+    # come only when the config is used.
+    path, rest = _take_value(argv, "config")
+    config = None
+    if path is None and own_config is not None:
+        config = own_config(lambda name: _take_value(argv, name)[0])
+    file = path or default_config
+    fields = _leaves(load_config(file) if config is None else config)
+    for override in _overrides(rest):
+        _check_field(override, fields)
+    _config_names.append(pathlib.Path(file.split(":", 1)[0]).stem)
+    config_flags.register_flag_parser_for_type(tuple, _NamesParser())
+    help_string = (
+        "The experiment: a Python file with a function get_config(). "
+        "--config.FIELD=VALUE changes one of its fields."
+    )
+    argv[:] = rest
+    if config is None:
+        # First: ml_collections needs the file before the overrides of its fields.
+        argv.insert(1, f"--config={file}")
+        config_flags.DEFINE_config_file(
+            "config", default_config, help_string, sys_argv=argv
+        )
+    else:
+        config_flags.DEFINE_config_dict("config", config, help_string, sys_argv=argv)
+    return fields
+
+
+def _take_value(argv: Sequence[str], flag: str) -> tuple[str | None, list[str]]:
+    """The last value of a flag, if it is given, and the other arguments."""
+    value, rest = None, []
     arguments = iter(argv)
     for argument in arguments:
-        name, equals, value = argument.partition("=")
-        if name not in ("--config", "-config"):
+        name, equals, text = argument.partition("=")
+        if name not in (f"--{flag}", f"-{flag}"):
             rest.append(argument)
         else:
-            path = value if equals else next(arguments, "")
-    return path, rest
+            value = text if equals else next(arguments, "")
+    return value, rest
 
 
 def _overrides(argv: Sequence[str]) -> list[str]:

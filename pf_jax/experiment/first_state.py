@@ -1,5 +1,6 @@
 """What a run starts from: its data, and a new state or that of the newest checkpoint."""
 
+import json
 import pathlib
 from typing import NamedTuple
 
@@ -12,10 +13,17 @@ from pf_jax.experiment.agreement import check_same_input, check_same_step, tell
 from pf_jax.experiment.build import Experiment, create_state, load_experiment
 from pf_jax.experiment.checkpoint import Checkpoints
 from pf_jax.experiment.checks import has_discriminator
+from pf_jax.experiment.digests import Digests
 from pf_jax.experiment.progress import Progress
 from pf_jax.experiment.restoring import restore_whole
-from pf_jax.experiment.saved_config import check_same_model
+from pf_jax.experiment.saved_config import check_same_model, complete_config
 from pf_jax.experiment.saved_files import trained_config, warn_of_encoding, warn_of_log
+from pf_jax.experiment.trained_start import (
+    Source,
+    experiment_of,
+    load_source,
+    state_from,
+)
 from pf_jax.parallel import all_devices, replicate
 from pf_jax.state import TrainState
 
@@ -27,26 +35,48 @@ class Start(NamedTuple):
         experiment: Config and data.
         state: Training state on all devices of this process.
         progress: What else the run has to know, to be continued.
+        before: Config of the run so far; None for a new run.
+        source: Trained model that a new run starts from, if there is one.
     """
 
     experiment: Experiment
     state: TrainState
     progress: Progress = Progress()
+    before: config_dict.ConfigDict | None = None
+    source: Source | None = None
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing is left to do."""
+        num_steps = self.experiment.config.train.num_steps
+        return int(self.state.step) >= num_steps and not self.progress.is_due
 
 
-def new_start(config: config_dict.ConfigDict) -> Start:
+def new_start(
+    config: config_dict.ConfigDict, init_from: pathlib.Path | None = None
+) -> Start:
     """The data of a new run and a new state.
 
     Args:
         config: Fields of `configs/default.py`.
+        init_from: Folder of a run whose trained model the new one starts from.
 
     Raises:
-        UserError: If the data cannot be read, or is not that of the other processes.
+        UserError: If the data cannot be read, or is not that of the other processes; or
+            the trained model is not there or has other shapes.
     """
-    experiment = load_experiment(config)
+    source = None
+    if init_from is None:
+        experiment = load_experiment(config)
+    else:
+        source = load_source(init_from, config)
+        experiment = experiment_of(config, source)
     check_same_input(experiment)
     _print_sizes(experiment.config.data.name, experiment.dataset)
-    return Start(experiment, replicate(_new_state(experiment)))
+    state = _new_state(experiment)
+    if source is not None:
+        state = state_from(state, source, experiment)
+    return Start(experiment, replicate(state), source=source)
 
 
 def continued_start(
@@ -63,7 +93,8 @@ def continued_start(
         UserError: If the config is not compatible with the run, no checkpoint is whole, or
             the data cannot be read or is not that of the other processes.
     """
-    check_same_model(trained_config(workdir), config, workdir)
+    saved = trained_config(workdir)
+    check_same_model(saved, config, workdir)
     experiment, state = restore_whole(
         checkpoints, checkpoints.steps()[::-1], config, load_experiment, all_devices()
     )
@@ -71,12 +102,30 @@ def continued_start(
     check_same_step(step)
     check_same_input(experiment)
     _print_sizes(experiment.config.data.name, experiment.dataset)
-    tell(f"{workdir}: continues from step {step}")
     warn_of_encoding(workdir, experiment.encoding, "it is written anew")
     digests = checkpoints.digests(step)
     warn_of_log(workdir, digests)
     progress = Progress.from_json(digests.progress if digests else {})
-    return Start(experiment, _with_discriminator(experiment, state), progress)
+    start = Start(experiment, state, progress, before=_config_at(digests, saved))
+    if start.is_finished:
+        tell(
+            f"{workdir}: nothing left to do: {step} updates are done, and train.num_steps "
+            f"is {config.train.num_steps}: give --config.train.num_steps={2 * step} to go "
+            "on"
+        )
+    else:
+        tell(f"{workdir}: continues from step {step}")
+    return start._replace(state=_with_discriminator(experiment, state))
+
+
+def _config_at(
+    digests: Digests | None, saved: config_dict.ConfigDict
+) -> config_dict.ConfigDict:
+    """The config that a checkpoint was saved with; `saved` where that is not known."""
+    if digests is None or not digests.settings:
+        return saved
+    # A copy: missing fields are filled in.
+    return complete_config(json.loads(json.dumps(digests.settings)))
 
 
 def _with_discriminator(experiment: Experiment, state: TrainState) -> TrainState:

@@ -19,6 +19,14 @@ from pf_jax.experiment.agreement import (
 from pf_jax.experiment.build import step_function
 from pf_jax.experiment.checkpoint import Checkpoints
 from pf_jax.experiment.checks import check_config, check_devices
+from pf_jax.experiment.config_history import (
+    HISTORY,
+    config_changes,
+    keep_history,
+    keep_source,
+    kept_source,
+    tell_changes,
+)
 from pf_jax.experiment.feed import Feed
 from pf_jax.experiment.first_state import Start, continued_start, new_start
 from pf_jax.experiment.lock import FolderLock
@@ -26,7 +34,7 @@ from pf_jax.experiment.milestones import Milestones, next_milestone
 from pf_jax.experiment.pace import Pace
 from pf_jax.experiment.progress import Totals
 from pf_jax.experiment.run_log import NoLog, RunLog
-from pf_jax.experiment.saved_config import write_config
+from pf_jax.experiment.saved_config import flat, write_config
 from pf_jax.experiment.saved_files import CHECKPOINTS
 from pf_jax.experiment.signals import requests_so_far, stop_requests
 from pf_jax.files import make_folder
@@ -37,9 +45,15 @@ INTERRUPTED = 130
 
 
 def train_and_evaluate(
-    config: config_dict.ConfigDict, workdir: str | os.PathLike[str]
+    config: config_dict.ConfigDict,
+    workdir: str | os.PathLike[str],
+    *,
+    init_from: str | os.PathLike[str] | None = None,
 ) -> TrainState:
     """Trains a model, or continues from the workdir's newest checkpoint.
+
+    A run that continues reports every field of the config that changes, and keeps it in
+    `config_history.jsonl`. One that is finished is left as it is.
 
     Under `hosts.together` several processes train one model: all of them call it with the
     same arguments, and one of them writes and prints.
@@ -48,6 +62,9 @@ def train_and_evaluate(
         config: Fields of `configs/default.py`.
         workdir: Folder for `config.json`, `encoding.json`, `metrics.jsonl`, TensorBoard
             event files and `checkpoints/`.
+        init_from: Folder of a run whose trained model a new run starts from: its
+            parameters and, where they fit, its optimizers' states. Without effect where
+            the workdir holds a checkpoint.
 
     Returns:
         The state after the last step, on the devices of this process.
@@ -69,8 +86,12 @@ def train_and_evaluate(
             _enter(workdir, lock)
         if checkpoints.steps():
             start = continued_start(config, workdir, checkpoints)
+            if init_from is not None:
+                tell(f"--init_from={init_from}: not read: {workdir} holds a run by now")
         else:
-            start = new_start(config)
+            # A run that ended before its first checkpoint starts as it did.
+            source = kept_source(workdir) if init_from is None else init_from
+            start = new_start(config, None if source is None else pathlib.Path(source))
             _enter(workdir, lock)
             if checkpoints.steps():
                 raise UserError(
@@ -79,8 +100,7 @@ def train_and_evaluate(
                 )
         if is_primary():
             make_folder(checkpoints.directory, "give another --workdir")
-            write_config(config, workdir)
-            save_encoding(start.experiment.encoding, workdir / "encoding.json")
+            _write_files(start, workdir)
         try:
             return _train(start, workdir, checkpoints)
         except Stopped as stopped:
@@ -88,6 +108,23 @@ def train_and_evaluate(
             checkpoints.wait()
             tell(f"stopped at step {stopped.step}: run the same command to continue")
             raise SystemExit(INTERRUPTED) from None
+
+
+def _write_files(start: Start, workdir: pathlib.Path) -> None:
+    """Writes what the run goes by, and tells and keeps what has changed."""
+    config, step = start.experiment.config, int(start.state.step)
+    save_encoding(start.experiment.encoding, workdir / "encoding.json")
+    if start.source is not None:
+        keep_source(workdir, start.source.path, int(start.source.state.step))
+    elif start.before is None:
+        (workdir / HISTORY).unlink(missing_ok=True)  # Of a run that was removed.
+    else:
+        # A finished run keeps the config that it was trained with.
+        config = start.before if start.is_finished else config
+        changes = config_changes(start.before, config)
+        tell_changes(changes)
+        keep_history(workdir, step, changes, flat(start.before.to_dict()))
+    write_config(config, workdir)
 
 
 def _enter(workdir: pathlib.Path, lock: FolderLock) -> None:
@@ -99,7 +136,7 @@ def _enter(workdir: pathlib.Path, lock: FolderLock) -> None:
 
 def _train(start: Start, workdir: pathlib.Path, checkpoints: Checkpoints) -> TrainState:
     """Runs the updates from the state's step to the last."""
-    experiment, state, progress = start
+    experiment, state, progress = start[:3]
     config, train = experiment.config, experiment.config.train
     step, totals = int(state.step), Totals(progress.sums)
     feed, pace = Feed(experiment), Pace(train.updates_per_dispatch)

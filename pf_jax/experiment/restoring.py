@@ -40,6 +40,7 @@ def restore_whole(
     config: config_dict.ConfigDict,
     make: Callable[[config_dict.ConfigDict, Encoding], M],
     sharding: jax.sharding.Sharding | None = None,
+    needs_optimizer: bool = True,
 ) -> Restored[M]:
     """The first checkpoint that is whole.
 
@@ -51,6 +52,7 @@ def restore_whole(
         config: Config of the run.
         make: Function from a config and an encoding to a model, with its data or without.
         sharding: Devices to restore to; one device by default.
+        needs_optimizer: Whether the optimizers' states are needed: see `read_state`.
 
     Raises:
         UserError: If no checkpoint is whole, one does not fit the config, or the data
@@ -64,7 +66,9 @@ def restore_whole(
             encoding = _encoding(checkpoints, step)
             if model is None or model.encoding != encoding:
                 model = make(config, encoding)
-            state = checkpoints.restore(state_shapes(model, sharding), step)
+            state = checkpoints.restore(
+                state_shapes(model, sharding), step, needs_optimizer
+            )
         except DamagedError as error:
             if not (checkpoints.directory / str(step)).exists():
                 raise RemovedError(

@@ -110,7 +110,9 @@ def _restored(
     def restore() -> Restored[M]:
         checkpoints = Checkpoints(workdir / CHECKPOINTS, config.train.keep_checkpoints)
         choose = {"best": _best_first, "latest": _latest_first}[checkpoint]
-        return restore_whole(checkpoints, choose(checkpoints), config, make)
+        return restore_whole(
+            checkpoints, choose(checkpoints), config, make, needs_optimizer=False
+        )
 
     try:
         return restore()

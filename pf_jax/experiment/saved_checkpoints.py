@@ -83,23 +83,27 @@ class SavedCheckpoints:
             key=lambda step: (math.inf if (x := losses[step]) is None else x, -step),
         )
 
-    def restore(self, state: TrainState, step: int) -> TrainState:
+    def restore(
+        self, state: TrainState, step: int, needs_optimizer: bool = True
+    ) -> TrainState:
         """The state of a checkpoint; without a discriminator where it holds none.
 
         Args:
             state: State of the same shapes, or of `jax.ShapeDtypeStruct`s with shardings:
                 the restored arrays are placed on the same devices.
             step: Step of the checkpoint to restore.
+            needs_optimizer: Whether the optimizers' states are needed: see `read_state`.
 
         Raises:
-            UserError: If the checkpoint's arrays have other shapes.
+            UserError: If the checkpoint's arrays have other shapes, or the optimizers'
+                states are needed and are those of other optimizers.
             DamagedError: If the checkpoint cannot be read, or an array is not the one that
                 was saved.
         """
         self.wait()
         folder = self.directory / str(step)
         with self._noting_damage(step):
-            return read_state(folder, state, read_digests(folder))
+            return read_state(folder, state, read_digests(folder), needs_optimizer)
 
     def restore_encoding(self, step: int) -> Any:
         """The encoding that was saved with a checkpoint, as a JSON value.

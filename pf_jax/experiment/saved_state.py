@@ -20,7 +20,10 @@ STATE = "state"
 
 
 def read_state(
-    checkpoint: pathlib.Path, state: TrainState, digests: Digests | None
+    checkpoint: pathlib.Path,
+    state: TrainState,
+    digests: Digests | None,
+    needs_optimizer: bool = True,
 ) -> TrainState:
     """The state of a checkpoint; without a discriminator where it holds none.
 
@@ -29,9 +32,12 @@ def read_state(
         state: State of the same shapes, or of `jax.ShapeDtypeStruct`s with shardings: the
             restored arrays are placed on the same devices.
         digests: Digests of the checkpoint; None where it has none.
+        needs_optimizer: Whether the optimizers' states are needed. Where they are not, and
+            are those of other optimizers, the players come without them: None.
 
     Raises:
-        UserError: If the checkpoint's arrays have other shapes.
+        UserError: If the checkpoint's arrays have other shapes, or the optimizers' states
+            are needed and are those of other optimizers.
         DamagedError: If the checkpoint cannot be read, or an array is not the one that
             was saved.
     """
@@ -45,20 +51,23 @@ def read_state(
             raise DamagedError("its arrays have other shapes than those saved")
     if not any(name.startswith("discriminator") for name in shapes):
         state = state.replace(discriminator=None)
-    wanted = arrays_of(state)
-    names = [_saved_name(path, shapes) for path in wanted]
-    template = {
-        name: ocp.utils.to_shape_dtype_struct(leaf)
-        for name, leaf in zip(names, wanted.values(), strict=True)
-    }
-    if state.discriminator is None:
-        template |= _unused(saved, template)
-    if shapes != {name: leaf.shape for name, leaf in template.items()}:
-        raise UserError(
-            f"{checkpoint.parent}: the checkpoint of step {checkpoint.name} does not fit "
-            "this model or is damaged: use another --workdir, or the settings it was "
-            "trained with"
-        )
+    names, template = _template(state, saved)
+    if not _fits(template, shapes):
+        bare = _without_optimizers(state)
+        names, template = _template(bare, saved)
+        if not _fits(template, shapes):
+            raise UserError(
+                f"{checkpoint.parent}: the checkpoint of step {checkpoint.name} does not "
+                "fit this model or is damaged: use another --workdir, or the settings it "
+                "was trained with"
+            )
+        if needs_optimizer:
+            raise UserError(
+                f"{checkpoint.parent}: the checkpoint of step {checkpoint.name} has the "
+                "state of another optimizer: go on with the optimizer it was trained with, "
+                "or start a new run from its parameters, with train.py --init_from"
+            )
+        state = bare
     args = ocp.args.StandardRestore(template)
     restored = _readable(
         lambda: ocp.StandardCheckpointHandler().restore(folder, args=args)
@@ -122,14 +131,41 @@ def _saved_name(path: str, saved: Container[str]) -> str:
     return next((name for name in (path, older) if name in saved), oldest)
 
 
-def _unused(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """The discriminator of a checkpoint, for a state that has none.
+def _template(
+    state: TrainState, saved: Mapping[str, Any]
+) -> tuple[list[str], dict[str, Any]]:
+    """The names of a state's leaves in a checkpoint, and the shapes to restore by name.
 
-    Every run once had one; orbax restores all of a checkpoint or nothing.
+    Orbax restores all of a checkpoint or nothing. So these include what the state has not:
+    a discriminator, since every run once had one, and states of optimizers.
     """
-    place = next(iter(wanted.values())).sharding
-    return {
+    wanted = arrays_of(state)
+    names = [_saved_name(path, saved) for path in wanted]
+    template = {
+        name: ocp.utils.to_shape_dtype_struct(leaf)
+        for name, leaf in zip(names, wanted.values(), strict=True)
+    }
+    place = next(iter(template.values())).sharding
+    is_bare = state.generator.optimizer_state is None
+    unused = {
         name: jax.ShapeDtypeStruct(entry.shape, entry.dtype, sharding=place)
         for name, entry in saved.items()
-        if name.startswith("discriminator") and name not in wanted
+        if name not in template
+        and (
+            (state.discriminator is None and name.startswith("discriminator"))
+            or (is_bare and "optimizer" in name)
+        )
     }
+    return names, template | unused
+
+
+def _fits(template: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    return shapes == {name: leaf.shape for name, leaf in template.items()}
+
+
+def _without_optimizers(state: TrainState) -> TrainState:
+    generator = state.generator.replace(optimizer_state=None)
+    discriminator = state.discriminator
+    if discriminator is not None:
+        discriminator = discriminator.replace(optimizer_state=None)
+    return state.replace(generator=generator, discriminator=discriminator)
