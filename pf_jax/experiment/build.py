@@ -113,12 +113,16 @@ def load_experiment(
 
 def make_experiment(config: config_dict.ConfigDict, dataset: Dataset) -> Experiment:
     """An experiment on data that is at hand; see `load_experiment`."""
-    train = config.train
+    train, settings = config.train, make_settings(config, dataset.encoding)
+    # By its key: as an attribute `update` is ConfigDict's own method.
+    if has_discriminator(config) and train["update"] == "joint":
+        kind, length = config.discriminator.kind, train.sequence_length
+        _check_rows(kind, settings.discriminator, length)
     return Experiment(
         config=config,
         encoding=dataset.encoding,
         dataset=dataset,
-        settings=make_settings(config, dataset.encoding),
+        settings=settings,
         windows=make_windows(
             dataset.splits["train"], length=train.sequence_length, chunks=train.chunks
         ),
@@ -165,7 +169,7 @@ def make_settings(config: config_dict.ConfigDict, encoding: Encoding) -> Setting
     length, adversarial = config.train.sequence_length, config.adversarial
     player, opponent = _player_options(config)
     make_kind, _ = DISCRIMINATORS[config.discriminator.kind]
-    settings = Settings(
+    return Settings(
         generator=_make_generator(config, encoding),
         discriminator=make_kind(config, encoding),
         fields=tuple(config.behavior.fields),
@@ -183,10 +187,6 @@ def make_settings(config: config_dict.ConfigDict, encoding: Encoding) -> Setting
         ),
         options=OBJECTIVES[config.objective].make_options(config),
     )
-    # By its key: as an attribute `update` is ConfigDict's own method.
-    if has_discriminator(config) and config.train["update"] == "joint":
-        _check_rows(config.discriminator.kind, settings.discriminator, length)
-    return settings
 
 
 def _make_generator(config: config_dict.ConfigDict, encoding: Encoding) -> Generator:
