@@ -20,6 +20,7 @@ def get_config() -> config_dict.ConfigDict:
     data.companding = "mu_law"  # spacing of a waveform's bins: "mu_law" or "linear"
     data.frames_per_second = 2.0  # speed at which piano rolls are played
     data.max_offset = 10.0  # longest pen offset, in standard deviations: clips the rest
+    data.pen_states = 2  # states of a pen: down, lifted; 3: and the end of a drawing
 
     data.columns = ()  # columns of a series' file, names or numbers; empty: all
     data.observed = ()  # observed coordinates of a Lorenz system, from 0; empty: all

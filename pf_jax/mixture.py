@@ -1,4 +1,4 @@
-"""Pen strokes: a mixture of bivariate Gaussians, and a Bernoulli variable for the pen.
+"""Pen strokes: a mixture of bivariate Gaussians, and the state of the pen.
 
 The output distribution is that of Graves, "Generating Sequences With Recurrent Neural
 Networks" (2013, arXiv 1308.0850), section 4.1; the bias that sharpens it is that of
@@ -24,7 +24,7 @@ from pf_jax.emissions import (
     embed_numbers,
     sample_binary,
 )
-from pf_jax.initial_bias import log_odds
+from pf_jax.initial_bias import log_frequencies, log_odds
 from pf_jax.relaxations import Relaxation, Temperature
 from pf_jax.types import Array
 
@@ -40,6 +40,9 @@ MAX_ABS_CORRELATION_ARGUMENT = 5.0
 
 _STROKE_SIZE = 3
 
+PEN_STATES = (2, 3)
+"""Numbers of states that a pen can have: down and lifted; and the end of a drawing."""
+
 
 class MixtureParams(NamedTuple):
     """The parameters of mixtures of `K` components, by name.
@@ -51,7 +54,8 @@ class MixtureParams(NamedTuple):
             `split_params` within `MAX_ABS_LOG_STD` of zero.
         correlation_arguments: Correlations before their tanh, `[..., K]`; from
             `split_params` within `MAX_ABS_CORRELATION_ARGUMENT` of zero.
-        pen_logits: Log odds of a lifted pen, `[...]`.
+        pen_logits: Log odds of a lifted pen, `[...]`; of a pen of three states the logits
+            of the states, `[..., 3]`.
     """
 
     weight_logits: Array
@@ -67,7 +71,7 @@ class MixtureNoise(NamedTuple):
     Attributes:
         component: Gumbel noise of the choice of a component, `[..., K]`.
         offset: Standard normal noise of the offset, `[..., 2]`.
-        pen: Logistic noise of the pen, `[...]`.
+        pen: Logistic noise of the pen, `[...]`; of three states Gumbel noise, `[..., 3]`.
     """
 
     component: Array
@@ -75,7 +79,7 @@ class MixtureNoise(NamedTuple):
     pen: Array
 
 
-def mixture_density(num_components: int) -> Emission:
+def mixture_density(num_components: int, pen_states: int = 2) -> Emission:
     """Strokes `(dx, dy, pen)`, float32 `[..., 3]`; pen 1 where a stroke ends, else 0.
 
         P(dx, dy, pen) = sum_k pi_k N(dx, dy | mu_k, sigma_k, rho_k) * (e if pen else 1 - e)
@@ -89,6 +93,10 @@ def mixture_density(num_components: int) -> Emission:
         K         arguments of rho              rho = tanh, bounded      equation 22
         1         logit of e                    e = sigmoid              equation 18
 
+    A pen of three states is 2 where the drawing ends (Ha and Eck 2017, arXiv 1704.03477,
+    section 3.1). It has three logits in place of the one, its probabilities are their
+    softmax, and logits and statistics are `[..., 6K + 3]`.
+
     Equation 18 has the opposite sign of this logit. The log-probability is that of
     equations 23-26. Statistics for the discriminator are, in the same order, pi, mu,
     sigma, rho and e, `[..., 6K + 1]`.
@@ -98,15 +106,23 @@ def mixture_density(num_components: int) -> Emission:
     likeliest component with the likelier pen.
 
     Args:
-        num_components: Number of Gaussians `K`; a generator's `num_outputs` is `6K + 1`.
+        num_components: Number of Gaussians `K`; a generator's `num_outputs` is `6K + 1`,
+            or `6K + 3` with three states.
+        pen_states: Number of states of the pen, 2 or 3.
 
     Returns:
         The emission. Equal arguments give equal emissions, so that jit does not recompile.
 
     Raises:
-        ValueError: If there is no component.
+        ValueError: If there is no component, or the number of states is another one.
     """
-    return _make_emission(_checked(num_components), 0.0)
+    return _make_emission(_checked(num_components), 0.0, _checked_states(pen_states))
+
+
+def _checked_states(pen_states: int) -> int:
+    if pen_states not in PEN_STATES:
+        raise ValueError(f"pen_states is {pen_states}: must be one of 2, 3")
+    return pen_states
 
 
 def _checked(num_components: int) -> int:
@@ -116,9 +132,16 @@ def _checked(num_components: int) -> int:
     return num_components
 
 
-def split_params(params: Array, num_components: int) -> MixtureParams:
-    """Logits `[..., 6K + 1]` as parameters by name, within their bounds."""
-    chex.assert_axis_dimension(params, -1, 6 * num_components + 1)
+def num_logits(num_components: int, pen_states: int) -> int:
+    """The number of logits of a step."""
+    return 6 * num_components + (1 if pen_states == 2 else pen_states)
+
+
+def split_params(
+    params: Array, num_components: int, pen_states: int = 2
+) -> MixtureParams:
+    """Logits `[..., 6K + 1]`, or `[..., 6K + 3]`, as parameters by name, within bounds."""
+    chex.assert_axis_dimension(params, -1, num_logits(num_components, pen_states))
     k = num_components
     weights, means, log_stds, arguments, pen = jnp.split(
         params, [k, 3 * k, 5 * k, 6 * k], axis=-1
@@ -131,7 +154,7 @@ def split_params(params: Array, num_components: int) -> MixtureParams:
         jnp.clip(
             arguments, -MAX_ABS_CORRELATION_ARGUMENT, MAX_ABS_CORRELATION_ARGUMENT
         ),
-        pen[..., 0],
+        pen[..., 0] if pen_states == 2 else pen,
     )
 
 
@@ -155,7 +178,7 @@ def biased(mixture: MixtureParams, bias: jax.typing.ArrayLike) -> MixtureParams:
     )
 
 
-def biased_mixture(num_components: int, bias: float) -> Emission:
+def biased_mixture(num_components: int, bias: float, pen_states: int = 2) -> Emission:
     """`mixture_density` whose samples come from the `biased` mixture.
 
     Log-probabilities and statistics are those of the mixture without the bias.
@@ -163,11 +186,14 @@ def biased_mixture(num_components: int, bias: float) -> Emission:
     Args:
         num_components: Number of Gaussians `K`.
         bias: Number from 0, which gives `mixture_density` itself.
+        pen_states: Number of states of the pen, 2 or 3.
 
     Returns:
         The emission. Equal arguments give equal emissions, so that jit does not recompile.
     """
-    return _make_emission(_checked(num_components), float(bias))
+    return _make_emission(
+        _checked(num_components), float(bias), _checked_states(pen_states)
+    )
 
 
 def _init_input(key: Array, value_size: int, embedding_size: int) -> Affine:
@@ -176,20 +202,27 @@ def _init_input(key: Array, value_size: int, embedding_size: int) -> Affine:
 
 
 def _noise(
-    num_components: int, key: Array, num_outputs: int, dtype: jax.typing.DTypeLike
+    num_components: int,
+    pen_states: int,
+    key: Array,
+    num_outputs: int,
+    dtype: jax.typing.DTypeLike,
 ) -> MixtureNoise:
     del num_outputs
     component, offset, pen = jax.random.split(key, 3)
+    draw_pen = jax.random.logistic if pen_states == 2 else jax.random.gumbel
+    shape = () if pen_states == 2 else (pen_states,)
     return MixtureNoise(
         jax.random.gumbel(component, (num_components,), dtype),
         jax.random.normal(offset, (2,), dtype),
-        jax.random.logistic(pen, (), dtype),
+        draw_pen(pen, shape, dtype),
     )
 
 
 def _reparameterized(
     num_components: int,
     bias: float,
+    pen_states: int,
     params: Array,
     noise: MixtureNoise,
     temperature: Temperature,
@@ -200,7 +233,7 @@ def _reparameterized(
     The choice of the component and the pen are constants to differentiation.
     """
     del relaxation_temperature
-    mixture = biased(split_params(params, num_components), bias)
+    mixture = biased(split_params(params, num_components, pen_states), bias)
     perturbed = mixture.weight_logits + temperature * noise.component
     component = jnp.argmax(perturbed, axis=-1, keepdims=True)
     argument = jnp.take_along_axis(mixture.correlation_arguments, component, axis=-1)
@@ -212,29 +245,51 @@ def _reparameterized(
     correlated = jnp.tanh(argument) * x + y / jnp.cosh(argument)
     normal = jnp.concatenate([x, correlated], axis=-1)
     offset = mean + temperature * jnp.exp(log_std) * normal
-    pen = sample_binary(mixture.pen_logits, noise.pen, temperature)
+    pen = _sample_pen(mixture.pen_logits, noise.pen, temperature, pen_states)
     return jnp.concatenate([offset, pen[..., None].astype(offset.dtype)], axis=-1)
+
+
+def _sample_pen(
+    logits: Array, noise: Array, temperature: Temperature, pen_states: int
+) -> Array:
+    if pen_states == 2:
+        return sample_binary(logits, noise, temperature)
+    return jnp.argmax(lax.stop_gradient(logits) + temperature * noise, axis=-1)
 
 
 def _sample(
     num_components: int,
     bias: float,
+    pen_states: int,
     params: Array,
     noise: MixtureNoise,
     temperature: Temperature,
 ) -> Array:
     params = lax.stop_gradient(params)
-    return _reparameterized(num_components, bias, params, noise, temperature)
+    return _reparameterized(
+        num_components, bias, pen_states, params, noise, temperature
+    )
 
 
-def _log_prob(num_components: int, params: Array, strokes: Array) -> Array:
+def _log_prob(
+    num_components: int, pen_states: int, params: Array, strokes: Array
+) -> Array:
     chex.assert_axis_dimension(strokes, -1, _STROKE_SIZE)
-    mixture = split_params(params, num_components)
+    mixture = split_params(params, num_components, pen_states)
     log_weights = jax.nn.log_softmax(mixture.weight_logits, axis=-1)
     offsets = strokes[..., None, :2]
     log_densities = log_weights + _gaussian_log_density(mixture, offsets)
-    pen = binary_log_prob(mixture.pen_logits, strokes[..., 2])
+    pen = _pen_log_prob(mixture.pen_logits, strokes[..., 2], pen_states)
     return jax.nn.logsumexp(log_densities, axis=-1) + pen
+
+
+def _pen_log_prob(logits: Array, pens: Array, pen_states: int) -> Array:
+    if pen_states == 2:
+        return binary_log_prob(logits, pens)
+    is_state = pens[..., None] == jnp.arange(pen_states)
+    log_probs = jnp.where(is_state, jax.nn.log_softmax(logits, axis=-1), 0)
+    # NaN for a value that is no state, so that the mistake shows.
+    return jnp.where(is_state.any(axis=-1), log_probs.sum(axis=-1), jnp.nan)
 
 
 def _gaussian_log_density(mixture: MixtureParams, offsets: Array) -> Array:
@@ -258,8 +313,12 @@ def _gaussian_log_density(mixture: MixtureParams, offsets: Array) -> Array:
     return log_cosh - log_scale - square / 8
 
 
-def _statistics(num_components: int, params: Array) -> Array:
-    mixture = split_params(params, num_components)
+def _statistics(num_components: int, pen_states: int, params: Array) -> Array:
+    mixture = split_params(params, num_components, pen_states)
+    if pen_states == 2:
+        pen = jax.nn.sigmoid(mixture.pen_logits)[..., None]
+    else:
+        pen = jax.nn.softmax(mixture.pen_logits, axis=-1)
     flat = (*params.shape[:-1], 2 * num_components)
     return jnp.concatenate(
         [
@@ -267,43 +326,47 @@ def _statistics(num_components: int, params: Array) -> Array:
             mixture.means.reshape(flat),
             jnp.exp(mixture.log_stds).reshape(flat),
             jnp.tanh(mixture.correlation_arguments),
-            jax.nn.sigmoid(mixture.pen_logits)[..., None],
+            pen,
         ],
         axis=-1,
     )
 
 
 def _init_bias(
-    num_components: int, strokes: np.ndarray, num_outputs: int
+    num_components: int, pen_states: int, strokes: np.ndarray, num_outputs: int
 ) -> np.ndarray:
-    """Logits of equal components, each with the moments of all offsets; the pen's log odds.
+    """Logits of equal components, each with the moments of all offsets; the pen's.
 
     Equal components become different only through the readout's kernel, which must
     therefore not be zero.
     """
     chex.assert_shape(strokes, (None, _STROKE_SIZE))
-    chex.assert_equal(num_outputs, 6 * num_components + 1)
+    chex.assert_equal(num_outputs, num_logits(num_components, pen_states))
     mean = np.mean(strokes[:, :2], axis=0, dtype=np.float64)
     std = np.std(strokes[:, :2], axis=0, dtype=np.float64)
     log_std = np.log(np.clip(std, *np.exp([-MAX_ABS_LOG_STD, MAX_ABS_LOG_STD])))
-    zeros, pen = np.zeros(num_components), log_odds(strokes[:, 2], 1)
+    zeros = np.zeros(num_components)
+    if pen_states == 2:
+        pen = log_odds(strokes[:, 2], 1)
+    else:
+        pen = log_frequencies(strokes[:, 2].astype(int), pen_states)
     means, log_stds = (np.tile(pair, num_components) for pair in (mean, log_std))
     return np.concatenate([zeros, means, log_stds, zeros, pen]).astype(np.float32)
 
 
 # Cached: jit compares emissions by their functions, and a partial equals only itself.
 @functools.cache
-def _make_emission(num_components: int, bias: float) -> Emission:
-    sample = functools.partial(_sample, num_components, bias)
-    value = functools.partial(_reparameterized, num_components, bias)
+def _make_emission(num_components: int, bias: float, pen_states: int) -> Emission:
+    sample = functools.partial(_sample, num_components, bias, pen_states)
+    value = functools.partial(_reparameterized, num_components, bias, pen_states)
     return Emission(
         init_input=_init_input,
         embed=embed_numbers,
         compose=compose_affine,
-        noise=functools.partial(_noise, num_components),
+        noise=functools.partial(_noise, num_components, pen_states),
         sample=sample,
-        log_prob=functools.partial(_log_prob, num_components),
-        statistics=functools.partial(_statistics, num_components),
-        init_bias=functools.partial(_init_bias, num_components),
+        log_prob=functools.partial(_log_prob, num_components, pen_states),
+        statistics=functools.partial(_statistics, num_components, pen_states),
+        init_bias=functools.partial(_init_bias, num_components, pen_states),
         relaxations=(Relaxation("reparameterized", value, embed_numbers, sample),),
     )

@@ -66,6 +66,12 @@ def make_strokes(shape):
     return np.concatenate([offsets, pen], axis=-1).astype(np.float32)
 
 
+def make_strokes_with_ends(shape):
+    strokes = make_strokes(shape)
+    strokes[..., 2] = np.random.default_rng(3).integers(3, size=shape)
+    return strokes
+
+
 class Case(NamedTuple):
     emission: Emission
     num_outputs: int
@@ -76,8 +82,16 @@ CASES = {
     "bernoulli": Case(bernoulli, 1, make_pixels),
     "independent_bernoullis": Case(independent_bernoullis, D, make_keys),
     "mixture": Case(mixture_density(K), 6 * K + 1, make_strokes),
+    "mixture_with_ends": Case(mixture_density(K, 3), 6 * K + 3, make_strokes_with_ends),
 }
-EACH = pytest.mark.parametrize("name", CASES)
+EACH = pytest.mark.parametrize(
+    "name",
+    [
+        # It shares all but the pen with "mixture".
+        pytest.param(name, marks=pytest.mark.slow if "ends" in name else ())
+        for name in CASES
+    ],
+)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -149,7 +163,7 @@ def test_log_prob_of_a_value_that_is_not_binary_is_nan(name):
     emission, num_outputs, make_values = CASES[name]
     logits, values = jnp.zeros((B, num_outputs)), make_values((B,))
     assert np.all(np.isfinite(emission.log_prob(logits, jnp.asarray(values))))
-    values.reshape(B, -1)[1, -1] = 2
+    values.reshape(B, -1)[1, -1] = 3
     log_probs = emission.log_prob(logits, jnp.asarray(values))
     np.testing.assert_array_equal(np.isnan(log_probs), [False, True, False])
 
@@ -440,6 +454,50 @@ def test_biased_mixture_bounds_deviations_before_the_bias(log_std):
     stds = np.std(draw(biased_mixture(1, bias), params)[:, :2], axis=0)
     expected = np.exp(np.clip(log_std, -MAX_ABS_LOG_STD, MAX_ABS_LOG_STD) - bias)
     np.testing.assert_allclose(stds, [expected, expected], rtol=0.03)
+
+
+def test_pen_of_three_states_without_an_end_is_that_of_two():
+    source = np.random.default_rng(4)
+    two = jnp.asarray(source.normal(size=(50, 6 * K + 1)), jnp.float32)
+    # Logits 0 and x of the states are log odds x; the end is left out by -1e4.
+    end = jnp.full((50, 1), -1e4)
+    three = jnp.concatenate([two[:, :-1], 0 * end, two[:, -1:], end], axis=1)
+    strokes = make_strokes((50,))
+    expected = mixture_density(K).log_prob(two, strokes)
+    actual = mixture_density(K, 3).log_prob(three, strokes)
+    np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
+    statistics = mixture_density(K, 3).statistics(three)
+    expected = mixture_density(K).statistics(two)
+    np.testing.assert_allclose(statistics[:, :-3], expected[:, :-1], rtol=1e-6)
+    np.testing.assert_allclose(statistics[:, -2], expected[:, -1], rtol=1e-5)
+
+
+def test_pen_of_three_states_has_the_frequencies_of_its_logits():
+    params = jnp.zeros(6 * K + 3).at[-3:].set(jnp.array([1.0, 0.0, -1.0]))
+    probabilities = np.asarray(jax.nn.softmax(params[-3:]), np.float64)
+    pens = np.asarray(draw(mixture_density(K, 3), params)[:, 2], int)
+    counts = np.bincount(pens, minlength=3)
+    assert_frequencies(counts, probabilities / probabilities.sum())
+    assert np.all(draw(mixture_density(K, 3), params, 0.0)[:, 2] == 0)
+    strokes = jnp.array([[0, 0, pen] for pen in (0.0, 1.0, 2.0, 3.0)])
+    emission = mixture_density(K, 3)
+    log_probs = np.asarray(emission.log_prob(jnp.tile(params, (4, 1)), strokes))
+    np.testing.assert_allclose(
+        np.exp(log_probs[:3] - log_probs[0]),
+        probabilities / probabilities[0],
+        rtol=1e-5,
+    )
+    assert np.isnan(log_probs[3])
+    ratios = emission.init_bias(make_strokes_with_ends((1000,)), 6 * K + 3)[-3:]
+    pens = make_strokes_with_ends((1000,))[:, 2]
+    np.testing.assert_allclose(
+        np.exp(ratios), [np.mean(pens == state) for state in range(3)], atol=2e-3
+    )
+
+
+def test_mixture_density_error_for_pens_of_other_states():
+    with pytest.raises(ValueError, match="pen_states is 4: must be one of 2, 3"):
+        mixture_density(K, 4)
 
 
 def test_biased_mixture_changes_samples_alone():

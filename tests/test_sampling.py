@@ -18,7 +18,7 @@ from trees import random_like
 
 from configs import default
 from pf_jax.analysis import drawings, rolls, sample_files, samples, series, sound
-from pf_jax.analysis.request import Sampling
+from pf_jax.analysis.request import Request, Sampling
 from pf_jax.data import Vocabulary, encoding_to_json, save_encoding
 from pf_jax.data.piano import PianoRoll
 from pf_jax.data.pixels import Pixels
@@ -40,6 +40,10 @@ KINDS = {
     "mnist": (Pixels(4, 6), {"samples.png"}),
     "sketch_rnn": (
         Strokes((0.5, -0.5), 2.0, 10.0),
+        {"samples.png", "sample_1.svg", "sample_2.svg"},
+    ),
+    "iam_ondb": (
+        Strokes((0.5, -0.5), 2.0, 10.0, 3),
         {"samples.png", "sample_1.svg", "sample_2.svg"},
     ),
     "wav": (
@@ -99,7 +103,7 @@ def read_drawn(folder, name):
     if name in ("series", "lorenz63"):
         path = folder / "sample_1.csv"
         return np.loadtxt(path, delimiter=",", skiprows=1, ndmin=2)
-    if name == "sketch_rnn":
+    if name in ("sketch_rnn", "iam_ondb"):
         return (folder / "sample_1.svg").read_text()
     page = (folder / "samples.txt").read_text()
     return page.split("===\n")[1].split("\n\n=== sample 2")[0]
@@ -137,7 +141,10 @@ def test_sample_draws_from_every_kind_of_run_without_its_data(name, tmp_path, ca
     if name in ("text", "ptb_word"):
         assert read_drawn(folder, name) == decoded[0]
         assert decoded[0] in printed and decoded[1] in printed
-    elif name == "sketch_rnn":
+    elif name in ("sketch_rnn", "iam_ondb"):
+        ends = [encoding.end_of(values) for values in drawn]
+        assert (min(map(len, decoded)) < num_steps) == any(ends)
+        assert any(ends) == (name == "iam_ondb")
         drawings.write_svg(decoded[0], tmp_path / "expected.svg")
         assert read_drawn(folder, name) == (tmp_path / "expected.svg").read_text()
     elif name == "piano_roll":
@@ -233,6 +240,21 @@ def test_files_of_pieces_are_those_of_the_whole(tmp_path):
                 add(piece)
         contents = [(tmp_path / name).read_bytes() for name in ("whole", "pieces")]
         assert contents[0] == contents[1] and len(contents[0]) > 100
+
+
+def test_drawing_ends_where_the_pen_says_so_whatever_the_pieces(tmp_path):
+    encoding = KINDS["iam_ondb"][0]
+    values = np.random.default_rng(0).normal(size=(30, 3))
+    values[:, 2] = np.arange(30) % 3 == 1
+    values[12, 2] = values[25, 2] = 2
+    request = Request(None, encoding, None, None, Sampling(), 10, tmp_path)
+    file = drawings.svg_file(tmp_path / "pieces.svg")
+    with sample_files._decoding(request, file) as add:
+        for piece in np.split(values, [5, 12, 13, 20]):
+            add(piece)
+    drawings.write_svg(encoding.decode(values[:13]), tmp_path / "whole.svg")
+    written = [tmp_path / name for name in ("pieces.svg", "whole.svg")]
+    assert written[0].read_text() == written[1].read_text()
 
 
 def test_a_file_of_pieces_is_whole_or_not_there(tmp_path):

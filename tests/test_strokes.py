@@ -89,6 +89,33 @@ def test_output_is_a_mixture_of_that_many_components():
     np.testing.assert_array_equal(strokes.first_input, np.zeros(3))
 
 
+def test_pen_of_three_states_ends_the_drawing_and_what_is_drawn_of_it():
+    strokes = Strokes((1.0, -1.0), 2.0, 100.0, 3)
+    values = strokes.encode(DRAWING)
+    np.testing.assert_array_equal(values[:, 2], [*DRAWING[:-1, 2], 2])
+    assert strokes.end_of(values) == len(values)
+    assert strokes.end_of(values[:-1]) is None
+    # The pen of the last point is lifted: the drawing ends there.
+    expected = np.array(DRAWING, np.float32)
+    expected[-1, 2] = 1
+    np.testing.assert_allclose(strokes.decode(values), expected, atol=1e-5)
+    after = np.concatenate([values, values])
+    np.testing.assert_array_equal(strokes.decode(after), strokes.decode(values))
+    assert strokes.describe(after) == strokes.describe(values)
+    output = strokes.output(4)
+    assert (output.num_outputs, output.emission) == (27, mixture_density(4, 3))
+
+
+def test_encodings_of_older_versions_have_a_pen_of_two_states():
+    older = {"mean": [1.0, 2.0], "scale": 3.0, "clip": 4.0}
+    assert Strokes.from_json(older) == Strokes((1.0, 2.0), 3.0, 4.0)
+    assert Strokes((1.0, 2.0), 3.0, 4.0).to_json() == older
+    newer = Strokes((1.0, 2.0), 3.0, 4.0, 3)
+    assert Strokes.from_json(newer.to_json()) == newer
+    message = error_of(Strokes, (1.0, 2.0), 3.0, 4.0, 4)
+    assert message.startswith("data.pen_states=4: must be 2, ")
+
+
 def test_measure_is_less_than_in_the_units_of_the_source_by_two_log_scales():
     strokes = Strokes((1.0, -2.0), 7.0, 100.0)
     raw = np.array([[8.0, 5.0, 1]])

@@ -81,9 +81,17 @@ def _draw(
 def _decoding(
     request: Request, file: contextlib.AbstractContextManager[Add]
 ) -> Iterator[Add]:
-    """A file of decoded values."""
+    """A file of decoded values, up to one that ends the sequence."""
+    encoding, has_ended = request.encoding, False
     with file as add:
-        yield lambda values: add(request.encoding.decode(values))
+
+        def write(values: np.ndarray) -> None:
+            nonlocal has_ended
+            if not has_ended:
+                add(encoding.decode(values))
+                has_ended = encoding.end_of(values) is not None
+
+        yield write
 
 
 def _decoded(request: Request, samples: Iterable[np.ndarray]) -> list[Any]:
@@ -206,7 +214,9 @@ def write_drawings(request: Request) -> np.ndarray:
     """Writes an SVG file for each sample, and `samples.png`."""
     generator = request.state.settings.generator
     if request.sampling.bias:
-        emission = biased_mixture(_num_components(request), request.sampling.bias)
+        emission = biased_mixture(
+            _num_components(request), request.sampling.bias, request.encoding.pen_states
+        )
         generator = generator._replace(emission=emission)
 
     def open_file(number: int) -> contextlib.AbstractContextManager[Add]:

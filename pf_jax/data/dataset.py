@@ -69,7 +69,7 @@ def _pixels(train: Sequence[np.ndarray], data: Any) -> Encoding:
 
 
 def _strokes(train: Sequence[np.ndarray], data: Any) -> Encoding:
-    return strokes.Strokes.from_training(train, data.max_offset)
+    return strokes.Strokes.from_training(train, data.max_offset, data.pen_states)
 
 
 def _waveform(train: Sequence[np.ndarray], data: Any) -> Encoding:

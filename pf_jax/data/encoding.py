@@ -89,6 +89,18 @@ class Encoding(abc.ABC):
         """Number of steps, where all sequences have the same, such as images; else None."""
         return None
 
+    def end_of(self, values: np.ndarray) -> int | None:
+        """The number of values up to the first one that ends the sequence.
+
+        Args:
+            values: A sequence of values or its start, `[N, ...]`.
+
+        Returns:
+            None where no value says that the sequence ends.
+        """
+        del values
+        return None
+
     def count_unknown(self, raw: Any) -> int:
         """How many values of a raw sequence are unknown, or are clipped by `encode`."""
         del raw

@@ -10,9 +10,12 @@ import numpy as np
 
 from pf_jax.data.encoding import Encoding, Measure, Output
 from pf_jax.errors import UserError
-from pf_jax.mixture import mixture_density
+from pf_jax.mixture import PEN_STATES, mixture_density, num_logits
 
 _STROKE_SIZE = 3
+
+END = 2
+"""Pen of a point that ends a drawing, among three states."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,14 +41,18 @@ class Strokes(Encoding):
             source's units.
         clip: Largest absolute value, in units of `scale`. Offsets have long tails (a pen
             that crosses the line to dot an i), and one far outlier would outweigh a batch.
+        pen_states: Number of states of the pen: 2, or 3 with the pen 2 at the last point of
+            a sequence, where a model's drawing ends too.
 
     Raises:
-        UserError: If a number is not finite, or `scale` or `clip` is not above zero.
+        UserError: If a number is not finite, `scale` or `clip` is not above zero, or the
+            number of states is not 2 or 3.
     """
 
     mean: tuple[float, float]
     scale: float
     clip: float
+    pen_states: int = 2
 
     kind: ClassVar[str] = "strokes"
     unit: ClassVar[str] = "points"
@@ -68,14 +75,22 @@ class Strokes(Encoding):
                 f"data.max_offset={self.clip:g}: must be finite and above zero, such as "
                 "10 (deviations)"
             )
+        if self.pen_states not in PEN_STATES:
+            raise UserError(
+                f"data.pen_states={self.pen_states}: must be 2, down and lifted, or 3, "
+                "with the end of a drawing"
+            )
 
     @classmethod
-    def from_training(cls, sequences: Sequence[np.ndarray], clip: float) -> Self:
+    def from_training(
+        cls, sequences: Sequence[np.ndarray], clip: float, pen_states: int = 2
+    ) -> Self:
         """The encoding with the mean and the deviation of a training split.
 
         Args:
             sequences: Raw sequences, `[N, 3]` each.
             clip: Largest absolute value, in units of the scale.
+            pen_states: Number of states of the pen, 2 or 3.
 
         Raises:
             UserError: If there are no points, an offset is not finite, or all offsets are
@@ -93,7 +108,8 @@ class Strokes(Encoding):
             )
         mean = offsets.mean(axis=0)
         scale = np.sqrt(np.mean((offsets - mean) ** 2))
-        return cls((float(mean[0]), float(mean[1])), float(scale), float(clip))
+        center = (float(mean[0]), float(mean[1]))
+        return cls(center, float(scale), float(clip), pen_states)
 
     @property
     def measure(self) -> Measure:
@@ -106,26 +122,40 @@ class Strokes(Encoding):
         return np.zeros(_STROKE_SIZE, np.float32)
 
     def output(self, num_components: int) -> Output:
-        """A mixture of `num_components` Gaussians, and a Bernoulli variable for the pen."""
+        """A mixture of `num_components` Gaussians, and the state of the pen."""
         return Output(
-            mixture_density(num_components), 6 * num_components + 1, _STROKE_SIZE
+            mixture_density(num_components, self.pen_states),
+            num_logits(num_components, self.pen_states),
+            _STROKE_SIZE,
         )
 
     def encode(self, raw: np.ndarray) -> np.ndarray:
         """The values of a raw sequence `[N, 3]`: `[N, 3]` float32."""
         values = self._normalized(raw)
         values[:, :2] = np.clip(values[:, :2], -self.clip, self.clip)
+        if self.pen_states == 3:
+            values[-1:, 2] = END
         return values.astype(np.float32)
 
     def decode(self, values: np.ndarray) -> np.ndarray:
         """The raw sequence of these values, in the source's units: `[N, 3]` float32.
 
-        Clipped offsets stay clipped, so their drawing is narrower than the source's.
+        Clipped offsets stay clipped, so their drawing is narrower than the source's. Where
+        a pen says that the drawing ends, what follows is left out.
         """
         chex.assert_shape(values, (None, _STROKE_SIZE))
-        raw = np.array(values, np.float64)
+        raw = np.array(values[: self.end_of(values)], np.float64)
+        if self.pen_states == 3:
+            raw[raw[:, 2] == END, 2] = 1
         raw[:, :2] = raw[:, :2] * self.scale + self.mean
         return raw.astype(np.float32)
+
+    def end_of(self, values: np.ndarray) -> int | None:
+        """The number of points of the drawing, where one of them ends it."""
+        if self.pen_states == 2:
+            return None
+        ends = np.flatnonzero(values[:, 2] == END)
+        return int(ends[0]) + 1 if len(ends) else None
 
     def count_unknown(self, raw: np.ndarray) -> int:
         """How many points of a raw sequence `[N, 3]` have an offset that is clipped."""
@@ -149,13 +179,15 @@ class Strokes(Encoding):
 
     def to_json(self) -> dict[str, Any]:
         """The fields by name."""
-        return {"mean": list(self.mean), "scale": self.scale, "clip": self.clip}
+        fields = {"mean": list(self.mean), "scale": self.scale, "clip": self.clip}
+        # Older versions read what has two states.
+        return fields if self.pen_states == 2 else {**fields, "pen_states": 3}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
         """The inverse of `to_json`."""
         x, y = values["mean"]
-        return cls((x, y), values["scale"], values["clip"])
+        return cls((x, y), values["scale"], values["clip"], values.get("pen_states", 2))
 
     def _normalized(self, raw: np.ndarray) -> np.ndarray:
         """A raw sequence, standardized but not clipped: a new array `[N, 3]` float64."""

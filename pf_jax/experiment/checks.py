@@ -9,6 +9,7 @@ from ml_collections import config_dict
 from pf_jax.behavior import FIELDS
 from pf_jax.errors import UserError
 from pf_jax.generator import FEEDBACKS
+from pf_jax.mixture import PEN_STATES
 from pf_jax.objectives import OBJECTIVES
 from pf_jax.players import SCHEDULES
 from pf_jax.recurrence import KERNELS, kernel_choice
@@ -118,6 +119,7 @@ _RULES = (
     _one_of("data.companding", COMPANDINGS),
     _Rule("data.frames_per_second", lambda x: 0.1 <= x <= 1000, "from 0.1 to 1000"),
     _positive("data.max_offset"),
+    _Rule("data.pen_states", lambda value: value in PEN_STATES, "2 or 3"),
     _Rule(
         "data.columns",
         lambda columns: all(isinstance(column, str | int) for column in columns),

@@ -49,6 +49,7 @@ ADDED_FIELDS: dict[str, Any] = {
     "data.columns": (),
     "data.observed": (),
     "data.noise": 0.05,
+    "data.pen_states": 2,
     "generator.cell": "gru",
     "generator.dropout": 0.0,
     "generator.feedback": "sample",

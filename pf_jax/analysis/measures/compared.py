@@ -37,7 +37,8 @@ class Compared(NamedTuple):
 
     Attributes:
         samples: Samples of the model, from the first input on. Sample `i` has the length of
-            held-out sequence `i`: data ends somewhere, and models do not.
+            held-out sequence `i`, since data ends somewhere and most models do not; it is
+            shorter where the model ends it before.
         held_out: Sequences of the split held out from training.
         train: Sequences of the training split.
     """
@@ -91,7 +92,8 @@ def compared_sets(
         num_samples=count,
     )
     samples = [
-        sample[: len(real)] for sample, real in zip(drawn, held_out, strict=True)
+        sample[: len(real)][: subject.encoding.end_of(sample)]
+        for sample, real in zip(drawn, held_out, strict=True)
     ]
     return Compared(samples, held_out, train)
 
