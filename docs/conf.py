@@ -9,6 +9,7 @@ extensions = [
 ]
 html_theme = "furo"
 html_title = "pf_jax"
+html_show_copyright = False
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 default_role = "code"  # single backticks in docstrings
