@@ -10,12 +10,19 @@ from jax import lax
 from jax.sharding import NamedSharding, PartitionSpec
 
 import pf_jax
-from benchmarks import bench_scaling, compiled_report, forms, links, scaling_plan
+from benchmarks import (
+    bench_scaling,
+    compiled_report,
+    forms,
+    links,
+    planned,
+    scaling_plan,
+)
 from benchmarks.absent_devices import Target, UnavailableError, find_target
 from benchmarks.forms import Shape, multiply_adds
 from benchmarks.links import Link
+from benchmarks.planned import batch_shapes
 from benchmarks.products import count_multiply_adds
-from benchmarks.scaling_plan import batch_shapes
 from configs import default
 from pf_jax.affine import Affine
 from pf_jax.convolutional import convolution
@@ -159,7 +166,7 @@ def small():
     config.generator.hidden_size, config.generator.embedding_size = 16, 6
     config.discriminator.hidden_size, config.discriminator.mlp_size = 8, 7
     config.train.sequence_length, config.train.batch_size = 5, 8
-    return scaling_plan.plan_experiment(config, Vocabulary.from_text("abcd"))
+    return planned.plan_experiment(config, Vocabulary.from_text("abcd"))
 
 
 def summed_bytes(experiment):
@@ -174,7 +181,7 @@ def summed_bytes(experiment):
 @pytest.mark.slow
 def test_an_update_sums_its_gradients_counts_and_metrics(small, on_eight_cpus):
     target = Target("cpu", "cpu", tuple(jax.devices("cpu")))
-    program = scaling_plan.compile_program("small", small, target)
+    program = planned.compile_program("small", small, target)
     # Embedding, GRU of 16 units, readout; a GRU of 8 in each direction, layers of 7.
     generator = 5 * 6 + 3 * 16 * (6 + 16 + 1) + 16 + (16 + 1) * 5
     discriminator = 2 * (3 * 8 * (21 + 8 + 1) + 8) + 17 * 7 + 2 * 8 * 7 + 8
@@ -186,14 +193,14 @@ def test_an_update_sums_its_gradients_counts_and_metrics(small, on_eight_cpus):
 
 @pytest.mark.device
 def test_an_update_for_a_pod_sums_as_much(small):
-    program = scaling_plan.compile_program("small", small, find_target("v5e:8x8"))
+    program = planned.compile_program("small", small, find_target("v5e:8x8"))
     assert program.num_devices == 64
     total = sum(program.all_reduced_bytes)
     assert total == program.gradient_bytes + summed_bytes(small)
 
 
 def test_plan_rows_are_strong_where_the_batch_divides():
-    program = scaling_plan.Program("any", "cpu", 8, 4000, [4, 4000])
+    program = planned.Program("any", "cpu", 8, 4000, [4, 4000])
     rows = scaling_plan.plan_rows(program, 64, lambda rows: rows * 10**9)
     points = {(r.device, r.scaling, r.num_devices): r for r in rows}
     found = [key[1:] for key in points if key[0] == "H100"]
@@ -223,8 +230,8 @@ def test_bench_scaling_plans_and_reports_what_it_cannot_compile(
     for name in ("JAX_PLATFORMS", "XLA_FLAGS"):
         monkeypatch.setenv(name, "")  # so that they are as before in the end
     digits = {"seq_digits": lambda: Pixels(8, 8)}
-    monkeypatch.setattr(scaling_plan, "CONFIGURATIONS", digits)
-    monkeypatch.setattr(scaling_plan, "find_target", no_target)
+    monkeypatch.setattr(planned, "CONFIGURATIONS", digits)
+    monkeypatch.setattr(planned, "find_target", no_target)
     path = tmp_path / "plan.json"
     bench_scaling.main(["--plan", "--json", str(path)])
     printed = capsys.readouterr().out
@@ -248,7 +255,7 @@ def test_bench_scaling_refuses_a_plot_of_a_plan(capsys):
 
 def test_the_readme_has_the_plan_as_printed():
     report = json.loads(RESULTS.read_text())
-    programs = [scaling_plan.Program(**each) for each in report["programs"]]
+    programs = [planned.Program(**each) for each in report["programs"]]
     rows = [scaling_plan.Row(**each) for each in report["rows"]]
     text = (RESULTS.parent.parent / "README.md").read_text()
     assert scaling_plan.programs_table(programs) in text
