@@ -1,10 +1,16 @@
 """Ratings without runs, and raters whose preference is known."""
 
+import contextlib
 import random
 from unittest import mock
 
 import numpy as np
 
+from pf_jax.data import encoding_to_json, save_encoding
+from pf_jax.experiment.build import create_state, load_experiment
+from pf_jax.experiment.checkpoint import Checkpoints
+from pf_jax.experiment.saved_config import write_config
+from pf_jax.experiment.saved_files import CHECKPOINTS
 from pf_jax.rating import pairing
 from pf_jax.rating.judgements import Judgement
 from pf_jax.rating.key import KEY_FILE, PAGE_FILE, Key, Rule
@@ -14,6 +20,23 @@ from pf_jax.rating.pairing import make_items, make_pairs
 RULE = Rule(max_failed_catches=0.25, min_answered=0.5)
 A = {"workdir": "runs/secret_a", "objective": "professor_forcing", "step": 5}
 B = {"workdir": "runs/secret_b", "objective": "teacher_forcing", "step": 6}
+
+
+def write_untrained_run(config, workdir):
+    """A run before its first update: training would compile for seconds."""
+    experiment = load_experiment(config)
+    workdir.mkdir()
+    write_config(config, workdir)
+    save_encoding(experiment.encoding, workdir / "encoding.json")
+    (workdir / "metrics.jsonl").touch()
+    with contextlib.closing(Checkpoints(workdir / CHECKPOINTS)) as checkpoints:
+        checkpoints.save(
+            create_state(experiment),
+            encoding_to_json(experiment.encoding),
+            1.0,
+            settings=config.to_dict(),
+        )
+    return workdir
 
 
 class Secrets:

@@ -1,5 +1,7 @@
+import base64
 import collections
 import dataclasses
+import io
 import json
 import re
 
@@ -8,6 +10,7 @@ import pytest
 from errors import error_of
 from ratings import RULE, A, B, expected_shares, make_key, simulated, write_rating
 from scipy import stats
+from scipy.io import wavfile
 
 from pf_jax.data import Vocabulary, join_sequences
 from pf_jax.data.piano import PianoRoll
@@ -214,8 +217,8 @@ def test_catch_pairs_show_real_data_and_noise_of_each_kind(kind):
     noise = contents.form_of(encoding).noise
     sequences = [encoding.encode(encoding.decode(noise(encoding, rng, 24)))] * 3
     split = join_sequences(sequences, encoding.first_input)
-    pairs = catch_contents(encoding, split, seed=1, count=2, length=24)
-    assert len(pairs) == 2
+    pairs = catch_contents(encoding, split, seed=1, count=1, length=24)
+    assert len(pairs) == 1
     starts = {
         "picture": ("data:image/png;base64,", "data:image/svg+xml;base64,"),
         "sound": ("data:audio/wav;base64,",),
@@ -225,8 +228,18 @@ def test_catch_pairs_show_real_data_and_noise_of_each_kind(kind):
         for name in ("picture", "sound"):
             assert name not in content or content[name].startswith(starts[name])
         json.dumps(content)
-    assert pairs[0][0] != pairs[0][1] and pairs[0][1] != pairs[1][1]
-    assert pairs == catch_contents(encoding, split, seed=1, count=2, length=24)
+    assert pairs[0][0] != pairs[0][1]
+
+
+def test_catch_pairs_follow_from_the_seed():
+    encoding = ENCODINGS["text"][0]
+    split = join_sequences([encoding.encode("abc <&" * 9)], encoding.first_input)
+    pairs, again, others = (
+        catch_contents(encoding, split, seed=seed, count=3, length=20)
+        for seed in (1, 1, 2)
+    )
+    assert pairs == again != others
+    assert len({content["text"] for pair in pairs for content in pair}) == 6
 
 
 def test_notes_of_a_roll_are_its_runs_of_ones():
@@ -234,6 +247,21 @@ def test_notes_of_a_roll_are_its_runs_of_ones():
     roll = np.array([[1, 0, 0], [1, 0, 1], [0, 0, 0], [1, 0, 0]], np.uint8)
     content = contents.form_of(encoding).content(encoding, roll)
     assert content["notes"] == [(60, 0, 0.5), (60, 0.75, 1.0), (62, 0.25, 0.5)]
+
+
+@pytest.mark.parametrize(("rate", "played"), [(1000, 8000), (3000, 9000), (8000, 8000)])
+def test_sounds_are_resampled_to_a_rate_that_browsers_play(rate, played):
+    encoding = Waveform(rate, 256, "mu_law")
+    seconds = np.arange(rate) / rate
+    raw = 0.5 * np.sin(2 * np.pi * 100 * seconds)
+    content = contents.form_of(encoding).content(encoding, raw)
+    start, _, code = content["sound"].partition(",")
+    assert start == "data:audio/wav;base64"
+    found, wave = wavfile.read(io.BytesIO(base64.b64decode(code)))
+    assert (found, len(wave)) == (played, played)
+    expected = 0.5 * np.sin(2 * np.pi * 100 * np.arange(played) / played)
+    inner = slice(played // 10, -played // 10)
+    np.testing.assert_allclose(wave[inner] / 2**15, expected[inner], atol=2e-3)
 
 
 def test_real_sequences_are_cut_at_random_or_whole():

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
+from scipy import signal as dsp
 
 from pf_jax.analysis import drawings, plots, rolls, sound
 from pf_jax.data import Sequences, Vocabulary
@@ -23,6 +24,9 @@ from pf_jax.data.waveform import Waveform
 from pf_jax.data.words import Words
 from pf_jax.errors import UserError
 from pf_jax.study.samples import data_url
+
+PLAYABLE_RATE = 8000
+"""Samples per second that every browser plays; Chromium plays nothing below 3,000."""
 
 SHOWN_STEPS = 1000
 """Number of steps of a series that are drawn."""
@@ -66,7 +70,7 @@ def form_of(encoding: Encoding) -> Form:
 def real_sequences(
     split: Sequences, rng: np.random.Generator, count: int, length: int
 ) -> list[np.ndarray]:
-    """Sequences of real data, chosen at random.
+    """Sequences of real data, chosen at random; none again before all were chosen.
 
     Args:
         split: Held-out data.
@@ -78,7 +82,7 @@ def real_sequences(
         Values `[N_i, ...]` of each.
     """
     chosen = []
-    for number in rng.integers(len(split.lengths), size=count):
+    for number in np.resize(rng.permutation(len(split.lengths)), count):
         start, end = split.offsets[number] + 1, split.offsets[number + 1]
         start += rng.integers(max(0, end - start - length) + 1)
         chosen.append(split.values[start : min(end, start + length)])
@@ -106,7 +110,10 @@ def _drawing(encoding: Encoding, raw: np.ndarray) -> Content:
 
 
 def _sound(encoding: Waveform, raw: np.ndarray) -> Content:
-    wav = _file(lambda path: sound.write_wav(raw, encoding.sample_rate, path))
+    rate = encoding.sample_rate
+    factor = -(-PLAYABLE_RATE // rate)
+    played = dsp.resample_poly(raw, factor, 1) if factor > 1 else raw
+    wav = _file(lambda path: sound.write_wav(played, factor * rate, path))
     return {"sound": data_url("audio/wav", wav)}
 
 

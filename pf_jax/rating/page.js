@@ -204,7 +204,7 @@ function play(side) {
   const sound = element(side).querySelector("audio");
   if (sound) {
     sound.currentTime = 0;
-    sound.play();
+    sound.play().catch(() => {}); // Another key stops a sound before it has begun.
   }
 }
 
