@@ -182,6 +182,20 @@ def test_codes_that_are_not_known_are_refused(visit, tmp_path):
     assert session.page.is_visible("#rate")
 
 
+def test_browser_that_keeps_nothing_says_so(visit, tmp_path):
+    key, _ = write_rating(tmp_path)
+    session = visit((tmp_path / "page.html").as_uri())
+    session.page.add_init_script(
+        "Object.defineProperty(window, 'localStorage', {get() {throw new Error('no')}})"
+    )
+    session.page.reload()
+    assert session.page.is_visible("#unkept")
+    session.begin("ann")
+    for _ in key.items:
+        session.press(1)
+    assert session.is_at_end() and session.messages == []
+
+
 def test_code_in_the_address_is_filled_in(visit, tmp_path):
     write_rating(tmp_path)
     session = visit((tmp_path / "page.html").as_uri() + "#rater=3f2a91")

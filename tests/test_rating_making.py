@@ -1,4 +1,5 @@
 import base64
+import dataclasses
 import io
 import json
 import pathlib
@@ -17,6 +18,7 @@ from whole_runs import copy_of, small_config, write_text
 
 from pf_jax.analysis.present import Sampling
 from pf_jax.analysis.samples import sample_text
+from pf_jax.data import Vocabulary
 from pf_jax.experiment.runs import load_run
 from pf_jax.experiment.streams import Stream
 from pf_jax.files import write_error
@@ -214,6 +216,28 @@ def test_make_refuses_runs_of_other_data(runs, tmp_path):
             f"{other}: its {split} split differs from that of {runs[0]}: compare runs of "
             "the same data"
         )
+    assert not (tmp_path / "out").exists()
+
+
+def test_make_refuses_runs_of_another_name_or_encoding(runs, monkeypatch, tmp_path):
+    loaded = load_run(runs[0])
+    experiment = loaded.experiment
+    config = experiment.config.copy_and_resolve_references()
+    config.data.name = "ptb_char"
+    encoding = Vocabulary.from_text("abc")
+    for other, words in (
+        (dataclasses.replace(experiment, config=config), "data.name is ptb_char there"),
+        (
+            dataclasses.replace(
+                experiment, dataset=experiment.dataset._replace(encoding=encoding)
+            ),
+            "encodes its data differently",
+        ),
+    ):
+        found = iter([loaded, loaded._replace(experiment=other)])
+        monkeypatch.setattr(making, "load_run", lambda *_, found=found: next(found))
+        message = error_of(make_rating, *runs, tmp_path / "out", FEW, SHORT)
+        assert words in message and message.endswith("compare runs of the same data")
     assert not (tmp_path / "out").exists()
 
 

@@ -139,7 +139,13 @@ def read_key(folder: pathlib.Path) -> Key:
     try:
         content = path.read_text("utf-8")
         key = _from_json(json.loads(content))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+    ) as error:
         raise UserError(
             f"{path}: damaged ({type(error).__name__}: {error}): put back a copy"
         ) from error

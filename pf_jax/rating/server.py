@@ -140,7 +140,10 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         this server's own; such a request has that name as its host.
         """
         port = self.server.server_address[1]
-        names = [f"{host}:{port}" for host in (ADDRESS, "localhost")]
+        hosts = (ADDRESS, "localhost")
+        names = [f"{host}:{port}" for host in hosts]
+        if port == 80:  # Which browsers leave out.
+            names += hosts
         if self.headers.get_all("Host", []) not in ([name] for name in names):
             raise _Refused(421, f"this server is {names[0]}")
         origin = self.headers.get("Origin")
