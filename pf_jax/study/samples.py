@@ -72,18 +72,18 @@ def _read(folder: pathlib.Path) -> Sample:
     if texts.exists():
         return _text(texts.read_text("utf-8"))
     if drawing.exists() and drawing.stat().st_size <= MAX_DRAWING_BYTES:
-        return Sample(picture=_url("image/svg+xml", drawing.read_bytes()))
+        return Sample(picture=data_url("image/svg+xml", drawing.read_bytes()))
     sample = Sample()
     if (folder / "samples.png").exists():
         picture, note = shrunk_picture((folder / "samples.png").read_bytes())
-        sample = Sample(picture=_url("image/png", picture), note=note)
+        sample = Sample(picture=data_url("image/png", picture), note=note)
     if (folder / "sample_1.wav").exists():
         sound, note = cut_sound((folder / "sample_1.wav").read_bytes())
         notes = " ".join(filter(None, (sample.note, note)))
-        sample = sample._replace(sound=_url("audio/wav", sound), note=notes)
+        sample = sample._replace(sound=data_url("audio/wav", sound), note=notes)
     if (folder / "sample_1.mid").exists():
         midi = (folder / "sample_1.mid").read_bytes()
-        sample = sample._replace(midi=_url("audio/midi", midi))
+        sample = sample._replace(midi=data_url("audio/midi", midi))
     return sample
 
 
@@ -136,8 +136,9 @@ def cut_sound(content: bytes) -> tuple[bytes, str]:
 
 def png_url(content: bytes) -> str:
     """The URL of a PNG file, with its content."""
-    return _url("image/png", content)
+    return data_url("image/png", content)
 
 
-def _url(kind: str, content: bytes) -> str:
+def data_url(kind: str, content: bytes) -> str:
+    """The URL of a file of this media type, with its content."""
     return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
