@@ -354,3 +354,4 @@ def test_names_are_those_that_there_are():
     assert set(checks.DISCRIMINATORS) == set(build.DISCRIMINATORS)
     assert set(checks.COMPANDINGS) == set(waveform.COMPANDINGS)
     assert set(checks.CELLS) == set(build.CELLS)
+    assert checks.MAX_SAMPLE_RATE == waveform.MAX_SAMPLE_RATE

@@ -32,7 +32,9 @@ from pf_jax.experiment.checks import (
     check_devices,
     has_discriminator,
 )
+from pf_jax.experiment.environment import check_environment
 from pf_jax.experiment.lock import FolderLock
+from pf_jax.experiment.memory import check_memory
 from pf_jax.experiment.restoring import restore_whole
 from pf_jax.experiment.run_log import RunLog
 from pf_jax.experiment.saved_config import check_same_model, write_config
@@ -75,12 +77,14 @@ def train_and_evaluate(
     workdir = pathlib.Path(workdir)
     # Before the data is read, which can take long.
     check_config(config)
+    check_environment()
     check_devices(config.train.batch_size, jax.device_count())
     checkpoints = Checkpoints(workdir / CHECKPOINTS, config.train.keep_checkpoints)
     with FolderLock(workdir, "trains") as lock, contextlib.closing(checkpoints):
         if workdir.is_dir():
             _enter(workdir, lock)
         experiment, state = _start(config, workdir, checkpoints)
+        check_memory(experiment)
         if state is None:
             _enter(workdir, lock)
             if checkpoints.steps():
