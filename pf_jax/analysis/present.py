@@ -14,7 +14,7 @@ import numpy as np
 from pf_jax.analysis import drawings, images, rolls, series, sound
 from pf_jax.analysis.samples import draw_samples, sample_text
 from pf_jax.data import Sequences, Vocabulary
-from pf_jax.data.encoding import Encoding, TextEncoding
+from pf_jax.data.encoding import Encoding, TextEncoding, quoted
 from pf_jax.data.piano import PianoRoll
 from pf_jax.data.pixels import Pixels
 from pf_jax.data.series import Series
@@ -203,7 +203,7 @@ def _write_texts(request: Request) -> str:
         for number, text in enumerate(texts, start=1)
     )
     write_whole(request.folder / "samples.txt", "\n".join(pages))
-    return repr(texts[0])
+    return quoted(texts[0])
 
 
 def _write_images(request: Request) -> str:

@@ -32,6 +32,9 @@ flags.disclaim_key_flags()
 
 USER_ERROR_STATUS = 2
 
+MOST_SHOWN = 1000
+"""Largest number of characters of an error."""
+
 _ILLEGAL_VALUE = re.compile(r"flag (--[\w.]+)=(.*?): (.*)", re.DOTALL)
 _REASONS = (
     ("invalid literal for int()", "must be an integer"),
@@ -320,6 +323,10 @@ def _reworded(error: flags.Error) -> str:
 def _message(error: Exception) -> str | None:
     """One line for what a user, or the machine, is the cause of; None for a bug."""
     cause = " ".join(line.strip() for line in str(error).splitlines())
+    if (
+        len(cause) > MOST_SHOWN
+    ):  # Such as a number of 5,000 digits; the fix is at the end.
+        cause = f"{cause[: MOST_SHOWN // 2]} ... {cause[-MOST_SHOWN // 2 :]}"
     if isinstance(error, UserError | flags.Error):
         return cause
     # The allocator of JAX has no exception of its own.

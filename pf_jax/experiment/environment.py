@@ -28,7 +28,7 @@ def check_environment() -> None:
     Raises:
         UserError: If `JAX_PLATFORMS` names what is not there, or `JAX_ENABLE_X64` is set.
     """
-    if jax.config.read("jax_enable_x64"):
+    if jax.config.jax_enable_x64:  # pyright: ignore[reportAttributeAccessIssue]
         raise UserError(
             "JAX_ENABLE_X64 is set: runs are saved in 32 bits, and one in 64 bits could "
             "not be read without it: unset it"
@@ -37,8 +37,9 @@ def check_environment() -> None:
         jax.devices()
     except (AssertionError, RuntimeError) as error:
         lines = str(error).splitlines()
+        named = jax.config.jax_platforms  # pyright: ignore[reportAttributeAccessIssue]
         raise UserError(
-            f"JAX_PLATFORMS={jax.config.read('jax_platforms') or ''}: JAX cannot use such "
+            f"JAX_PLATFORMS={named or ''}: JAX cannot use such "
             f"a device{f' ({lines[0]})' if lines else ''}: unset it, or set "
             "JAX_PLATFORMS=cpu"
         ) from error
