@@ -143,6 +143,24 @@ def flush_folder(folder: pathlib.Path) -> None:
             os.close(descriptor)
 
 
+def check_place(folder: pathlib.Path, advice: str) -> None:
+    """Checks that a folder can be made, without making it.
+
+    Args:
+        folder: Path of the folder; it may exist.
+        advice: Last part of the error message: what the user can do.
+
+    Raises:
+        UserError: If there is a file in its place, or its parent cannot be written to.
+    """
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        reason = "Permission denied" if place.is_dir() else "Not a directory"
+        raise UserError(f"{folder}: cannot write there ({reason}): {advice}")
+
+
 def make_folder(folder: pathlib.Path, advice: str) -> None:
     """Makes a folder and its parents, and checks that it can be written to.
 

@@ -1,10 +1,10 @@
 """Runs wrong inputs, each in a process of its own, and prints what came of them.
 
-    python tests/fuzz_worker.py SEED START STOP STEP [--train]
+    python tests/fuzz_worker.py SEED START STOP STEP [--slow] [--train]
 
 One line of JSON a case. The processes are forked from one that has imported everything, so
-that a case takes a fraction of a second. Without `--train` what is accepted ends where it
-would be compiled; with it, it is trained.
+that a case takes a fraction of a second, but for slow ones, which are left out without
+`--slow`. What is accepted ends where it would be compiled; with `--train` it is trained.
 """
 
 import itertools
@@ -19,6 +19,9 @@ import tempfile
 import time
 import warnings
 
+# Programs that are read from the cache of compiled ones would be remarked upon.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
 ROOT = pathlib.Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 MOST_SECONDS, MOST_BYTES = 60, 4e9
@@ -28,6 +31,7 @@ SMALL_MACHINE = 3e9
 
 def main() -> None:
     seed, start, stop, step = map(int, sys.argv[1:5])
+    # Nothing has started a thread yet that a forked process would wait for.
     warnings.filterwarnings("ignore", ".*fork.*")
     from fuzz_cases import cases
 
@@ -35,7 +39,7 @@ def main() -> None:
     does_train = "--train" in sys.argv
     programs = tempfile.mkdtemp()
     for case in itertools.islice(cases(seed), start, stop, step):
-        if case.is_slow and not does_train:
+        if case.is_slow and "--slow" not in sys.argv:
             continue
         here = pathlib.Path(tempfile.mkdtemp())
         try:
@@ -62,6 +66,7 @@ def _result(case, here: pathlib.Path, programs: str | None) -> dict:
     arguments = [argument.replace("{here}", str(here)) for argument in arguments]
     output = here / "output"
     output.mkdir()
+    there = set(here.rglob("*"))
     before = time.monotonic()
     child = os.fork()
     if child == 0:
@@ -76,6 +81,11 @@ def _result(case, here: pathlib.Path, programs: str | None) -> dict:
         "stdout": (output / "1").read_text(errors="replace")[:2000],
         "stderr": (output / "2").read_text(errors="replace")[:10_000],
         "accepted": json.loads(found.read_text()) if found.exists() else None,
+        "written": sorted(
+            str(path.relative_to(here))
+            for path in set(here.rglob("*")) - there
+            if output not in path.parents
+        ),
         "arguments": arguments,
     }
 
@@ -166,7 +176,16 @@ def _stop_where_it_compiles(found: pathlib.Path, programs: str | None) -> None:
         build._check_rows = lambda *arguments: None
         loop.check_memory = accept_model
     loop._train = accept_training
-    conduct._run = evaluation._evaluate = selection.write_report = accept
+    conduct._run = evaluation._evaluate = accept
+    write_report = selection.write_report
+
+    def accept_report(*arguments, **keywords):
+        if programs is None:
+            accept()
+        write_report(*arguments, **keywords)
+        found.write_text("{}")
+
+    selection.write_report = accept_report
     memory.host_bytes = lambda: SMALL_MACHINE
     if programs is not None:
         import jax

@@ -38,6 +38,7 @@ MOST_SHOWN = 1000
 _ILLEGAL_VALUE = re.compile(r"flag (--[\w.]+)=(.*?): (.*)", re.DOTALL)
 _REASONS = (
     ("invalid literal for int()", "must be an integer"),
+    ("Exceeds the limit", "must be an integer"),
     ("could not convert string to float", "must be a number"),
     ("('Non-boolean argument", "must be true or false"),
 )
@@ -48,6 +49,9 @@ class _NamesParser(tuple_parser.TupleParser):
 
     def parse(self, argument: Any) -> tuple[Any, ...]:
         values = []
+        # Bytes would be read as numbers, and a mapping as its keys.
+        if isinstance(argument, str) and re.match(r"\s*(\{|b['\"])", argument):
+            raise ValueError("must be names, such as a,b")
         try:
             parsed = super().parse(argument)
         except Exception as error:  # Of Python's own parser, such as a MemoryError.

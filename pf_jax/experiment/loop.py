@@ -47,7 +47,7 @@ from pf_jax.experiment.saved_files import (
 from pf_jax.experiment.signals import stop_requests
 from pf_jax.experiment.streams import Stream
 from pf_jax.experiment.validation import validate
-from pf_jax.files import make_folder
+from pf_jax.files import check_place, make_folder
 from pf_jax.metrics import add, compute
 from pf_jax.parallel import Update, make_update, replicate
 from pf_jax.state import TrainState
@@ -83,6 +83,7 @@ def train_and_evaluate(
     with FolderLock(workdir, "trains") as lock, contextlib.closing(checkpoints):
         if workdir.is_dir():
             _enter(workdir, lock)
+        check_place(workdir, "give another --workdir")
         experiment, state = _start(config, workdir, checkpoints)
         check_memory(experiment)
         if state is None:

@@ -198,10 +198,10 @@ def checked_lines(workdir: pathlib.Path) -> Sequence[dict[str, Any]]:
     """
     try:
         lines = read_metrics(workdir)
-    except OSError as error:
+    except UserError as error:
         raise UserError(
-            f"{workdir}: cannot read metrics.jsonl ({error.strerror}): copy the folder "
-            "that train.py wrote as a whole"
+            f"{workdir}: cannot read metrics.jsonl ({error}): copy the folder that "
+            "train.py wrote as a whole"
         ) from error
     newest = newest_digests(workdir / CHECKPOINTS)
     if newest is not None:
