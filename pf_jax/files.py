@@ -74,6 +74,11 @@ def writing(path: pathlib.Path, num_bytes: int) -> Iterator[None]:
         raise write_error(path, num_bytes, error.errno) from error
 
 
+def encoded(text: str) -> bytes:
+    """A text as UTF-8, with escapes for what is none, such as bytes of an argument."""
+    return text.encode("utf-8", "backslashreplace")
+
+
 def write_whole(path: pathlib.Path, content: str | bytes) -> None:
     """Writes a file atomically and durably: whole or not at all; text as UTF-8.
 
@@ -84,7 +89,7 @@ def write_whole(path: pathlib.Path, content: str | bytes) -> None:
     Raises:
         WriteError: If it cannot be written; what was there before is kept.
     """
-    data = content.encode("utf-8") if isinstance(content, str) else content
+    data = encoded(content) if isinstance(content, str) else content
     temporary = path.with_name(f"{path.name}.partial")
     with writing(path, len(data)):
         try:
@@ -110,7 +115,7 @@ def append_whole(path: pathlib.Path, text: str) -> None:
     Raises:
         WriteError: If it cannot be written; the file is left as it was.
     """
-    data = text.encode("utf-8")
+    data = encoded(text)
     # Unbuffered: a buffer would be written once more when the file is closed.
     with writing(path, len(data)), path.open("ab", buffering=0) as file:
         size = file.seek(0, os.SEEK_END)

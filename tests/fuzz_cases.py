@@ -46,17 +46,20 @@ class Case(NamedTuple):
     is_slow: bool = False
 
 
+_SMALL_FIELDS = {
+    **SIZES,
+    "data.path": "text.txt",
+    "discriminator.hidden_size": 4,
+    "discriminator.mlp_size": 4,
+    "train.num_steps": 2,
+    "train.log_every": 2,
+}
+"""Fields of a training that takes no time."""
+
+
 def small_arguments() -> tuple[str, ...]:
     """The arguments of a training that takes no time."""
-    fields = {
-        **SIZES,
-        "data.path": "{here}/text.txt",
-        "discriminator.hidden_size": 4,
-        "discriminator.mlp_size": 4,
-        "train.num_steps": 2,
-        "train.log_every": 2,
-    }
-    return tuple(f"--config.{name}={value}" for name, value in fields.items())
+    return tuple(f"--config.{name}={value}" for name, value in _SMALL_FIELDS.items())
 
 
 def fields_of(config: config_dict.ConfigDict, prefix: str = "") -> Iterator[tuple]:
@@ -375,7 +378,9 @@ def _other_cases(source: random.Random) -> list[Case]:
     for line in _IN_CONFIG:
         text = (
             "from configs import default\ndef get_config():\n"
-            f"    config = default.get_config()\n    {line}\n    return config\n"
+            "    config = default.get_config()\n"
+            f"    config.update_from_flattened_dict({_SMALL_FIELDS})\n"
+            f"    {line}\n    return config\n"
         )
         made.append(_config_case(text.encode(), line))
     for value in source.sample(_VARY, len(_VARY)):
