@@ -14,6 +14,19 @@ WORKER = pathlib.Path(__file__).parent / "fuzz_worker.py"
 
 FLOATS = [field for field, kind in FIELDS if kind is float]
 
+SHARES = {
+    "gate.average_decay",
+    "gate.discriminator_upper",
+    "gate.generator_lower",
+    "gate.generator_upper",
+    "generator.dropout",
+    "input_noise.probability",
+    "scheduled_sampling.decay",
+    "scheduled_sampling.floor",
+    "scheduled_sampling.start",
+}
+"""Fields for which 1 is something else than a number close to it."""
+
 
 def _results(seed: int, count: int, step: int, *how: str) -> list[dict]:
     """What came of every `step`-th of the first cases, `count` of them."""
@@ -50,10 +63,11 @@ def _check_effect(accepted: dict, shown: str) -> None:
     """Checks that no number became another one that does nothing."""
     for field, value in accepted.get("fields", {}).items():
         if field in FLOATS and value is not None:
-            on_device = np.float32(value)
+            with np.errstate(over="ignore", under="ignore"):
+                on_device = np.float32(value)
             assert np.isfinite(on_device), shown
             assert (on_device == 0) == (value == 0), shown
-            assert (on_device == 1) == (value == 1), shown
+            assert field not in SHARES or (on_device == 1) == (value == 1), shown
     assert accepted.get("moved", True), shown
 
 
