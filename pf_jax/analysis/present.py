@@ -14,7 +14,7 @@ import numpy as np
 from pf_jax.analysis import drawings, images, rolls, series, sound
 from pf_jax.analysis.samples import draw_samples, sample_text
 from pf_jax.data import Sequences, Vocabulary
-from pf_jax.data.encoding import Encoding, TextEncoding
+from pf_jax.data.encoding import Encoding, TextEncoding, quoted
 from pf_jax.data.piano import PianoRoll
 from pf_jax.data.pixels import Pixels
 from pf_jax.data.series import Series
@@ -30,6 +30,9 @@ from pf_jax.types import Array
 
 FREE_RUN_LENGTHS = 10
 """Default length of samples in training windows, for data without a length of its own."""
+
+MOST_SAMPLES, MOST_STEPS, MOST_NUMBERS = 10_000, 10_000_000, 1 << 27
+"""Largest number of samples, of steps of one, and of numbers of all: half a GB."""
 
 NUM_COMPLETED, NUM_COMPLETIONS = 8, 6
 """Number of images whose upper half is completed, and completions of each."""
@@ -95,14 +98,21 @@ class Presenter(NamedTuple):
 
 def check_sampling(sampling: Sampling) -> None:
     """Raises a UserError if a number is out of range."""
-    for name in ("num_samples", "sample_length"):
+    for name, most in (("num_samples", MOST_SAMPLES), ("sample_length", MOST_STEPS)):
         value = getattr(sampling, name)
         if value is not None and value < 1:
             raise UserError(f"--{name}={value}: must be at least 1")
-    for name in ("temperature", "bias"):
+        if value is not None and value > most:
+            raise UserError(f"--{name}={value}: must be at most {most}")
+    for name, least, most in (("temperature", 1e-6, 1e6), ("bias", 1e-6, 50.0)):
         value = getattr(sampling, name)
         if not (math.isfinite(value) and value >= 0):
             raise UserError(f"--{name}={value}: must be a finite number, at least 0")
+        if value and not least <= value <= most:
+            raise UserError(
+                f"--{name}={value}: must be 0 or from {least:g} to {most:g}: others have "
+                "no effect in float32 or overflow there"
+            )
 
 
 def settle_sampling(
@@ -130,13 +140,18 @@ def settle_sampling(
             f"--sample_length={length}: every sequence of this run's data has {fixed} "
             f"{encoding.unit}: leave it out"
         )
-    return sampling._replace(
-        num_samples=sampling.num_samples or presenter.num_samples,
-        sample_length=fixed
-        or length
-        or presenter.sample_length
-        or FREE_RUN_LENGTHS * training_length,
+    num_samples = sampling.num_samples or presenter.num_samples
+    length = (
+        fixed or length or presenter.sample_length or FREE_RUN_LENGTHS * training_length
     )
+    size = encoding.first_input.size
+    if num_samples * length * size > MOST_NUMBERS:
+        raise UserError(
+            f"--num_samples={num_samples} --sample_length={length}: have "
+            f"{num_samples * length * size:,} numbers together: must be at most "
+            f"{MOST_NUMBERS:,}: sample fewer, or shorter ones"
+        )
+    return sampling._replace(num_samples=num_samples, sample_length=length)
 
 
 def write_samples(request: Request) -> str:
@@ -188,7 +203,7 @@ def _write_texts(request: Request) -> str:
         for number, text in enumerate(texts, start=1)
     )
     write_whole(request.folder / "samples.txt", "\n".join(pages))
-    return repr(texts[0])
+    return quoted(texts[0])
 
 
 def _write_images(request: Request) -> str:

@@ -2,7 +2,8 @@
 
 import io
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import mido
 import numpy as np
@@ -16,6 +17,9 @@ TICKS_PER_FRAME = 480
 
 VELOCITY = 80
 """MIDI velocity of all notes, of 127, since rolls do not have any."""
+
+MOST_FRAMES = 4000
+"""Largest number of frames that a picture shows: it has fewer pixels."""
 
 OCTAVE = 12
 
@@ -43,30 +47,35 @@ def write_midi(
     """
     # A frame is a beat, so that it has whole ticks at any tempo.
     tempo = round(seconds_per_frame * 1e6)
-    track = mido.MidiTrack([mido.MetaMessage("set_tempo", tempo=tempo)])
+    # One message after the other: those of a long roll together take gigabytes.
+    track: Any = _messages(roll, lowest_pitch, tempo)
+    content = io.BytesIO()
+    file = mido.MidiFile(type=0, ticks_per_beat=TICKS_PER_FRAME, tracks=[track])
+    file.save(file=content)
+    write_whole(path, content.getvalue())
+
+
+def _messages(
+    roll: np.ndarray, lowest_pitch: int, tempo: int
+) -> Iterator[mido.Message | mido.MetaMessage]:
+    """The messages of a MIDI track, in order."""
+    yield mido.MetaMessage("set_tempo", tempo=tempo)
     silence = np.zeros_like(roll[:1], np.int8)
     changes = np.diff(roll.astype(np.int8), axis=0, prepend=silence, append=silence)
     last = 0
     for frame, change in enumerate(changes):
         for kind, wanted in (("note_off", -1), ("note_on", 1)):
             for key in np.flatnonzero(change == wanted):
-                track.append(
-                    mido.Message(
-                        kind,
-                        note=lowest_pitch + int(key),
-                        velocity=VELOCITY,
-                        time=(frame - last) * TICKS_PER_FRAME,
-                    )
+                yield mido.Message(
+                    kind,
+                    note=lowest_pitch + int(key),
+                    velocity=VELOCITY,
+                    time=(frame - last) * TICKS_PER_FRAME,
                 )
                 last = frame
     # The end comes after the last silent frames.
-    track.append(
-        mido.MetaMessage("end_of_track", time=(len(roll) - last) * TICKS_PER_FRAME)
-    )
-    content = io.BytesIO()
-    file = mido.MidiFile(type=0, ticks_per_beat=TICKS_PER_FRAME, tracks=[track])
-    file.save(file=content)
-    write_whole(path, content.getvalue())
+    rest = (len(roll) - last) * TICKS_PER_FRAME
+    yield mido.MetaMessage("end_of_track", time=rest)
 
 
 def plot_rolls(
@@ -79,6 +88,8 @@ def plot_rolls(
 ) -> None:
     """Plots pitches over frames, one roll above the other, all on the same scales.
 
+    Of longer rolls the first `MOST_FRAMES` frames are shown.
+
     Args:
         rolls: Piano rolls, `[N, num_keys]` each: at least one, of at least one frame.
         path: Path of the PNG file.
@@ -87,20 +98,24 @@ def plot_rolls(
             rolls.
         titles: Title of each roll.
     """
-    low, high = _shown_keys(rolls)
     longest = max(map(len, rolls))
+    rolls = [roll[:MOST_FRAMES] for roll in rolls]
+    low, high = _shown_keys(rolls)
     figure = make_figure(height=0.5 + 2.5 * len(rolls))
     rows = figure.subplots(len(rolls), sharex=True, squeeze=False)[:, 0]
     label = "frames"
+    if longest > MOST_FRAMES:
+        label = f"the first {MOST_FRAMES:,} of {longest:,} frames"
+    note = ""
     for index, (axes, roll) in enumerate(zip(rows, rolls, strict=True)):
         _plot_roll(axes, roll[:, low:high], lowest_pitch + low)
-        axes.set_xlim(0, longest)
+        axes.set_xlim(0, min(longest, MOST_FRAMES))
         if titles:
             axes.set_title(titles[index], loc="left", fontsize=10)
         if training_length is not None and training_length < len(roll):
             axes.axvline(training_length, color=COLORS[1], lw=1, ls="--")
-            label = "frames; dashed: training length"
-    rows[-1].set_xlabel(label)
+            note = "; dashed: training length"
+    rows[-1].set_xlabel(label + note)
     save_figure(figure, path)
 
 

@@ -56,7 +56,8 @@ def draw_samples(
     carry = initial_carry(state.generator.params, num_samples, generator=generator)
     # All chunks have one length, since jit would compile a shorter last one anew.
     length = min(CHUNK_LENGTH, total)
-    last, chunks = read[0], []
+    # Whole before it is filled: chunks that are joined at the end would take it twice.
+    last, drawn = read[0], None
     for start in range(0, total, length):
         part = read[start : start + length]
         given = np.zeros((length, *read.shape[1:]), read.dtype)
@@ -74,9 +75,13 @@ def draw_samples(
             start,
             temperature,
         )
-        chunks.append(np.asarray(samples))
-        last = chunks[-1][-1]
-    return np.swapaxes(np.concatenate(chunks)[num_read - 1 : total], 0, 1)
+        chunk = np.asarray(samples)
+        if drawn is None:
+            drawn = np.empty((total, *chunk.shape[1:]), chunk.dtype)
+        drawn[start : start + length] = chunk[: total - start]
+        last = chunk[-1]
+    assert drawn is not None
+    return np.swapaxes(drawn[num_read - 1 :], 0, 1)
 
 
 def sample_text(

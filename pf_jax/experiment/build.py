@@ -85,14 +85,12 @@ def load_experiment(
 def make_experiment(config: config_dict.ConfigDict, dataset: Dataset) -> Experiment:
     """An experiment on data that is at hand; see `load_experiment`."""
     train = config.train
-    return Experiment(
-        config=config,
-        dataset=dataset,
-        settings=make_settings(config, dataset.encoding),
-        windows=make_windows(
-            dataset.splits["train"], length=train.sequence_length, chunks=train.chunks
-        ),
+    # First: it takes no time to find that there is too little data.
+    windows = make_windows(
+        dataset.splits["train"], length=train.sequence_length, chunks=train.chunks
     )
+    settings = make_settings(config, dataset.encoding)
+    return Experiment(config, dataset, settings, windows)
 
 
 def _recurrent(config: config_dict.ConfigDict, encoding: Encoding) -> Discriminator:

@@ -12,6 +12,7 @@ from pf_jax.experiment.agreement import check_same_input, check_same_step, tell
 from pf_jax.experiment.build import Experiment, create_state, load_experiment
 from pf_jax.experiment.checkpoint import Checkpoints
 from pf_jax.experiment.checks import has_discriminator
+from pf_jax.experiment.memory import check_memory
 from pf_jax.experiment.progress import Progress
 from pf_jax.experiment.restoring import restore_whole
 from pf_jax.experiment.saved_config import check_same_model
@@ -41,9 +42,11 @@ def new_start(config: config_dict.ConfigDict) -> Start:
         config: Fields of `configs/default.py`.
 
     Raises:
-        UserError: If the data cannot be read, or is not that of the other processes.
+        UserError: If the data cannot be read or is not that of the other processes, or
+            the training does not fit into memory.
     """
     experiment = load_experiment(config)
+    check_memory(experiment)
     check_same_input(experiment)
     _print_sizes(experiment.config.data.name, experiment.dataset)
     return Start(experiment, replicate(_new_state(experiment)))
@@ -67,6 +70,7 @@ def continued_start(
     experiment, state = restore_whole(
         checkpoints, checkpoints.steps()[::-1], config, all_devices()
     )
+    check_memory(experiment)
     step = int(state.step)
     check_same_step(step)
     check_same_input(experiment)

@@ -19,6 +19,7 @@ from pf_jax.experiment.agreement import (
 from pf_jax.experiment.build import step_function
 from pf_jax.experiment.checkpoint import Checkpoints
 from pf_jax.experiment.checks import check_config, check_devices
+from pf_jax.experiment.environment import check_environment
 from pf_jax.experiment.feed import Feed
 from pf_jax.experiment.first_state import Start, continued_start, new_start
 from pf_jax.experiment.lock import FolderLock
@@ -29,7 +30,7 @@ from pf_jax.experiment.run_log import NoLog, RunLog
 from pf_jax.experiment.saved_config import write_config
 from pf_jax.experiment.saved_files import CHECKPOINTS
 from pf_jax.experiment.signals import requests_so_far, stop_requests
-from pf_jax.files import make_folder
+from pf_jax.files import check_place, make_folder
 from pf_jax.state import TrainState
 
 INTERRUPTED = 130
@@ -61,12 +62,14 @@ def train_and_evaluate(
     workdir = pathlib.Path(workdir)
     # Before the data is read, which can take long.
     check_config(config)
+    check_environment()
     check_same_devices()
     check_devices(config.train.batch_size, jax.device_count())
     checkpoints = Checkpoints(workdir / CHECKPOINTS, config.train.keep_checkpoints)
     with FolderLock(workdir, "trains") as lock, contextlib.closing(checkpoints):
         if workdir.is_dir():
             _enter(workdir, lock)
+        check_place(workdir, "give another --workdir")
         if checkpoints.steps():
             start = continued_start(config, workdir, checkpoints)
         else:

@@ -14,6 +14,7 @@ from pf_jax.errors import warn
 from pf_jax.experiment.digests import LogDigest, bytes_digest
 from pf_jax.experiment.event_file import EventFile
 from pf_jax.files import append_whole, flush_file, flush_folder, write_whole
+from pf_jax.reading import read_file
 
 
 def with_measure(values: Mapping[str, float], measure: Measure) -> dict[str, float]:
@@ -182,7 +183,7 @@ def log_digest(path: pathlib.Path, size: int | None = None) -> LogDigest:
         path: Path of `metrics.jsonl`.
         size: Number of bytes; None for all.
     """
-    data = path.read_bytes()[:size]
+    data = read_file(path)[:size]
     return LogDigest(len(data), bytes_digest(data))
 
 
@@ -206,7 +207,7 @@ def read_valid_lines(path: pathlib.Path) -> tuple[list[dict[str, Any]], list[int
         OSError: If the file cannot be read.
     """
     lines, damaged = [], []
-    for number, text in enumerate(path.read_bytes().split(b"\n"), 1):
+    for number, text in enumerate(read_file(path).split(b"\n"), 1):
         if not text.strip():
             continue
         try:

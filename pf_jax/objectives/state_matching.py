@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax import lax
 
-from pf_jax.errors import UserError
 from pf_jax.generator import Dropout, GeneratorParams
 from pf_jax.metrics import Metrics, average
 from pf_jax.objectives.objective import (
@@ -22,6 +21,7 @@ from pf_jax.objectives.objective import (
     readable,
     total_nll,
 )
+from pf_jax.rules import check_rules, number, one_of, true_or_false
 from pf_jax.state import TrainState
 from pf_jax.types import Array, Batch
 from pf_jax.unroll import split_modes, unroll_paired
@@ -150,17 +150,15 @@ def _make_options(config: Any) -> StateMatching:
     return StateMatching(**{name: section[name] for name in StateMatching._fields})
 
 
+_RULES = (
+    *one_of("state_matching.distance", tuple(DISTANCES)),
+    *number("state_matching.weight", 1e-8, 1e8, or_zero=True),
+    *true_or_false("state_matching.teacher_forced_gradient"),
+)
+
+
 def _check(config: Any) -> None:
-    section = config.state_matching
-    if section.distance not in DISTANCES:
-        raise UserError(
-            f"state_matching.distance={section.distance}: must be one of "
-            f"{', '.join(DISTANCES)}"
-        )
-    if not 0 <= section.weight < float("inf"):
-        raise UserError(
-            f"state_matching.weight={section.weight}: must be a finite number, at least 0"
-        )
+    check_rules(config, _RULES)
 
 
 objective = Objective(

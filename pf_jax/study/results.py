@@ -15,6 +15,7 @@ from pf_jax.experiment.saved_files import (
     checked_encoding,
     checked_lines,
 )
+from pf_jax.reading import read_file
 from pf_jax.study.statistics import Comparison, compare
 
 STUDY_FILE = "study.json"
@@ -74,8 +75,8 @@ def read_result(workdir: pathlib.Path) -> Result:
     lines = checked_lines(workdir)
     path = workdir / "evaluation" / "metrics.json"
     try:
-        evaluation = json.loads(path.read_text()) if path.exists() else None
-    except (OSError, ValueError) as error:
+        evaluation = json.loads(read_file(path)) if path.exists() else None
+    except (OSError, RecursionError, ValueError) as error:
         raise UserError(
             f"{workdir}: cannot be read ({error}): train it again"
         ) from error

@@ -10,6 +10,8 @@ import numpy as np
 from PIL import Image
 from scipy.io import wavfile
 
+from pf_jax.reading import read_file
+
 MAX_CHARACTERS = 600
 """Number of characters of a text that are shown."""
 
@@ -70,19 +72,19 @@ def read_sample(workdir: pathlib.Path) -> Sample:
 def _read(folder: pathlib.Path) -> Sample:
     texts, drawing = folder / "samples.txt", folder / "sample_1.svg"
     if texts.exists():
-        return _text(texts.read_text("utf-8"))
+        return _text(read_file(texts).decode("utf-8"))
     if drawing.exists() and drawing.stat().st_size <= MAX_DRAWING_BYTES:
-        return Sample(picture=data_url("image/svg+xml", drawing.read_bytes()))
+        return Sample(picture=data_url("image/svg+xml", read_file(drawing)))
     sample = Sample()
     if (folder / "samples.png").exists():
-        picture, note = shrunk_picture((folder / "samples.png").read_bytes())
+        picture, note = shrunk_picture(read_file(folder / "samples.png"))
         sample = Sample(picture=data_url("image/png", picture), note=note)
     if (folder / "sample_1.wav").exists():
-        sound, note = cut_sound((folder / "sample_1.wav").read_bytes())
+        sound, note = cut_sound(read_file(folder / "sample_1.wav"))
         notes = " ".join(filter(None, (sample.note, note)))
         sample = sample._replace(sound=data_url("audio/wav", sound), note=notes)
     if (folder / "sample_1.mid").exists():
-        midi = (folder / "sample_1.mid").read_bytes()
+        midi = read_file(folder / "sample_1.mid")
         sample = sample._replace(midi=data_url("audio/midi", midi))
     return sample
 
