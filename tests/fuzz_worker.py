@@ -140,25 +140,26 @@ def _run(case, arguments: list[str], here: pathlib.Path, programs: str | None) -
 
 def _stop_where_it_compiles(found: pathlib.Path, programs: str | None) -> None:
     """Replaces what takes long in the programs."""
-    from pf_jax.experiment import build, evaluation, loop, memory
+    from pf_jax.experiment import build, evaluation, first_state, loop, memory
     from pf_jax.experiment.saved_config import flat
     from pf_jax.study import conduct, selection
 
-    train, check_memory = loop._train, loop.check_memory
+    train, check_memory = loop._train, first_state.check_memory
 
     def accept_model(experiment):
         check_memory(experiment)
         found.write_text(json.dumps({"fields": flat(experiment.config.to_dict())}))
         raise SystemExit(0)
 
-    def accept_training(experiment, workdir, state, checkpoints):
-        fields = flat(experiment.config.to_dict())
+    def accept_training(start, *rest):
+        fields = flat(start.experiment.config.to_dict())
         found.write_text(json.dumps({"fields": fields}))
         import jax
         import numpy as np
 
-        before = [np.array(leaf) for leaf in jax.tree.leaves(state.generator.params)]
-        after = train(experiment, workdir, state, checkpoints)
+        params = start.state.generator.params
+        before = [np.array(leaf) for leaf in jax.tree.leaves(params)]
+        after = train(start, *rest)
         moved = any(
             np.any(old != np.asarray(new))
             for old, new in zip(
@@ -174,7 +175,7 @@ def _stop_where_it_compiles(found: pathlib.Path, programs: str | None) -> None:
 
     if programs is None:
         build._check_rows = lambda *arguments: None
-        loop.check_memory = accept_model
+        first_state.check_memory = accept_model
     loop._train = accept_training
     conduct._run = evaluation._evaluate = accept
     write_report = selection.write_report
