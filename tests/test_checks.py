@@ -370,12 +370,12 @@ SHARES = "from 1e-07 to 0.9999999: float32 takes others for 0 or 1"
         (
             "train.learning_rate",
             1e-46,
-            "from 1e-10 to 1000: lower ones change no parameter in float32",
+            "from 1e-10 to 3e+38: lower ones change no parameter in float32",
         ),
         (
             "discriminator.learning_rate",
             1e39,
-            "from 1e-10 to 1000: lower ones change no parameter in float32",
+            "from 1e-10 to 3e+38: lower ones change no parameter in float32",
         ),
         ("train.max_gradient_norm", 1e-300, f"0 or from 1e-06 to 1e+09: {EFFECT}"),
         ("train.weight_decay", 1e-46, f"0 or from 1e-08 to 1e+06: {EFFECT}"),

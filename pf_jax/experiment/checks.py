@@ -66,7 +66,7 @@ def _player_rules(section: str) -> Rules:
         *number(
             f"{section}.learning_rate",
             1e-10,
-            1e3,
+            3e38,
             or_zero=False,
             why="lower ones change no parameter in float32",
         ),
