@@ -80,8 +80,10 @@ def make_updates(
     """A function that runs the first `count` updates of a plan, in order.
 
     State, data and key are the same on every device; a batch's rows are spread over the
-    devices. The update donates the state: use the returned one. All counts are one program,
-    so that updates are the same to the bit however they are divided among calls.
+    devices. During a call so are the rows of a carry that is passed on; before and after it
+    every device has all of them, so that a run goes on with any number of devices. The
+    update donates the state: use the returned one. All counts are one program, so that
+    updates are the same to the bit however they are divided among calls.
 
     Args:
         step: Function `(state, batch, key, axis_name=...) -> (state, metrics)`.
@@ -99,6 +101,7 @@ def make_updates(
         state: TrainState, data: Any, rows: Any, count: Array, key_data: Array
     ) -> tuple[TrainState, Metrics]:
         key = jax.random.wrap_key_data(key_data)
+        state = state.replace(carry=_own_rows(state.carry))
 
         def update(state: TrainState, number: Array) -> tuple[TrainState, Metrics]:
             batch = make_batch(data, jax.tree.map(lambda x: x[number], rows))
@@ -118,7 +121,8 @@ def make_updates(
         history = jax.tree.map(
             lambda x: jnp.zeros((num_updates, *x.shape), x.dtype), shapes
         )
-        return lax.fori_loop(0, count, body, (state, history))
+        state, history = lax.fori_loop(0, count, body, (state, history))
+        return state.replace(carry=_rows_of_all(state.carry)), history
 
     mapped = jax.pmap(
         updates,
@@ -134,6 +138,22 @@ def make_updates(
         return mapped(state, data, rows, np.int32(count), jax.random.key_data(key))
 
     return run
+
+
+def _own_rows(carry: Any) -> Any:
+    """This device's rows of a carry of all rows; None stays None."""
+
+    def take(x: Array) -> Array:
+        num_rows = x.shape[0] // lax.axis_size(AXIS)
+        first = lax.axis_index(AXIS) * num_rows
+        return lax.dynamic_slice_in_dim(x, first, num_rows)
+
+    return jax.tree.map(take, carry)
+
+
+def _rows_of_all(carry: Any) -> Any:
+    """The inverse of `_own_rows`, the same on all devices."""
+    return jax.tree.map(lambda x: lax.all_gather(x, AXIS, tiled=True), carry)
 
 
 def make_update(

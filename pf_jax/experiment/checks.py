@@ -21,6 +21,7 @@ CHUNKS = ("consecutive", "random")
 COMPANDINGS = ("mu_law", "linear")
 DISCRIMINATORS = ("recurrent", "convolutional")
 UPDATES = ("joint", "separate")
+CARRIES = ("zeros", "passed_on")
 
 MAX_SEED = 2**32 - 1
 
@@ -166,6 +167,7 @@ _RULES = (
     _at_least("train.batch_size", 1),
     _at_least("train.sequence_length", 1),
     _one_of("train.chunks", CHUNKS),
+    _one_of("train.carry", CARRIES),
     *_player_rules("train"),
     _one_of("train.update", UPDATES),
     _at_least("train.updates_per_dispatch", 1),
@@ -275,6 +277,29 @@ def check_config(config: config_dict.ConfigDict) -> None:
         raise UserError(
             f"adversarial.free_running_steps={steps}: must be a multiple of "
             f"train.sequence_length={length}, such as {-(-steps // length) * length}"
+        )
+    if config.train.carry == "passed_on":
+        _check_passed_on(config)
+
+
+def _check_passed_on(config: config_dict.ConfigDict) -> None:
+    """Checks that one window can follow another, as a carry that is passed on needs."""
+    if config.train.chunks != "consecutive":
+        raise UserError(
+            f"train.chunks={config.train.chunks}: with train.carry=passed_on windows "
+            "follow one another: set train.chunks=consecutive, or train.carry=zeros"
+        )
+    steps, length = config.adversarial.free_running_steps, config.train.sequence_length
+    if steps > length:
+        raise UserError(
+            f"adversarial.free_running_steps={steps}: with train.carry=passed_on a free "
+            f"run ends with its window, after train.sequence_length={length} steps: leave "
+            "it out, or set train.carry=zeros"
+        )
+    if has_discriminator(config) and config.discriminator.kind == "convolutional":
+        raise UserError(
+            "train.carry=passed_on: discriminator.kind=convolutional sees whole images, "
+            "after which nothing follows: set train.carry=zeros"
         )
 
 

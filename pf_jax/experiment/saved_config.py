@@ -58,6 +58,7 @@ ADDED_FIELDS: dict[str, Any] = {
     "generator.readout_bias": "zeros",
     **dict.fromkeys(OPTIONAL_FIELDS),
     "adversarial.warmup_steps": 0,
+    "train.carry": "zeros",
     "train.schedule": "constant",
     "train.warmup_steps": 0,
     "train.weight_decay": 0.0,

@@ -72,6 +72,6 @@ def discriminator_eval_step(state: TrainState, batch: Batch, key: Array) -> Metr
     generator = state.settings.generator._replace(dropout=0.0)
     settings = state.settings._replace(generator=generator)
     batch, keys = readable(batch, state.generator.params), row_keys(key, num_rows)
-    _, seen = both_modes(state.generator.params, settings, batch, keys)
+    (_, seen), _ = both_modes(state.generator.params, settings, batch, keys)
     metrics = behavior_metrics(*mode_logits(state, seen, settings))
     return jax.tree.map(lambda x: x * num_rows, metrics)

@@ -16,13 +16,14 @@ from pf_jax.metrics import Metrics
 from pf_jax.objectives.objective import (
     Objective,
     batch_keys,
+    first_carry,
     generator_alone,
     readable,
     total_nll,
 )
 from pf_jax.randomness import RowStream
 from pf_jax.state import TrainState
-from pf_jax.types import Array, Batch
+from pf_jax.types import Array, Batch, Carry
 from pf_jax.unroll import unroll_teacher_forced
 
 
@@ -96,16 +97,17 @@ def input_noise_step(
     settings = state.settings
     batch = readable(batch, state.generator.params)
     keys = batch_keys(key, batch, axis_name)
+    carry = first_carry(state, batch)
     inputs = noisy_inputs(batch.inputs, keys, settings.options, batch.mask)
 
     def loss(
         params: GeneratorParams, dropout: Dropout | None
-    ) -> tuple[Array, tuple[Array, Metrics]]:
+    ) -> tuple[Array, tuple[Array, tuple[Carry, ...], Metrics]]:
         unroll = unroll_teacher_forced(
-            params, inputs, dropout=dropout, generator=settings.generator
+            params, inputs, carry, dropout=dropout, generator=settings.generator
         )
         total = total_nll(unroll, batch, settings)
-        return total / inputs.shape[1], (total, {})
+        return total / inputs.shape[1], (total, unroll.carry, {})
 
     return generator_alone(state, batch, keys, loss, axis_name)
 

@@ -15,15 +15,19 @@ from jax import lax
 
 from pf_jax import losses
 from pf_jax.emissions import without_unreadable
-from pf_jax.generator import Dropout, GeneratorParams
+from pf_jax.generator import Dropout, GeneratorParams, initial_carry
 from pf_jax.metrics import Metrics, average, sum_over_devices
 from pf_jax.players import update_player
 from pf_jax.randomness import draw_dropout, row_keys
+from pf_jax.recurrence import where_rows
 from pf_jax.state import Settings, TrainState
-from pf_jax.types import Array, Batch, Unroll, vary_over
+from pf_jax.types import Array, Batch, Carry, Unroll, vary_over
 
 Step = Callable[..., tuple[TrainState, Metrics]]
-Loss = Callable[[GeneratorParams, Dropout | None], tuple[Array, tuple[Array, Metrics]]]
+Loss = Callable[
+    [GeneratorParams, Dropout | None],
+    tuple[Array, tuple[Array, tuple[Carry, ...], Metrics]],
+]
 
 
 class Objective(NamedTuple):
@@ -49,7 +53,7 @@ def readable(batch: Batch, params: GeneratorParams) -> Batch:
     Raises:
         ValueError: If the shapes of inputs, targets and mask do not match.
     """
-    inputs, targets, mask = batch
+    inputs, targets, mask, _ = batch
     if inputs.ndim < 2 or targets.shape != inputs.shape:
         raise ValueError(
             f"the batch has inputs {list(inputs.shape)} and targets "
@@ -75,6 +79,44 @@ def batch_keys(key: Array, batch: Batch, axis_name: str | None) -> Array:
     num_rows = batch.inputs.shape[1]
     device = 0 if axis_name is None else lax.axis_index(axis_name)
     return row_keys(key, num_rows, device * num_rows)
+
+
+def first_carry(state: TrainState, batch: Batch) -> tuple[Carry, ...] | None:
+    """The carry that both modes start from; None for a new one in every row.
+
+    Args:
+        state: The training state, whose carry is the one after the rows' last steps.
+        batch: Sequences `[T, B]`, some of which may start anew.
+    """
+    starts_anew = batch.starts_anew
+    if state.carry is None or starts_anew is None:
+        return state.carry
+    new = initial_carry(
+        state.generator.params,
+        batch.inputs.shape[1],
+        generator=state.settings.generator,
+    )
+    return jax.tree.map(
+        lambda new, old: where_rows(starts_anew, new, old), new, state.carry
+    )
+
+
+def with_carry(state: TrainState, carry: tuple[Carry, ...], batch: Batch) -> TrainState:
+    """The state whose next update goes on from this carry, where carries are passed on.
+
+    Gradients end here: backpropagation through time is truncated between two updates.
+
+    Args:
+        state: The training state.
+        carry: Carry after the last step, the teacher-forced rows' first.
+        batch: The batch of this update, `B` rows.
+    """
+    if state.carry is None:
+        return state
+    num_rows = batch.inputs.shape[1]
+    return state.replace(
+        carry=jax.tree.map(lambda x: lax.stop_gradient(x[:num_rows]), carry)
+    )
 
 
 def total_nll(unroll: Unroll, batch: Batch, settings: Settings) -> Array:
@@ -124,7 +166,7 @@ def generator_alone(
         state: The training state.
         batch: The batch, whose mask the likelihood's metric counts by.
         keys: Typed keys of the rows, `[B]`, for dropout.
-        loss: Function `(params, dropout) -> (loss, (total NLL, metrics))`.
+        loss: Function `(params, dropout) -> (loss, (total NLL, last carry, metrics))`.
         axis_name: Mapped axis over devices, if any.
 
     Returns:
@@ -132,9 +174,10 @@ def generator_alone(
     """
     params, generator = state.generator.params, state.settings.generator
     dropout = draw_dropout(params, keys, batch.inputs[0], generator=generator)
-    gradient, (total, more) = jax.grad(loss, has_aux=True)(
+    gradient, (total, carry, more) = jax.grad(loss, has_aux=True)(
         on_device(params, axis_name), dropout
     )
     state, metrics = update_generator(state, gradient, axis_name)
+    state = with_carry(state, carry, batch)
     metrics |= likelihood_metrics(total, batch) | more
     return state, sum_over_devices(metrics, axis_name)

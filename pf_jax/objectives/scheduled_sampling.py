@@ -16,13 +16,14 @@ from pf_jax.metrics import Metrics, average
 from pf_jax.objectives.objective import (
     Objective,
     batch_keys,
+    first_carry,
     generator_alone,
     readable,
     total_nll,
 )
 from pf_jax.randomness import RowStream
 from pf_jax.state import TrainState
-from pf_jax.types import Array, Batch
+from pf_jax.types import Array, Batch, Carry
 from pf_jax.unroll import unroll_mixed
 
 
@@ -100,23 +101,25 @@ def scheduled_sampling_step(
     settings = state.settings
     batch = readable(batch, state.generator.params)
     keys = batch_keys(key, batch, axis_name)
+    carry = first_carry(state, batch)
     probability = data_probability(settings.options, state.step)
     coins = draw_coins(keys, batch.inputs.shape[0], probability)
 
     def loss(
         params: GeneratorParams, dropout: Dropout | None
-    ) -> tuple[Array, tuple[Array, Metrics]]:
+    ) -> tuple[Array, tuple[Array, tuple[Carry, ...], Metrics]]:
         unroll = unroll_mixed(
             params,
             keys,
             batch.inputs,
             coins,
+            carry,
             dropout=dropout,
             generator=settings.generator,
         )
         total = total_nll(unroll, batch, settings)
         metrics = {"data_probability": average(probability)}
-        return total / batch.inputs.shape[1], (total, metrics)
+        return total / batch.inputs.shape[1], (total, unroll.carry, metrics)
 
     return generator_alone(state, batch, keys, loss, axis_name)
 

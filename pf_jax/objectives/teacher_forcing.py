@@ -5,12 +5,13 @@ from pf_jax.metrics import Metrics
 from pf_jax.objectives.objective import (
     Objective,
     batch_keys,
+    first_carry,
     generator_alone,
     readable,
     total_nll,
 )
 from pf_jax.state import TrainState
-from pf_jax.types import Array, Batch
+from pf_jax.types import Array, Batch, Carry
 from pf_jax.unroll import unroll_teacher_forced
 
 
@@ -31,15 +32,16 @@ def teacher_forcing_step(
     settings = state.settings
     batch = readable(batch, state.generator.params)
     keys = batch_keys(key, batch, axis_name)
+    carry = first_carry(state, batch)
 
     def loss(
         params: GeneratorParams, dropout: Dropout | None
-    ) -> tuple[Array, tuple[Array, Metrics]]:
+    ) -> tuple[Array, tuple[Array, tuple[Carry, ...], Metrics]]:
         unroll = unroll_teacher_forced(
-            params, batch.inputs, dropout=dropout, generator=settings.generator
+            params, batch.inputs, carry, dropout=dropout, generator=settings.generator
         )
         total = total_nll(unroll, batch, settings)
-        return total / batch.inputs.shape[1], (total, {})
+        return total / batch.inputs.shape[1], (total, unroll.carry, {})
 
     return generator_alone(state, batch, keys, loss, axis_name)
 
