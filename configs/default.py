@@ -132,6 +132,10 @@ def get_config() -> config_dict.ConfigDict:
     train.eval_every = 250  # updates between two validations
     train.checkpoint_every = 250  # updates between two checkpoints
     train.keep_checkpoints = 3  # number of newest checkpoints kept, beside the best
+    train.patience = 0  # validations without a better one that end training; 0: never
+    # FROM,TO: steps between which jax.profiler writes a trace to WORKDIR/profile; empty:
+    # none.
+    train.profile = ()
 
     config.evaluation = evaluation = config_dict.ConfigDict()
     evaluation.num_streams = 32  # pieces of the split that are read in parallel

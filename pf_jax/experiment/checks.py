@@ -64,6 +64,11 @@ def _is_kernels(value: Any) -> bool:
     return True
 
 
+def _are_steps(steps: tuple[Any, ...]) -> bool:
+    """Whether they are the first and the last step of something."""
+    return [type(step) for step in steps] == [int, int] and 0 <= steps[0] < steps[1]
+
+
 def _one_of(field: str, known: tuple[str, ...]) -> _Rule:
     return _Rule(field, lambda value: value in known, f"one of {', '.join(known)}")
 
@@ -175,6 +180,12 @@ _RULES = (
     _at_least("train.eval_every", 1),
     _at_least("train.checkpoint_every", 1),
     _at_least("train.keep_checkpoints", 1),
+    _at_least("train.patience", 0),
+    _Rule(
+        "train.profile",
+        lambda steps: not steps or _are_steps(steps),
+        "empty, or two steps FROM,TO with 0 <= FROM < TO",
+    ),
     _at_least("evaluation.num_streams", 1),
     _at_least("evaluation.context", 0),
     _at_least("evaluation.sample_length", 1),
@@ -280,6 +291,12 @@ def check_config(config: config_dict.ConfigDict) -> None:
         )
     if config.train.carry == "passed_on":
         _check_passed_on(config)
+
+    if config.train.profile and config.train.profile[1] > config.train.num_steps:
+        raise UserError(
+            f"train.profile={_as_typed(config.train.profile)}: must end with "
+            f"train.num_steps={config.train.num_steps} or before"
+        )
 
 
 def _check_passed_on(config: config_dict.ConfigDict) -> None:

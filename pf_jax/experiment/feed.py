@@ -1,5 +1,6 @@
 """The updates of a run, and the batches that they read."""
 
+import contextlib
 import functools
 from collections.abc import Sequence
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 from pf_jax.data import cut_windows, gather_windows, windows_to_batch
 from pf_jax.experiment.build import Experiment
 from pf_jax.experiment.streams import Stream
+from pf_jax.experiment.waiting import told_if_long
 from pf_jax.metrics import Metrics
 from pf_jax.objectives import Step
 from pf_jax.parallel import Updates, make_updates, replicate, shard_rows
@@ -54,11 +56,15 @@ class Feed:
         Returns:
             The state after them, and the metrics of each, leaves `[K]`.
         """
-        if function not in self._updates:
+        rows = self._rows(first, num_updates)
+        waiting = contextlib.nullcontext()
+        if self.compiles(function):
             self._updates[function] = make_updates(function, self._make_batch())
-        return self._updates[function](
-            state, self._data, self._rows(first, num_updates), num_updates, self._key
-        )
+            waiting = told_if_long("compiling the updates")
+        with waiting:
+            return self._updates[function](
+                state, self._data, rows, num_updates, self._key
+            )
 
     @property
     def _window(self) -> dict[str, Any]:

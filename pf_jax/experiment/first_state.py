@@ -21,6 +21,7 @@ from pf_jax.experiment.progress import Progress
 from pf_jax.experiment.restoring import restore_whole
 from pf_jax.experiment.saved_config import check_same_model, flat
 from pf_jax.experiment.saved_files import trained_config, warn_of_encoding, warn_of_log
+from pf_jax.experiment.waiting import told_if_long
 from pf_jax.parallel import all_devices, replicate
 from pf_jax.state import TrainState
 
@@ -48,7 +49,8 @@ def new_start(config: config_dict.ConfigDict) -> Start:
     Raises:
         UserError: If the data cannot be read, or is not that of the other processes.
     """
-    experiment = load_experiment(config)
+    with told_if_long("reading the data"):
+        experiment = load_experiment(config)
     check_same_input(experiment)
     _print_sizes(experiment.config.data.name, experiment.dataset)
     return Start(experiment, replicate(_new_state(experiment)))
@@ -70,9 +72,10 @@ def continued_start(
     """
     saved = trained_config(workdir)
     check_same_model(saved, config, workdir)
-    experiment, state = restore_whole(
-        checkpoints, checkpoints.steps()[::-1], config, all_devices()
-    )
+    with told_if_long("reading the data and the checkpoint"):
+        experiment, state = restore_whole(
+            checkpoints, checkpoints.steps()[::-1], config, all_devices()
+        )
     step = int(state.step)
     check_same_step(step)
     check_same_input(experiment)
