@@ -26,6 +26,8 @@ from pf_jax.objectives.objective import first_carry
 from pf_jax.objectives.professor_forcing import both_modes
 from pf_jax.parallel import make_update
 
+pytestmark = pytest.mark.usefixtures("compiled_programs_are_kept")
+
 KEY = jax.random.key(3)
 T, B, V, H = 5, 8, 7, 6
 SIZES = pf_jax.GeneratorSizes(V, H, 3)

@@ -122,12 +122,13 @@ class Milestones:
         self._log.write_valid(step, values, described)
         self._save(state, step, Progress(), values["nll"])
         self._log.print_valid(step, values, described)
-        if sample is not None and self._has_previews:
-            self._preview(step, sample)
+        self._preview(step, sample)
         self._log.resume()
 
-    def _preview(self, step: int, sample: np.ndarray) -> None:
+    def _preview(self, step: int, sample: np.ndarray | None) -> None:
         """Writes a sample's picture and sound for TensorBoard, or warns and never again."""
+        if sample is None or not self._has_previews:
+            return
         experiment = self._experiment
         try:
             # Imported here: it loads matplotlib.

@@ -55,7 +55,9 @@ class RunLog:
         # Lines of older runs have no seconds.
         before = float(kept[-1].get("seconds", 0.0)) if kept else 0.0
         self._total = max(seconds, before)
-        first = [line["nll"] for line in kept if line["split"] == "train"][:1]
+        first = [
+            line["nll"] for line in kept if line["split"] == "train" and "nll" in line
+        ][:1]
         self._watch = LossWatch(*first)
         self._tensorboard = EventFile(workdir, first_step)
         self._num_steps = num_steps
