@@ -21,6 +21,7 @@ from pf_jax.data import (
 )
 from pf_jax.experiment.checkpoint import Checkpoints
 from pf_jax.experiment.loop import train_and_evaluate
+from pf_jax.experiment.validation import held_out_discriminator
 from pf_jax.metrics import compute
 from pf_jax.objectives.objective import first_carry
 from pf_jax.objectives.professor_forcing import both_modes
@@ -256,6 +257,30 @@ def test_eight_devices_equal_one(on_eight_cpus):
     assert len({s.data.tobytes() for s in actual.carry[0].addressable_shards}) == 1
     assert_close(actual.carry, expected.carry)
     assert_close(actual.generator.params, expected.generator.params)
+
+
+@pytest.mark.slow
+def test_held_out_windows_start_from_the_carry_after_the_one_before():
+    tokens = TOKENS[:, 0]
+    split = join_sequences([tokens[1:]], tokens[0])
+    state, key = make_state(), jax.random.key(4)
+    found = held_out_discriminator(state, split, key, length=T)
+    first, second = (
+        pf_jax.Batch(*(values[:, :1] for values in window(number)[:2]))
+        for number in range(2)
+    )
+    carry = pf_jax.unroll_teacher_forced(state.generator.params, first.inputs).carry
+    expected, other = (
+        compute(
+            pf_jax.discriminator_eval_step(
+                state, second, jax.random.fold_in(key, 0), first_carry
+            )
+        )
+        for first_carry in (carry, None)
+    )
+    assert_close(found, expected)
+    loss = "discriminator_loss"
+    assert abs(found[loss] - other[loss]) > 1e-4
 
 
 # Whole runs
