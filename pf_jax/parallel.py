@@ -15,7 +15,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from pf_jax.metrics import Metrics, sum_over_steps
-from pf_jax.state import TrainState
+from pf_jax.state import TrainState, start_anew
 from pf_jax.types import Array, Batch
 
 AXIS = "devices"
@@ -76,6 +76,7 @@ def on_one_device(tree: Any) -> Any:
 def make_updates(
     step: Callable[..., tuple[TrainState, Metrics]],
     make_batch: Callable[[Any, Any], Batch],
+    is_new: Callable[[Any], Array] | None = None,
 ) -> Updates:
     """A function that runs the first `count` updates of a plan, in order.
 
@@ -89,6 +90,8 @@ def make_updates(
         step: Function `(state, batch, key, axis_name=...) -> (state, metrics)`.
         make_batch: Function `(data, rows [b, ...]) -> Batch` of `b` sequences, run on each
             device.
+        is_new: Function `(rows [b, ...]) -> [b]` that says which sequences start from a new
+            carry, where carries are passed on; none by default.
 
     Returns:
         Function `(state, data, rows, count, key) -> (state, metrics)`. Its `rows` are
@@ -104,7 +107,10 @@ def make_updates(
         state = state.replace(carry=_own_rows(state.carry))
 
         def update(state: TrainState, number: Array) -> tuple[TrainState, Metrics]:
-            batch = make_batch(data, jax.tree.map(lambda x: x[number], rows))
+            own = jax.tree.map(lambda x: x[number], rows)
+            batch = make_batch(data, own)
+            if is_new is not None:
+                state = start_anew(state, is_new(own))
             return step(
                 state, batch, jax.random.fold_in(key, state.step), axis_name=AXIS
             )
@@ -159,6 +165,7 @@ def _rows_of_all(carry: Any) -> Any:
 def make_update(
     step: Callable[..., tuple[TrainState, Metrics]],
     make_batch: Callable[[Array, Array], Batch],
+    is_new: Callable[[Array], Array] | None = None,
 ) -> Update:
     """A function that runs one update for each row of `rows`, in order.
 
@@ -169,13 +176,15 @@ def make_update(
         step: Function `(state, batch, key, axis_name=...) -> (state, metrics)`.
         make_batch: Function `(data, rows [b, ...]) -> Batch` of `b` sequences, run on each
             device.
+        is_new: Function `(rows [b, ...]) -> [b]` that says which sequences start from a new
+            carry, where carries are passed on; none by default.
 
     Returns:
         Function `(state, data, rows [K, B, ...], key) -> (state, metrics)`, the metrics
         summed over the `K` updates. Update number `state.step` takes its randomness from
         `fold_in(key, state.step)`.
     """
-    updates = make_updates(step, make_batch)
+    updates = make_updates(step, make_batch, is_new)
 
     def update(
         state: TrainState, data: Array, rows: np.ndarray, key: Array

@@ -13,6 +13,7 @@ from pf_jax.discriminator import Discriminator, recurrent
 from pf_jax.gate import CHANCE, AccuracyGate
 from pf_jax.generator import Generator, init_generator, initial_carry
 from pf_jax.players import Player, create_player, make_optimizer
+from pf_jax.recurrence import where_rows
 from pf_jax.types import Array, Carry
 
 
@@ -135,6 +136,25 @@ def create_train_state(
         if num_carried_rows
         else None,
     )
+
+
+def start_anew(state: TrainState, is_new: Array) -> TrainState:
+    """The state with a new carry in some rows, such as those whose sequence ended.
+
+    Args:
+        state: The training state.
+        is_new: Whether a row's next sequence is not the continuation of its last one,
+            `[B]` bool.
+    """
+    if state.carry is None:
+        return state
+    new = initial_carry(
+        state.generator.params, len(is_new), generator=state.settings.generator
+    )
+    carry = jax.tree.map(
+        lambda new, old: where_rows(is_new, new, old), new, state.carry
+    )
+    return state.replace(carry=carry)
 
 
 def num_behavior_features(generator: GeneratorSizes, settings: Settings) -> int:

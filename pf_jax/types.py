@@ -27,14 +27,11 @@ class Batch(NamedTuple):
         mask: One where a step counts and zero where it is padding, `[T, B]` float32; None
             where all steps count. Padding may hold anything, such as -1 or NaN: steps of
             the objectives read values outside the vocabulary there as zeros.
-        starts_anew: Whether a row starts from a new carry where carries are passed on from
-            batch to batch, `[B]` bool; None where no row does.
     """
 
     inputs: Array
     targets: Array
     mask: Array | None = None
-    starts_anew: Array | None = None
 
 
 class Unroll(NamedTuple):

@@ -23,7 +23,6 @@ from pf_jax.experiment.checkpoint import Checkpoints
 from pf_jax.experiment.loop import train_and_evaluate
 from pf_jax.experiment.validation import held_out_discriminator
 from pf_jax.metrics import compute
-from pf_jax.objectives.objective import first_carry
 from pf_jax.objectives.professor_forcing import both_modes
 from pf_jax.parallel import make_update
 
@@ -60,10 +59,9 @@ def make_state(optimizer=STILL, options=None, num_rows=B, **fields):
     )
 
 
-def window(number, starts_anew=None):
+def window(number):
     tokens = TOKENS[number * T : (number + 1) * T + 1]
-    batch = pf_jax.Batch(jnp.asarray(tokens[:-1]), jnp.asarray(tokens[1:]))
-    return batch._replace(starts_anew=starts_anew)
+    return pf_jax.Batch(jnp.asarray(tokens[:-1]), jnp.asarray(tokens[1:]))
 
 
 def moved(state):
@@ -138,8 +136,7 @@ def test_windows_cut_on_the_host_equal_those_gathered():
         jnp.asarray(data.values), jnp.asarray(rows), length=4, are_whole=False
     )
     assert_same_bits(found, expected)
-    assert expected.starts_anew is not None
-    np.testing.assert_array_equal(expected.starts_anew, rows[:, 2] == 1)
+    np.testing.assert_array_equal(cut[2], rows[:, 2])
 
 
 # Updates
@@ -220,13 +217,12 @@ def test_gradient_stops_at_the_edge_of_a_window():
     assert furthest > 1e-2
 
 
-def test_first_carry_is_new_where_a_row_starts_anew():
-    state, starts_anew = moved(make_state()), jnp.arange(B) % 2 == 0
-    assert first_carry(state, window(0)) is state.carry
-    (carry,) = first_carry(state, window(0, starts_anew))
+def test_start_anew_gives_some_rows_a_new_carry():
+    state, is_new = moved(make_state()), jnp.arange(B) % 2 == 0
+    (carry,) = pf_jax.start_anew(state, is_new).carry
     np.testing.assert_array_equal(carry[::2], np.zeros((B // 2, H)))
     np.testing.assert_array_equal(carry[1::2], state.carry[0][1::2])
-    assert first_carry(make_state(num_rows=0), window(0, starts_anew)) is None
+    assert pf_jax.start_anew(make_state(num_rows=0), is_new).carry is None
 
 
 def test_zero_carry_equals_none_to_the_bit():
@@ -246,12 +242,15 @@ def test_eight_devices_equal_one(on_eight_cpus):
     first = next(s for s in range(99) if windows.rows(0, s + 1, B)[:, 2].any())
     plan = np.stack([windows.rows(0, step, B) for step in range(first, first + 3)])
     state = moved(make_state(optax.sgd(0.1)))
-    update = make_update(pf_jax.teacher_forcing_step, gather)
+    update = make_update(
+        pf_jax.teacher_forcing_step, gather, lambda rows: rows[:, 2] > 0
+    )
     actual, _ = update(state, jnp.asarray(text.values), plan, KEY)
     expected = moved(make_state(optax.sgd(0.1)))
     step = jax.jit(pf_jax.teacher_forcing_step)
     for rows in plan:
         batch = gather(jnp.asarray(text.values), jnp.asarray(rows))
+        expected = pf_jax.start_anew(expected, jnp.asarray(rows[:, 2] > 0))
         expected, _ = step(expected, batch, KEY)
     assert actual.carry[0].shape == (B, H)
     assert len({s.data.tobytes() for s in actual.carry[0].addressable_shards}) == 1

@@ -184,8 +184,8 @@ def gather_windows(
 
     Args:
         values: Field `values` of `Sequences`, on the device.
-        rows: Start of each row's window, and how many of its steps count: `[B, 2]`; or also
-            whether the row starts anew: `[B, 3]`.
+        rows: Start of each row's window, and how many of its steps count: `[B, 2]`; further
+            columns are not read.
         length: Steps of a window `T`.
         are_whole: Whether all steps of all rows count; there is no mask then.
 
@@ -196,8 +196,7 @@ def gather_windows(
     starts, counts = rows[:, 0], rows[:, 1]
     steps = jnp.arange(length + 1)[:, None]
     inside = steps if are_whole else jnp.minimum(steps, counts)
-    batch = _to_batch(values[inside + starts], counts, are_whole)
-    return batch._replace(starts_anew=rows[:, 2] > 0) if rows.shape[1] > 2 else batch
+    return _to_batch(values[inside + starts], counts, are_whole)
 
 
 def cut_windows(
@@ -208,7 +207,7 @@ def cut_windows(
     Args:
         values: Field `values` of `Sequences`.
         rows: Start of each row's window, and how many of its steps count: `[..., 2]`; or
-            also whether the row starts anew: `[..., 3]`.
+            more columns.
         length: Steps of a window `T`.
         are_whole: Whether all steps of all rows count.
 
@@ -228,9 +227,8 @@ def cut_windows(
 
 def windows_to_batch(windows: tuple[Array, ...], *, are_whole: bool) -> Batch:
     """The batch that `gather_windows` makes of the same rows, from `cut_windows`."""
-    values, counts, *flags = windows
-    batch = _to_batch(jnp.moveaxis(values, 1, 0), counts, are_whole)
-    return batch._replace(starts_anew=flags[0] > 0) if flags else batch
+    values, counts, *_ = windows
+    return _to_batch(jnp.moveaxis(values, 1, 0), counts, are_whole)
 
 
 def _to_batch(window: Array, counts: Array, are_whole: bool) -> Batch:

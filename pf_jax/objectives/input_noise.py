@@ -16,7 +16,6 @@ from pf_jax.metrics import Metrics
 from pf_jax.objectives.objective import (
     Objective,
     batch_keys,
-    first_carry,
     generator_alone,
     readable,
     total_nll,
@@ -97,14 +96,17 @@ def input_noise_step(
     settings = state.settings
     batch = readable(batch, state.generator.params)
     keys = batch_keys(key, batch, axis_name)
-    carry = first_carry(state, batch)
     inputs = noisy_inputs(batch.inputs, keys, settings.options, batch.mask)
 
     def loss(
         params: GeneratorParams, dropout: Dropout | None
     ) -> tuple[Array, tuple[Array, tuple[Carry, ...], Metrics]]:
         unroll = unroll_teacher_forced(
-            params, inputs, carry, dropout=dropout, generator=settings.generator
+            params,
+            inputs,
+            state.carry,
+            dropout=dropout,
+            generator=settings.generator,
         )
         total = total_nll(unroll, batch, settings)
         return total / inputs.shape[1], (total, unroll.carry, {})

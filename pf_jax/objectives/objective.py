@@ -15,11 +15,10 @@ from jax import lax
 
 from pf_jax import losses
 from pf_jax.emissions import without_unreadable
-from pf_jax.generator import Dropout, GeneratorParams, initial_carry
+from pf_jax.generator import Dropout, GeneratorParams
 from pf_jax.metrics import Metrics, average, sum_over_devices
 from pf_jax.players import update_player
 from pf_jax.randomness import draw_dropout, row_keys
-from pf_jax.recurrence import where_rows
 from pf_jax.state import Settings, TrainState
 from pf_jax.types import Array, Batch, Carry, Unroll, vary_over
 
@@ -53,7 +52,7 @@ def readable(batch: Batch, params: GeneratorParams) -> Batch:
     Raises:
         ValueError: If the shapes of inputs, targets and mask do not match.
     """
-    inputs, targets, mask, _ = batch
+    inputs, targets, mask = batch
     if inputs.ndim < 2 or targets.shape != inputs.shape:
         raise ValueError(
             f"the batch has inputs {list(inputs.shape)} and targets "
@@ -79,26 +78,6 @@ def batch_keys(key: Array, batch: Batch, axis_name: str | None) -> Array:
     num_rows = batch.inputs.shape[1]
     device = 0 if axis_name is None else lax.axis_index(axis_name)
     return row_keys(key, num_rows, device * num_rows)
-
-
-def first_carry(state: TrainState, batch: Batch) -> tuple[Carry, ...] | None:
-    """The carry that both modes start from; None for a new one in every row.
-
-    Args:
-        state: The training state, whose carry is the one after the rows' last steps.
-        batch: Sequences `[T, B]`, some of which may start anew.
-    """
-    starts_anew = batch.starts_anew
-    if state.carry is None or starts_anew is None:
-        return state.carry
-    new = initial_carry(
-        state.generator.params,
-        batch.inputs.shape[1],
-        generator=state.settings.generator,
-    )
-    return jax.tree.map(
-        lambda new, old: where_rows(starts_anew, new, old), new, state.carry
-    )
 
 
 def with_carry(state: TrainState, carry: tuple[Carry, ...], batch: Batch) -> TrainState:

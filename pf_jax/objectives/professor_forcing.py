@@ -24,7 +24,6 @@ from pf_jax.metrics import Metrics, average, sum_over_devices
 from pf_jax.objectives.objective import (
     Objective,
     batch_keys,
-    first_carry,
     likelihood_metrics,
     mean_over_devices,
     on_device,
@@ -269,9 +268,9 @@ def _generator_vjp(
     state: TrainState, batch: Batch, key: Array, axis_name: str | None
 ) -> tuple[tuple[Array, Behavior], Any, tuple[Carry, ...]]:
     """Total NLL and the behavior of both modes, their pullback, and the last carry."""
-    keys, carry = batch_keys(key, batch, axis_name), first_carry(state, batch)
+    keys = batch_keys(key, batch, axis_name)
     return jax.vjp(
-        lambda params: both_modes(params, state.settings, batch, keys, carry),
+        lambda params: both_modes(params, state.settings, batch, keys, state.carry),
         on_device(state.generator.params, axis_name),
         has_aux=True,
     )

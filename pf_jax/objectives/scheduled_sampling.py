@@ -16,7 +16,6 @@ from pf_jax.metrics import Metrics, average
 from pf_jax.objectives.objective import (
     Objective,
     batch_keys,
-    first_carry,
     generator_alone,
     readable,
     total_nll,
@@ -101,7 +100,6 @@ def scheduled_sampling_step(
     settings = state.settings
     batch = readable(batch, state.generator.params)
     keys = batch_keys(key, batch, axis_name)
-    carry = first_carry(state, batch)
     probability = data_probability(settings.options, state.step)
     coins = draw_coins(keys, batch.inputs.shape[0], probability)
 
@@ -113,7 +111,7 @@ def scheduled_sampling_step(
             keys,
             batch.inputs,
             coins,
-            carry,
+            state.carry,
             dropout=dropout,
             generator=settings.generator,
         )

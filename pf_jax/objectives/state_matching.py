@@ -18,7 +18,6 @@ from pf_jax.metrics import Metrics, average
 from pf_jax.objectives.objective import (
     Objective,
     batch_keys,
-    first_carry,
     generator_alone,
     readable,
     total_nll,
@@ -127,7 +126,6 @@ def state_matching_step(
     settings, options = state.settings, state.settings.options
     batch = readable(batch, state.generator.params)
     keys = batch_keys(key, batch, axis_name)
-    carry = first_carry(state, batch)
 
     def loss(
         params: GeneratorParams, dropout: Dropout | None
@@ -136,7 +134,7 @@ def state_matching_step(
             params,
             keys,
             batch.inputs,
-            carry,
+            state.carry,
             dropout=dropout,
             generator=settings.generator,
         )

@@ -5,7 +5,6 @@ from pf_jax.metrics import Metrics
 from pf_jax.objectives.objective import (
     Objective,
     batch_keys,
-    first_carry,
     generator_alone,
     readable,
     total_nll,
@@ -32,13 +31,16 @@ def teacher_forcing_step(
     settings = state.settings
     batch = readable(batch, state.generator.params)
     keys = batch_keys(key, batch, axis_name)
-    carry = first_carry(state, batch)
 
     def loss(
         params: GeneratorParams, dropout: Dropout | None
     ) -> tuple[Array, tuple[Array, tuple[Carry, ...], Metrics]]:
         unroll = unroll_teacher_forced(
-            params, batch.inputs, carry, dropout=dropout, generator=settings.generator
+            params,
+            batch.inputs,
+            state.carry,
+            dropout=dropout,
+            generator=settings.generator,
         )
         total = total_nll(unroll, batch, settings)
         return total / batch.inputs.shape[1], (total, unroll.carry, {})
