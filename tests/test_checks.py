@@ -35,6 +35,26 @@ def _config(**overrides):
             "train.chunks=shuffled: must be one of consecutive, random",
         ),
         (
+            {"train__carry": "kept"},
+            "train.carry=kept: must be one of zeros, passed_on",
+        ),
+        (
+            {"train__carry": "passed_on", "train__chunks": "random"},
+            "train.chunks=random: with train.carry=passed_on windows follow one another: "
+            "set train.chunks=consecutive, or train.carry=zeros",
+        ),
+        (
+            {"train__carry": "passed_on", "adversarial__free_running_steps": 200},
+            "adversarial.free_running_steps=200: with train.carry=passed_on a free run "
+            "ends with its window, after train.sequence_length=100 steps: leave it out, or "
+            "set train.carry=zeros",
+        ),
+        (
+            {"train__carry": "passed_on", "discriminator__kind": "convolutional"},
+            "train.carry=passed_on: discriminator.kind=convolutional sees whole images, "
+            "after which nothing follows: set train.carry=zeros",
+        ),
+        (
             {"train__update": "both"},
             "train.update=both: must be one of joint, separate",
         ),

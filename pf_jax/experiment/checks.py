@@ -32,6 +32,7 @@ CHUNKS = ("consecutive", "random")
 COMPANDINGS = ("mu_law", "linear")
 DISCRIMINATORS = ("recurrent", "convolutional")
 UPDATES = ("joint", "separate")
+CARRIES = ("zeros", "passed_on")
 
 MAX_SEED = 2**32 - 1
 MAX_SAMPLE_RATE = 500_000
@@ -58,6 +59,11 @@ def _is_kernels(value: Any) -> bool:
     except ValueError:
         return False
     return isinstance(value, bool | str)
+
+
+def _are_steps(steps: tuple[Any, ...]) -> bool:
+    """Whether they are the first and the last step of something."""
+    return [type(step) for step in steps] == [int, int] and 0 <= steps[0] < steps[1]
 
 
 def _player_rules(section: str) -> Rules:
@@ -149,6 +155,7 @@ _RULES: Rules = (
     *whole("train.batch_size", 1),
     *whole("train.sequence_length", 1),
     *one_of("train.chunks", CHUNKS),
+    *one_of("train.carry", CARRIES),
     *_player_rules("train"),
     *one_of("train.update", UPDATES),
     *whole("train.updates_per_dispatch", 1, 10_000),
@@ -156,6 +163,12 @@ _RULES: Rules = (
     *whole("train.eval_every", 1),
     *whole("train.checkpoint_every", 1),
     *whole("train.keep_checkpoints", 1),
+    *whole("train.patience", 0),
+    Rule(
+        "train.profile",
+        lambda steps: isinstance(steps, tuple) and (not steps or _are_steps(steps)),
+        "empty, or two steps FROM,TO with 0 <= FROM < TO",
+    ),
     *whole("evaluation.num_streams", 1, 1 << 16),
     *whole("evaluation.context", 0),
     *whole("evaluation.sample_length", 1, 1_000_000),
@@ -238,6 +251,35 @@ def check_config(config: config_dict.ConfigDict) -> None:
         raise UserError(
             f"adversarial.free_running_steps={steps}: must be a multiple of "
             f"train.sequence_length={length}, such as {-(-steps // length) * length}"
+        )
+    if config.train.carry == "passed_on":
+        _check_passed_on(config)
+
+    if config.train.profile and config.train.profile[1] > config.train.num_steps:
+        raise UserError(
+            f"train.profile={','.join(map(str, config.train.profile))}: must end with "
+            f"train.num_steps={config.train.num_steps} or before"
+        )
+
+
+def _check_passed_on(config: config_dict.ConfigDict) -> None:
+    """Checks that one window can follow another, as a carry that is passed on needs."""
+    if config.train.chunks != "consecutive":
+        raise UserError(
+            f"train.chunks={config.train.chunks}: with train.carry=passed_on windows "
+            "follow one another: set train.chunks=consecutive, or train.carry=zeros"
+        )
+    steps, length = config.adversarial.free_running_steps, config.train.sequence_length
+    if steps > length:
+        raise UserError(
+            f"adversarial.free_running_steps={steps}: with train.carry=passed_on a free "
+            f"run ends with its window, after train.sequence_length={length} steps: leave "
+            "it out, or set train.carry=zeros"
+        )
+    if has_discriminator(config) and config.discriminator.kind == "convolutional":
+        raise UserError(
+            "train.carry=passed_on: discriminator.kind=convolutional sees whole images, "
+            "after which nothing follows: set train.carry=zeros"
         )
 
 

@@ -9,14 +9,20 @@ from ml_collections import config_dict
 
 from pf_jax.data import Dataset
 from pf_jax.experiment.agreement import check_same_input, check_same_step, tell
-from pf_jax.experiment.build import Experiment, create_state, load_experiment
+from pf_jax.experiment.build import (
+    Experiment,
+    create_state,
+    load_experiment,
+    num_carried_rows,
+)
 from pf_jax.experiment.checkpoint import Checkpoints
 from pf_jax.experiment.checks import has_discriminator
 from pf_jax.experiment.memory import check_memory
 from pf_jax.experiment.progress import Progress
 from pf_jax.experiment.restoring import restore_whole
-from pf_jax.experiment.saved_config import check_same_model
+from pf_jax.experiment.saved_config import check_same_model, flat
 from pf_jax.experiment.saved_files import trained_config, warn_of_encoding, warn_of_log
+from pf_jax.experiment.waiting import told_if_long
 from pf_jax.parallel import all_devices, replicate
 from pf_jax.state import TrainState
 
@@ -45,7 +51,8 @@ def new_start(config: config_dict.ConfigDict) -> Start:
         UserError: If the data cannot be read or is not that of the other processes, or
             the training does not fit into memory.
     """
-    experiment = load_experiment(config)
+    with told_if_long("reading the data"):
+        experiment = load_experiment(config)
     check_memory(experiment)
     check_same_input(experiment)
     _print_sizes(experiment.config.data.name, experiment.dataset)
@@ -66,10 +73,12 @@ def continued_start(
         UserError: If the config is not compatible with the run, no checkpoint is whole, or
             the data cannot be read or is not that of the other processes.
     """
-    check_same_model(trained_config(workdir), config, workdir)
-    experiment, state = restore_whole(
-        checkpoints, checkpoints.steps()[::-1], config, all_devices()
-    )
+    saved = trained_config(workdir)
+    check_same_model(saved, config, workdir)
+    with told_if_long("reading the data and the checkpoint"):
+        experiment, state = restore_whole(
+            checkpoints, checkpoints.steps()[::-1], config, all_devices()
+        )
     check_memory(experiment)
     step = int(state.step)
     check_same_step(step)
@@ -80,7 +89,8 @@ def continued_start(
     digests = checkpoints.digests(step)
     warn_of_log(workdir, digests)
     progress = Progress.from_json(digests.progress if digests else {})
-    return Start(experiment, _with_discriminator(experiment, state), progress)
+    state = _with_discriminator(experiment, state)
+    return Start(experiment, _with_carry(experiment, state, saved), progress)
 
 
 def _with_discriminator(experiment: Experiment, state: TrainState) -> TrainState:
@@ -91,6 +101,24 @@ def _with_discriminator(experiment: Experiment, state: TrainState) -> TrainState
     tell("the run had no discriminator so far: starts with a new one")
     discriminator = _new_state(experiment).discriminator
     return replicate(state.replace(discriminator=discriminator))
+
+
+def _with_carry(
+    experiment: Experiment, state: TrainState, saved: config_dict.ConfigDict
+) -> TrainState:
+    """The state with a new carry, where the rows go on elsewhere than the checkpoint's."""
+    if not num_carried_rows(experiment.config):
+        return state
+    before, now = flat(saved), flat(experiment.config)
+    changed = [field for field in _ROW_FIELDS if before[field] != now[field]]
+    if state.carry is not None and not changed:
+        return state
+    tell(f"{', '.join(changed)}: changed, so every row starts anew with a zero carry")
+    return replicate(state.replace(carry=_new_state(experiment).carry))
+
+
+_ROW_FIELDS = ("seed", "train.batch_size", "train.carry", "train.sequence_length")
+"""Fields that settle which windows the rows of an update read."""
 
 
 def _new_state(experiment: Experiment) -> TrainState:

@@ -1,8 +1,10 @@
 """The training loop: steps, files and signals."""
 
 import contextlib
+import math
 import os
 import pathlib
+import shlex
 
 import jax
 from ml_collections import config_dict
@@ -16,7 +18,7 @@ from pf_jax.experiment.agreement import (
     is_primary,
     tell,
 )
-from pf_jax.experiment.build import step_function
+from pf_jax.experiment.build import Experiment, step_function
 from pf_jax.experiment.checkpoint import Checkpoints
 from pf_jax.experiment.checks import check_config, check_devices
 from pf_jax.experiment.environment import check_environment
@@ -25,6 +27,8 @@ from pf_jax.experiment.first_state import Start, continued_start, new_start
 from pf_jax.experiment.lock import FolderLock
 from pf_jax.experiment.milestones import Milestones, next_milestone
 from pf_jax.experiment.pace import Pace
+from pf_jax.experiment.patience import Patience
+from pf_jax.experiment.profiling import Profile
 from pf_jax.experiment.progress import Totals
 from pf_jax.experiment.run_log import NoLog, RunLog
 from pf_jax.experiment.saved_config import write_config
@@ -57,7 +61,8 @@ def train_and_evaluate(
         UserError: If the input is wrong, the loss is no longer finite, or another run
             trains in the workdir.
         SystemExit: With status 130 after a checkpoint, on SIGINT, SIGTERM or SIGHUP.
-            Until the first update is done, signals are handled as before the call.
+            Until the first update is done, signals are handled as before the call, and
+            always where this is not the main thread.
     """
     workdir = pathlib.Path(workdir)
     # Before the data is read, which can take long.
@@ -85,7 +90,9 @@ def train_and_evaluate(
             write_config(config, workdir)
             save_encoding(start.experiment.encoding, workdir / "encoding.json")
         try:
-            return _train(start, workdir, checkpoints)
+            state = _train(start, workdir, checkpoints)
+            _tell_best(start.experiment, workdir, checkpoints)
+            return state
         except Stopped as stopped:
             # Written before it is announced: whoever asked may end the process at once.
             checkpoints.wait()
@@ -98,6 +105,23 @@ def _enter(workdir: pathlib.Path, lock: FolderLock) -> None:
     if is_primary():
         make_folder(workdir, "give another --workdir")
         lock.take()
+
+
+def _tell_best(
+    experiment: Experiment, workdir: pathlib.Path, checkpoints: Checkpoints
+) -> None:
+    """Prints which checkpoint is the best, and the command that evaluates it."""
+    checkpoints.wait()
+    if not is_primary():
+        return
+    best = checkpoints.steps_by_loss()[0]
+    loss, measure = checkpoints.loss(best), experiment.encoding.measure
+    if loss is None or math.isinf(loss):
+        return
+    tell(
+        f"best step {best} (valid {measure.of_nll(loss):.4f} {measure.label}): "
+        f"python evaluate.py --workdir {shlex.quote(str(workdir))}"
+    )
 
 
 def _train(start: Start, workdir: pathlib.Path, checkpoints: Checkpoints) -> TrainState:
@@ -114,8 +138,14 @@ def _train(start: Start, workdir: pathlib.Path, checkpoints: Checkpoints) -> Tra
         if is_primary()
         else NoLog()
     )
-    milestones = Milestones(experiment, log, checkpoints)
-    with contextlib.closing(log), contextlib.ExitStack() as stack:
+    patience = Patience(train.patience, progress.best_nll, progress.num_stale)
+    milestones = Milestones(experiment, log, checkpoints, patience)
+    profile = Profile(train.profile, workdir / "profile")
+    with (
+        contextlib.closing(log),
+        contextlib.closing(profile),
+        contextlib.ExitStack() as stack,
+    ):
         requests = requests_so_far()
 
         def is_stopping() -> bool:
@@ -124,12 +154,13 @@ def _train(start: Start, workdir: pathlib.Path, checkpoints: Checkpoints) -> Tra
 
         if progress.is_due:
             milestones.validate(state, step, is_stopping)
-        while step < train.num_steps:
+        while step < train.num_steps and not patience.is_over:
             if is_stopping():
                 milestones.stop(state, step, totals)
+            profile.reach(step, pace.finish)
             function, last = step_function(config, step), next_milestone(config, step)
             compiles = feed.compiles(function)
-            num_updates = min(pace.num_updates, last - step)
+            num_updates = profile.most_updates(step, min(pace.num_updates, last - step))
             state, history = feed.run(function, state, step, num_updates)
             totals.add(history, num_updates)
             pace.add(history, num_updates)
@@ -144,4 +175,9 @@ def _train(start: Start, workdir: pathlib.Path, checkpoints: Checkpoints) -> Tra
                 pace.finish()
                 milestones.report(step, totals)
                 milestones.reach(state, step, is_stopping)
+    if patience.is_over and step < train.num_steps:
+        tell(
+            f"step {step}: ended early: no better validation among the last "
+            f"{patience.num_stale} (train.patience={patience.limit})"
+        )
     return state

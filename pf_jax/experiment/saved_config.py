@@ -34,7 +34,7 @@ FREE_FIELDS = (
 PLACES = ("data.path", "data.tfds_manual_dir")
 """Fields that say where data lies, not what it is."""
 
-TUPLE_FIELDS = ("behavior.fields", "data.columns", "data.observed")
+TUPLE_FIELDS = ("behavior.fields", "data.columns", "data.observed", "train.profile")
 """Fields that are tuples: JSON has lists only."""
 
 OPTIONAL_FIELDS: dict[str, type] = {
@@ -59,6 +59,9 @@ ADDED_FIELDS: dict[str, Any] = {
     "generator.readout_bias": "zeros",
     **dict.fromkeys(OPTIONAL_FIELDS),
     "adversarial.warmup_steps": 0,
+    "train.carry": "zeros",
+    "train.patience": 0,
+    "train.profile": (),
     "train.schedule": "constant",
     "train.warmup_steps": 0,
     "train.weight_decay": 0.0,

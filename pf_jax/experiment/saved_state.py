@@ -24,6 +24,8 @@ def read_state(
 ) -> TrainState:
     """The state of a checkpoint; without a discriminator where it holds none.
 
+    Its carry is None where the checkpoint holds none, or one of another number of rows.
+
     Args:
         checkpoint: Folder of the checkpoint.
         state: State of the same shapes, or of `jax.ShapeDtypeStruct`s with shardings: the
@@ -45,14 +47,17 @@ def read_state(
             raise DamagedError("its arrays have other shapes than those saved")
     if not any(name.startswith("discriminator") for name in shapes):
         state = state.replace(discriminator=None)
+    if _carry_shapes(shapes) != _carry_shapes(
+        {name: leaf.shape for name, leaf in arrays_of(state).items()}
+    ):
+        state = state.replace(carry=None)
     wanted = arrays_of(state)
     names = [_saved_name(path, shapes) for path in wanted]
     template = {
         name: ocp.utils.to_shape_dtype_struct(leaf)
         for name, leaf in zip(names, wanted.values(), strict=True)
     }
-    if state.discriminator is None:
-        template |= _unused(saved, template)
+    template |= _unused(saved, template, state)
     if shapes != {name: leaf.shape for name, leaf in template.items()}:
         raise UserError(
             f"{checkpoint.parent}: the checkpoint of step {checkpoint.name} does not fit "
@@ -122,14 +127,22 @@ def _saved_name(path: str, saved: Container[str]) -> str:
     return next((name for name in (path, older) if name in saved), oldest)
 
 
-def _unused(saved: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """The discriminator of a checkpoint, for a state that has none.
+def _carry_shapes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    return {name: shape for name, shape in shapes.items() if name.startswith("carry.")}
 
-    Every run once had one; orbax restores all of a checkpoint or nothing.
+
+def _unused(
+    saved: Mapping[str, Any], wanted: Mapping[str, Any], state: TrainState
+) -> dict[str, Any]:
+    """The discriminator and the carry of a checkpoint, for a state that has none.
+
+    Every run once had a discriminator; orbax restores all of a checkpoint or nothing.
     """
     place = next(iter(wanted.values())).sharding
+    parts = {"discriminator": state.discriminator, "carry.": state.carry}
+    absent = tuple(name for name, part in parts.items() if part is None)
     return {
         name: jax.ShapeDtypeStruct(entry.shape, entry.dtype, sharding=place)
         for name, entry in saved.items()
-        if name.startswith("discriminator") and name not in wanted
+        if name.startswith(absent) and name not in wanted
     }

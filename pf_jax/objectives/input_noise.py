@@ -22,7 +22,7 @@ from pf_jax.objectives.objective import (
 from pf_jax.randomness import RowStream
 from pf_jax.rules import check_rules, number, share
 from pf_jax.state import TrainState
-from pf_jax.types import Array, Batch
+from pf_jax.types import Array, Batch, Carry
 from pf_jax.unroll import unroll_teacher_forced
 
 
@@ -100,12 +100,16 @@ def input_noise_step(
 
     def loss(
         params: GeneratorParams, dropout: Dropout | None
-    ) -> tuple[Array, tuple[Array, Metrics]]:
+    ) -> tuple[Array, tuple[Array, tuple[Carry, ...], Metrics]]:
         unroll = unroll_teacher_forced(
-            params, inputs, dropout=dropout, generator=settings.generator
+            params,
+            inputs,
+            state.carry,
+            dropout=dropout,
+            generator=settings.generator,
         )
         total = total_nll(unroll, batch, settings)
-        return total / inputs.shape[1], (total, {})
+        return total / inputs.shape[1], (total, unroll.carry, {})
 
     return generator_alone(state, batch, keys, loss, axis_name)
 

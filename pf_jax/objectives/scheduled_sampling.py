@@ -22,7 +22,7 @@ from pf_jax.objectives.objective import (
 from pf_jax.randomness import RowStream
 from pf_jax.rules import Rule, check_rules, number, one_of, share
 from pf_jax.state import TrainState
-from pf_jax.types import Array, Batch
+from pf_jax.types import Array, Batch, Carry
 from pf_jax.unroll import unroll_mixed
 
 
@@ -105,18 +105,19 @@ def scheduled_sampling_step(
 
     def loss(
         params: GeneratorParams, dropout: Dropout | None
-    ) -> tuple[Array, tuple[Array, Metrics]]:
+    ) -> tuple[Array, tuple[Array, tuple[Carry, ...], Metrics]]:
         unroll = unroll_mixed(
             params,
             keys,
             batch.inputs,
             coins,
+            state.carry,
             dropout=dropout,
             generator=settings.generator,
         )
         total = total_nll(unroll, batch, settings)
         metrics = {"data_probability": average(probability)}
-        return total / batch.inputs.shape[1], (total, metrics)
+        return total / batch.inputs.shape[1], (total, unroll.carry, metrics)
 
     return generator_alone(state, batch, keys, loss, axis_name)
 

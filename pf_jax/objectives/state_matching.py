@@ -23,7 +23,7 @@ from pf_jax.objectives.objective import (
 )
 from pf_jax.rules import check_rules, number, one_of, true_or_false
 from pf_jax.state import TrainState
-from pf_jax.types import Array, Batch
+from pf_jax.types import Array, Batch, Carry
 from pf_jax.unroll import split_modes, unroll_paired
 
 
@@ -129,9 +129,14 @@ def state_matching_step(
 
     def loss(
         params: GeneratorParams, dropout: Dropout | None
-    ) -> tuple[Array, tuple[Array, Metrics]]:
+    ) -> tuple[Array, tuple[Array, tuple[Carry, ...], Metrics]]:
         both = unroll_paired(
-            params, keys, batch.inputs, dropout=dropout, generator=settings.generator
+            params,
+            keys,
+            batch.inputs,
+            state.carry,
+            dropout=dropout,
+            generator=settings.generator,
         )
         modes = [jnp.concatenate(mode.hidden, axis=-1) for mode in split_modes(both)]
         if not options.teacher_forced_gradient:
@@ -140,7 +145,7 @@ def state_matching_step(
         total = total_nll(both, batch, settings)
         metrics = {"state_distance": average(distance, batch.inputs.shape[0])}
         value = total / batch.inputs.shape[1] + options.weight * distance
-        return value, (total, metrics)
+        return value, (total, both.carry, metrics)
 
     return generator_alone(state, batch, keys, loss, axis_name)
 
