@@ -4,6 +4,7 @@
 # make test-device  runs the tests that compile for an H100 and TPUs, which need no device;
 #                 needs Python 3.12 or newer, and installs XLA's compilers into $(VENV)
 # make lint       runs ruff and pyright
+# make docs       builds the documentation into build/docs; installs Sphinx into $(VENV)
 # make venv       creates $(VENV); PYTHON= names the Python to create it with
 # make clean      removes the virtual environments, the demo run, builds and caches
 
@@ -12,9 +13,10 @@ TESTS ?=
 VENV ?= .venv
 INSTALLED := $(VENV)/.installed
 COMPILERS := $(VENV)/.installed-compilers
+SPHINX := $(VENV)/.installed-docs
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow test-device lint venv clean
+.PHONY: demo test test-slow test-device lint docs venv clean
 
 demo: $(INSTALLED)
 	rm -rf runs/demo
@@ -34,6 +36,10 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+docs: $(SPHINX)
+	$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --fresh-env docs build/docs
+	@echo "The documentation is in build/docs/index.html"
 
 venv: $(INSTALLED)
 
@@ -61,6 +67,11 @@ $(COMPILERS): $(INSTALLED)
 	}
 	@echo "Installing compilers for GPUs and TPUs into $(VENV), which takes a minute"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,compile]'
+	@touch $@
+
+$(SPHINX): $(INSTALLED)
+	@echo "Installing Sphinx into $(VENV), which takes a minute"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test,docs]'
 	@touch $@
 
 clean:

@@ -3,16 +3,22 @@
     python -m benchmarks.bench_scaling [--sweeps steps,batch,hidden,vocab,devices,dispatch]
         [--batch B] [--steps T] [--hidden H] [--vocab V] [--disc D] [--mlp M]
         [--doublings N] [--json FILE] [--plot FILE]
+    python -m benchmarks.bench_scaling --plan [--json FILE]
 
 `devices` spreads the same batch over more simulated CPU devices, and `dispatch` runs more
 updates in one call; both use `pf_jax.make_update`, and each of their points has a process
 of its own. Times are seconds of one update. Memory is XLA's own count for the compiled
 update: its arguments, and its temporary arrays.
+
+`--plan` times nothing: it says what share of an update 8, 64 and 1,024 accelerators would
+wait for one another (`scaling_plan.py` has the assumptions).
 """
 
 import argparse
 import functools
+import os
 import pathlib
+import re
 import statistics
 import sys
 from typing import Any
@@ -33,6 +39,8 @@ from benchmarks.timing import Turn, Worker
 
 SHAPES = ("steps", "batch", "hidden", "vocab")
 RUNS = ("devices", "dispatch")
+PLANNED_DEVICES = 8
+"""Number of simulated devices that the updates of a plan are compiled for."""
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -45,8 +53,11 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=timing.positive, default=5)
     parser.add_argument("--json", type=pathlib.Path)
     parser.add_argument("--plot", type=pathlib.Path)
+    parser.add_argument("--plan", action="store_true", help="scaling on paper")
     parser.add_argument("--worker", type=timing.positive, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
+    if arguments.plan and arguments.plot:
+        parser.error("--plot: --plan has no plot: use --json")
     known = (*SHAPES, *RUNS)
     arguments.sweeps = timing.names_of(parser, "--sweeps", arguments.sweeps, known)
     arguments.shape = Shape(*(getattr(arguments, name) for name in Shape._fields))
@@ -187,9 +198,24 @@ def plot(path: pathlib.Path, sweeps: dict[str, list[dict[str, Any]]]) -> None:
     figure.savefig(path, dpi=120)
 
 
+def plan(path: pathlib.Path | None) -> None:
+    """Prints and writes scaling on paper, by updates compiled for simulated devices."""
+    # Read when jax starts; a real device is neither needed nor taken.
+    os.environ["JAX_PLATFORMS"] = "cpu"
+    flag = "--xla_force_host_platform_device_count="
+    flags = re.sub(rf"{flag}\S*", "", os.environ.get("XLA_FLAGS", ""))
+    os.environ["XLA_FLAGS"] = f"{flags} {flag}{PLANNED_DEVICES}"
+    from benchmarks import scaling_plan
+
+    scaling_plan.run(path)
+
+
 def main(argv: list[str] | None = None) -> None:
     """Measures, and writes the results."""
     arguments = parse_arguments(argv)
+    if arguments.plan:
+        plan(arguments.json)
+        return
     if arguments.worker:
         timing.serve({"update": dispatch_turn(arguments.shape, arguments.worker)})
         return

@@ -66,11 +66,37 @@ def lower(
         target: Devices to compile for.
         **generator: Further fields of the generator.
     """
-    function = STEPS.get(form, free_run)
     dtype = PRECISIONS[precision]
     state = jax.eval_shape(lambda: forms.train_state(shape, dtype=dtype, **generator))
     tokens = jax.ShapeDtypeStruct((shape.steps, shape.batch), jnp.int32)
     batch = pf_jax.Batch(tokens, tokens)
+    if form == FREE_RUN:
+        return _lower(free_run, state, batch, target, returns_rows=True)
+    return lower_step(STEPS[form], state, batch, target)
+
+
+def lower_step(
+    step: Callable[..., Any], state: Any, batch: pf_jax.Batch, target: Target
+) -> Any:
+    """An update, whose state is donated, as jax hands it to the target's compiler.
+
+    Args:
+        step: Function `(state, batch, key, axis_name=...) -> (state, metrics)`.
+        state: Training state, as shapes and types.
+        batch: Batch of all devices, as shapes and types.
+        target: Devices to compile for.
+    """
+    return _lower(step, state, batch, target, returns_rows=False)
+
+
+def _lower(
+    function: Callable[..., Any],
+    state: Any,
+    batch: pf_jax.Batch,
+    target: Target,
+    *,
+    returns_rows: bool,
+) -> Any:
     key = jax.eval_shape(lambda: jax.random.key(0))
     everywhere: Any = SingleDeviceSharding(target.devices[0])
     rows = everywhere
@@ -78,14 +104,14 @@ def lower(
         mesh = target.mesh()
         everywhere = NamedSharding(mesh, PartitionSpec())
         rows = NamedSharding(mesh, PartitionSpec(None, AXIS))
-        result = rows.spec if form == FREE_RUN else everywhere.spec
+        result = rows.spec if returns_rows else everywhere.spec
         function = _spread(function, mesh, result)
     arguments = (
         _placed(state, everywhere),
         _placed(batch, rows),
         _placed(key, everywhere),
     )
-    donated = () if form == FREE_RUN else (0,)
+    donated = () if returns_rows else (0,)
     with as_if_on(target):
         traced = jax.jit(function, donate_argnums=donated).trace(*arguments)
         return traced.lower(lowering_platforms=(target.platform,))

@@ -182,6 +182,22 @@ def count_all_reduces(hlo: str) -> int:
     return len(re.findall(r" all-reduce(?:-start)?\(", hlo))
 
 
+def all_reduced_bytes(hlo: str) -> list[int]:
+    """Bytes that each all-reduce of a program sums over the devices, in order.
+
+    Raises:
+        ValueError: If a loop or a branch has some: how often they run is unknown then.
+    """
+    found = [
+        sum(map(bytes_of, each.operands))
+        for each in instructions(hlo)
+        if each.opcode in ("all-reduce", "all-reduce-start")
+    ]
+    if len(found) != count_all_reduces(hlo):
+        raise ValueError("a loop or a branch of the program has all-reduces")
+    return found
+
+
 def table(found: Sequence[Instruction]) -> str:
     """A table of instructions and gigabytes by kind, and their sum."""
     rows = totals(found)

@@ -115,6 +115,9 @@ def get_config() -> config_dict.ConfigDict:
     train.batch_size = 32  # sequences in an update, over all devices
     train.sequence_length = 100  # steps of a sequence
     train.chunks = "consecutive"  # starts of sequences: "consecutive" or "random"
+    # First carry of a sequence: "zeros"; or "passed_on", what the sequence left that ends
+    # where this one starts: batches then go through the data in order.
+    train.carry = "zeros"
     train.learning_rate = 1e-3  # learning rate of Adam, for both players
     train.schedule = "constant"  # or "cosine", "linear": to 0 over num_steps
     train.warmup_steps = 0  # updates in which the learning rate rises linearly
@@ -130,6 +133,10 @@ def get_config() -> config_dict.ConfigDict:
     train.eval_every = 250  # updates between two validations
     train.checkpoint_every = 250  # updates between two checkpoints
     train.keep_checkpoints = 3  # number of newest checkpoints kept, beside the best
+    train.patience = 0  # validations without a better one that end training; 0: never
+    # FROM,TO: steps between which jax.profiler writes a trace to WORKDIR/profile; empty:
+    # none.
+    train.profile = ()
 
     config.evaluation = evaluation = config_dict.ConfigDict()
     evaluation.num_streams = 32  # pieces of the split that are read in parallel

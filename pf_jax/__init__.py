@@ -82,7 +82,13 @@ from pf_jax.recurrence import (
     lstm,
     lstm_step,
 )
-from pf_jax.state import GeneratorSizes, Settings, TrainState, create_train_state
+from pf_jax.state import (
+    GeneratorSizes,
+    Settings,
+    TrainState,
+    create_train_state,
+    start_anew,
+)
 from pf_jax.types import Batch, Unroll
 from pf_jax.unroll import (
     split_modes,
@@ -164,6 +170,7 @@ __all__ = [
     "scheduled_sampling_step",
     "separate_step",
     "split_modes",
+    "start_anew",
     "state_matching_step",
     "teacher_forced_loss",
     "teacher_forcing_step",

@@ -75,6 +75,11 @@ def writing(path: pathlib.Path, num_bytes: int) -> Iterator[None]:
         raise write_error(path, num_bytes, error.errno) from error
 
 
+def encoded(text: str) -> bytes:
+    """A text as UTF-8, with escapes for what is none, such as bytes of an argument."""
+    return text.encode("utf-8", "backslashreplace")
+
+
 def write_whole(path: pathlib.Path, content: str | bytes) -> None:
     """Writes a file atomically and durably: whole or not at all; text as UTF-8.
 
@@ -85,7 +90,7 @@ def write_whole(path: pathlib.Path, content: str | bytes) -> None:
     Raises:
         WriteError: If it cannot be written; what was there before is kept.
     """
-    data = content.encode("utf-8") if isinstance(content, str) else content
+    data = encoded(content) if isinstance(content, str) else content
     temporary = path.with_name(f"{path.name}.partial")
     with writing(path, len(data)):
         try:
@@ -141,7 +146,7 @@ def append_whole(path: pathlib.Path, text: str) -> None:
     Raises:
         WriteError: If it cannot be written; the file is left as it was.
     """
-    data = text.encode("utf-8")
+    data = encoded(text)
     # Unbuffered: a buffer would be written once more when the file is closed.
     with writing(path, len(data)), path.open("ab", buffering=0) as file:
         size = file.seek(0, os.SEEK_END)
@@ -174,6 +179,24 @@ def flush_folder(folder: pathlib.Path) -> None:
             os.close(descriptor)
 
 
+def check_place(folder: pathlib.Path, advice: str) -> None:
+    """Checks that a folder can be made, without making it.
+
+    Args:
+        folder: Path of the folder; it may exist.
+        advice: Last part of the error message: what the user can do.
+
+    Raises:
+        UserError: If there is a file in its place, or its parent cannot be written to.
+    """
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        reason = "Permission denied" if place.is_dir() else "Not a directory"
+        raise UserError(f"{folder}: cannot write there ({reason}): {advice}")
+
+
 def make_folder(folder: pathlib.Path, advice: str) -> None:
     """Makes a folder and its parents, and checks that it can be written to.
 
@@ -195,44 +218,3 @@ def make_folder(folder: pathlib.Path, advice: str) -> None:
         raise UserError(
             f"{folder}: cannot write there ({error.strerror}): {advice}"
         ) from error
-
-
-def existing(path: str) -> pathlib.Path:
-    """The file or folder that `data.path` names.
-
-    Raises:
-        UserError: If the path is empty, or nothing exists there.
-    """
-    if not path:
-        raise UserError("data.path is empty: give --config.data.path=FILE_OR_FOLDER")
-    source = pathlib.Path(path).expanduser()
-    if not source.exists():
-        raise UserError(f"data.path={path}: no such file or folder")
-    return source
-
-
-def sole_file(path: str, suffix: str, example: str) -> pathlib.Path:
-    """The file that `data.path` names, or the only such file in the folder it names.
-
-    Args:
-        path: Path of a file or a folder.
-        suffix: Suffix of the file in a folder, such as `.npz`.
-        example: File name that the error suggests where there is no such file.
-
-    Raises:
-        UserError: If the path does not exist, or the folder has no such file or several.
-    """
-    source = existing(path)
-    if source.is_file():
-        return source
-    files = sorted(source.glob(f"*{suffix}"))
-    if len(files) != 1:
-        names = ", ".join(file.name for file in files)
-        count = (
-            f"more than one {suffix} file ({names})" if files else f"no {suffix} file"
-        )
-        raise UserError(
-            f"data.path={path}: {count} in this folder: give one file, such as "
-            f"{source / (files[0].name if files else example)}"
-        )
-    return files[0]

@@ -87,6 +87,10 @@ def accuracy(teacher_forced: Array, free_running: Array) -> Array:
     Args:
         teacher_forced: Logits `[B]`.
         free_running: Logits `[K]`, usually as many.
+
+    Example:
+        >>> float(accuracy(jnp.array([2.0, -1.0]), jnp.array([-3.0, -0.5])))
+        0.75
     """
     return count_right(teacher_forced, free_running).fraction
 

@@ -14,6 +14,12 @@ def nll(log_probs: Array, mask: Array | None = None) -> Array:
     """`-log P(y)` of each sequence: `[T, B]` -> `[B]`, in nats, summed over time.
 
     A masked step counts nothing, whatever its log-probability.
+
+    Example:
+        >>> log_probs = jnp.log(jnp.array([[0.5, 0.25], [0.5, 0.5]]))  # [T, B]
+        >>> bits = nll(log_probs) / jnp.log(2)
+        >>> [round(float(x), 3) for x in bits]
+        [2.0, 3.0]
     """
     chex.assert_rank(log_probs, 2)
     if mask is not None:

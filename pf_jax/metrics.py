@@ -54,6 +54,12 @@ def compute(metrics: Mapping[str, Average]) -> dict[str, float]:
 
     Returns:
         Numbers by name, NaN where the weight is zero; of several states arrays `[S]`.
+
+    Example:
+        >>> first = {"nll": average(6.0, weight=4)}  # nats, and the steps they are of
+        >>> second = {"nll": average(1.0, weight=1)}
+        >>> compute(add(first, second))
+        {'nll': 1.4}
     """
 
     def mean(metric: Average) -> float:

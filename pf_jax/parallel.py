@@ -15,7 +15,7 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from pf_jax.metrics import Metrics, sum_over_steps
-from pf_jax.state import TrainState
+from pf_jax.state import TrainState, start_anew
 from pf_jax.types import Array, Batch
 
 AXIS = "devices"
@@ -76,17 +76,22 @@ def on_one_device(tree: Any) -> Any:
 def make_updates(
     step: Callable[..., tuple[TrainState, Metrics]],
     make_batch: Callable[[Any, Any], Batch],
+    is_new: Callable[[Any], Array] | None = None,
 ) -> Updates:
     """A function that runs the first `count` updates of a plan, in order.
 
     State, data and key are the same on every device; a batch's rows are spread over the
-    devices. The update donates the state: use the returned one. All counts are one program,
-    so that updates are the same to the bit however they are divided among calls.
+    devices. During a call so are the rows of a carry that is passed on; before and after it
+    every device has all of them, so that a run goes on with any number of devices. The
+    update donates the state: use the returned one. All counts are one program, so that
+    updates are the same to the bit however they are divided among calls.
 
     Args:
         step: Function `(state, batch, key, axis_name=...) -> (state, metrics)`.
         make_batch: Function `(data, rows [b, ...]) -> Batch` of `b` sequences, run on each
             device.
+        is_new: Function `(rows [b, ...]) -> [b]` that says which sequences start from a new
+            carry, where carries are passed on; none by default.
 
     Returns:
         Function `(state, data, rows, count, key) -> (state, metrics)`. Its `rows` are
@@ -99,9 +104,13 @@ def make_updates(
         state: TrainState, data: Any, rows: Any, count: Array, key_data: Array
     ) -> tuple[TrainState, Metrics]:
         key = jax.random.wrap_key_data(key_data)
+        state = state.replace(carry=_own_rows(state.carry))
 
         def update(state: TrainState, number: Array) -> tuple[TrainState, Metrics]:
-            batch = make_batch(data, jax.tree.map(lambda x: x[number], rows))
+            own = jax.tree.map(lambda x: x[number], rows)
+            batch = make_batch(data, own)
+            if is_new is not None:
+                state = start_anew(state, is_new(own))
             return step(
                 state, batch, jax.random.fold_in(key, state.step), axis_name=AXIS
             )
@@ -118,7 +127,8 @@ def make_updates(
         history = jax.tree.map(
             lambda x: jnp.zeros((num_updates, *x.shape), x.dtype), shapes
         )
-        return lax.fori_loop(0, count, body, (state, history))
+        state, history = lax.fori_loop(0, count, body, (state, history))
+        return state.replace(carry=_rows_of_all(state.carry)), history
 
     mapped = jax.pmap(
         updates,
@@ -136,9 +146,26 @@ def make_updates(
     return run
 
 
+def _own_rows(carry: Any) -> Any:
+    """This device's rows of a carry of all rows; None stays None."""
+
+    def take(x: Array) -> Array:
+        num_rows = x.shape[0] // lax.axis_size(AXIS)
+        first = lax.axis_index(AXIS) * num_rows
+        return lax.dynamic_slice_in_dim(x, first, num_rows)
+
+    return jax.tree.map(take, carry)
+
+
+def _rows_of_all(carry: Any) -> Any:
+    """The inverse of `_own_rows`, the same on all devices."""
+    return jax.tree.map(lambda x: lax.all_gather(x, AXIS, tiled=True), carry)
+
+
 def make_update(
     step: Callable[..., tuple[TrainState, Metrics]],
     make_batch: Callable[[Array, Array], Batch],
+    is_new: Callable[[Array], Array] | None = None,
 ) -> Update:
     """A function that runs one update for each row of `rows`, in order.
 
@@ -149,13 +176,15 @@ def make_update(
         step: Function `(state, batch, key, axis_name=...) -> (state, metrics)`.
         make_batch: Function `(data, rows [b, ...]) -> Batch` of `b` sequences, run on each
             device.
+        is_new: Function `(rows [b, ...]) -> [b]` that says which sequences start from a new
+            carry, where carries are passed on; none by default.
 
     Returns:
         Function `(state, data, rows [K, B, ...], key) -> (state, metrics)`, the metrics
         summed over the `K` updates. Update number `state.step` takes its randomness from
         `fold_in(key, state.step)`.
     """
-    updates = make_updates(step, make_batch)
+    updates = make_updates(step, make_batch, is_new)
 
     def update(
         state: TrainState, data: Array, rows: np.ndarray, key: Array

@@ -11,9 +11,10 @@ from flax import struct
 from pf_jax.behavior import behavior_size
 from pf_jax.discriminator import Discriminator, recurrent
 from pf_jax.gate import CHANCE, AccuracyGate
-from pf_jax.generator import Generator, init_generator
+from pf_jax.generator import Generator, init_generator, initial_carry
 from pf_jax.players import Player, create_player, make_optimizer
-from pf_jax.types import Array
+from pf_jax.recurrence import where_rows
+from pf_jax.types import Array, Carry
 
 
 class Settings(NamedTuple):
@@ -64,6 +65,9 @@ class TrainState(struct.PyTreeNode):
         discriminator: The discriminator's; None where the objective has none.
         accuracy_average: Moving average of the accuracy that the gate compares.
         settings: What does not change.
+        carry: First carry of every layer in the next update, a row for each of its
+            sequences, `[B, ...]`: what the update before left. None where the sequences of
+            every update start from a new carry.
     """
 
     step: Array
@@ -71,6 +75,7 @@ class TrainState(struct.PyTreeNode):
     discriminator: Player | None
     accuracy_average: Array
     settings: Settings = struct.field(pytree_node=False)
+    carry: tuple[Carry, ...] | None = None
 
 
 class GeneratorSizes(NamedTuple):
@@ -89,6 +94,7 @@ def create_train_state(
     generator: GeneratorSizes,
     discriminator: Any = None,
     readout_bias: Array | np.ndarray | None = None,
+    num_carried_rows: int = 0,
     settings: Settings = Settings(),
 ) -> TrainState:
     """New parameters and optimizer states.
@@ -100,6 +106,8 @@ def create_train_state(
             `DiscriminatorSizes`; None for an objective without one.
         readout_bias: First bias of the readout, `[P]`, such as `Emission.init_bias` of the
             training split; zeros by default.
+        num_carried_rows: Number of sequences of an update whose carry is passed on to the
+            next update; 0 where every update starts from a new carry.
         settings: What stays the same.
     """
     generator_key, discriminator_key = jax.random.split(key)
@@ -124,7 +132,29 @@ def create_train_state(
         discriminator=second,
         accuracy_average=jnp.full((), CHANCE, jnp.float32),
         settings=settings,
+        carry=initial_carry(params, num_carried_rows, generator=settings.generator)
+        if num_carried_rows
+        else None,
     )
+
+
+def start_anew(state: TrainState, is_new: Array) -> TrainState:
+    """The state with a new carry in some rows, such as those whose sequence ended.
+
+    Args:
+        state: The training state.
+        is_new: Whether a row's next sequence is not the continuation of its last one,
+            `[B]` bool.
+    """
+    if state.carry is None:
+        return state
+    new = initial_carry(
+        state.generator.params, len(is_new), generator=state.settings.generator
+    )
+    carry = jax.tree.map(
+        lambda new, old: where_rows(is_new, new, old), new, state.carry
+    )
+    return state.replace(carry=carry)
 
 
 def num_behavior_features(generator: GeneratorSizes, settings: Settings) -> int:

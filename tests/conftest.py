@@ -1,5 +1,7 @@
 import gc
 import os
+import pathlib
+import shutil
 import sys
 import zlib
 
@@ -19,6 +21,17 @@ else:
 for _flag, _value in _FLAGS.items():
     if _flag not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_flag}={_value}"
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+FLAGS = (
+    "--no-sandbox",
+    "--headless",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -84,3 +97,19 @@ def compiled_programs_are_kept(tmp_path_factory: pytest.TempPathFactory):
     for name, value in before.items():
         jax.config.update(name, value)
     compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A real browser for tests of pages; skips where there is none."""
+    playwright = pytest.importorskip(
+        "playwright.sync_api", reason="playwright is not installed"
+    )
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    with playwright.sync_playwright() as running:
+        path = path or running.chromium.executable_path
+        if not pathlib.Path(path).exists():
+            pytest.skip(f"no browser here: neither {', '.join(BROWSERS)} nor {path}")
+        opened = running.chromium.launch(executable_path=path, args=FLAGS)
+        yield opened
+        opened.close()

@@ -1,11 +1,14 @@
+import os
+
+import jax
 import pytest
 from errors import error_of
 from ml_collections import config_dict
 
 from configs import default
-from pf_jax.data import waveform
+from pf_jax.data import load_dataset, waveform
 from pf_jax.errors import UserError
-from pf_jax.experiment import build, checks
+from pf_jax.experiment import build, checks, environment, memory
 
 
 def _config(**overrides):
@@ -30,6 +33,26 @@ def _config(**overrides):
         (
             {"train__chunks": "shuffled"},
             "train.chunks=shuffled: must be one of consecutive, random",
+        ),
+        (
+            {"train__carry": "kept"},
+            "train.carry=kept: must be one of zeros, passed_on",
+        ),
+        (
+            {"train__carry": "passed_on", "train__chunks": "random"},
+            "train.chunks=random: with train.carry=passed_on windows follow one another: "
+            "set train.chunks=consecutive, or train.carry=zeros",
+        ),
+        (
+            {"train__carry": "passed_on", "adversarial__free_running_steps": 200},
+            "adversarial.free_running_steps=200: with train.carry=passed_on a free run "
+            "ends with its window, after train.sequence_length=100 steps: leave it out, or "
+            "set train.carry=zeros",
+        ),
+        (
+            {"train__carry": "passed_on", "discriminator__kind": "convolutional"},
+            "train.carry=passed_on: discriminator.kind=convolutional sees whole images, "
+            "after which nothing follows: set train.carry=zeros",
         ),
         (
             {"train__update": "both"},
@@ -354,3 +377,152 @@ def test_names_are_those_that_there_are():
     assert set(checks.DISCRIMINATORS) == set(build.DISCRIMINATORS)
     assert set(checks.COMPANDINGS) == set(waveform.COMPANDINGS)
     assert set(checks.CELLS) == set(build.CELLS)
+    assert checks.MAX_SAMPLE_RATE == waveform.MAX_SAMPLE_RATE
+
+
+EFFECT = "others have no effect in float32 or overflow there"
+SHARES = "from 1e-07 to 0.9999999: float32 takes others for 0 or 1"
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        (
+            "train.learning_rate",
+            1e-46,
+            "from 1e-10 to 3e+38: lower ones change no parameter in float32",
+        ),
+        (
+            "discriminator.learning_rate",
+            1e39,
+            "from 1e-10 to 3e+38: lower ones change no parameter in float32",
+        ),
+        ("train.max_gradient_norm", 1e-300, f"0 or from 1e-06 to 1e+09: {EFFECT}"),
+        ("train.weight_decay", 1e-46, f"0 or from 1e-08 to 1e+06: {EFFECT}"),
+        ("adversarial.weight", 1e-46, f"0 or from 1e-08 to 1e+08: {EFFECT}"),
+        (
+            "generator.feedback_temperature",
+            1e39,
+            f"from 1e-06 to 1e+06: {EFFECT}",
+        ),
+        ("generator.dropout", 0.99999999999, f"0 or {SHARES}"),
+        ("gate.average_decay", 1e-46, f"0 or {SHARES}"),
+        ("gate.generator_lower", 1e-46, f"0, 1 or {SHARES}"),
+        ("data.noise", 1e-46, f"0 or from 1e-06 to 1e+06: {EFFECT}"),
+        ("data.max_offset", 1e39, "from 0.001 to 1e+06: in deviations"),
+        ("data.sample_rate", 10**9, "at most 500000"),
+        ("generator.hidden_size", 2**31, "at most 65536"),
+        ("generator.num_layers", 2**31, "at most 64"),
+        ("generator.unroll", 2**31, "at most 64"),
+        ("discriminator.mlp_size", 2**31, "at most 65536"),
+        ("train.batch_size", 2**31, "at most 2147483647"),
+        ("train.num_steps", 2**63, "at most 2147483647"),
+        ("train.updates_per_dispatch", 2**31, "at most 10000"),
+        ("evaluation.sample_length", 2**31, "at most 1000000"),
+        ("behavior.fields", ([],), "one or more of preactivation, outputs, hidden, "),
+        ("data.columns", (-1,), "names or numbers of columns"),
+    ],
+)
+def test_check_config_refuses_what_would_have_no_effect_or_no_room(
+    field, value, message
+):
+    error = error_of(checks.check_config, _config(**{field: value}))
+    typed = f"{value[0]}" if isinstance(value, tuple) else f"{value}"
+    assert error.startswith(f"{field}={typed}: must be {message}")
+
+
+def test_check_config_asks_for_gates_that_differ_in_float32():
+    fields = {"gate.generator_lower": 0.75, "gate.generator_upper": 0.75 + 1e-9}
+    message = error_of(checks.check_config, _config(**fields))
+    assert "must be below gate.generator_upper=0.750000001" in message
+
+
+WRONG_TYPES = {int: (1.5, "many", True), float: ("many", []), bool: (0, "yes")}
+
+
+def test_check_config_names_every_field_of_another_type():
+    sections = default.get_config()
+    checked = 0
+    for section in sections:
+        if not isinstance(sections[section], config_dict.ConfigDict):
+            continue
+        for name in sections[section]:
+            kind, field = sections[section].get_type(name), f"{section}.{name}"
+            for wrong in WRONG_TYPES.get(kind, (5,)):
+                config = default.get_config()
+                if section in OBJECTIVE_SECTIONS:
+                    config.objective = section
+                with config[section].ignore_type():
+                    config[section][name] = wrong
+                message = error_of(checks.check_config, config)
+                assert message.startswith(f"{field}={wrong}: must be "), message
+                checked += 1
+    assert checked > 100
+
+
+@pytest.mark.parametrize(
+    ("overrides", "start"),
+    [
+        (
+            {"generator__hidden_size": 65536},
+            "generator.num_layers=1, generator.hidden_size=65536, ",
+        ),
+        (
+            {"train__batch_size": 2**31 - 8},
+            "train.batch_size=2147483640, train.sequence_length=100: need at least ",
+        ),
+        (
+            {
+                "train__batch_size": 10**5,
+                "train__sequence_length": 1,
+                "train__updates_per_dispatch": 10**4,
+                "train__log_every": 10**4,
+                "train__num_steps": 10**4,
+            },
+            "train.updates_per_dispatch=10000, train.batch_size=100000: need at least "
+            "100.0 GB of memory, and there are 8.0 GB: lower them",
+        ),
+    ],
+)
+def test_check_memory_names_the_fields_that_do_not_fit(monkeypatch, overrides, start):
+    monkeypatch.setattr(memory, "host_bytes", lambda: 8 * 10**9)
+    config = _config(**overrides)
+    experiment = build.make_experiment(config, load_dataset(config.data))
+    assert error_of(memory.check_memory, experiment).startswith(start)
+
+
+def test_check_memory_takes_what_fits():
+    config = _config()
+    experiment = build.make_experiment(config, load_dataset(config.data))
+    memory.check_memory(experiment)
+    # An embedding, a GRU with two biases of the candidate, and a readout, by hand.
+    generator = 104 * 64 + 3 * 256 * (64 + 256 + 1) + 256 + 104 * 257
+    state = build.state_shapes(experiment)
+    count = memory.parameter_bytes(experiment)
+    assert sum(x.size for x in jax.tree.leaves(state.generator.params)) == generator
+    discriminator = sum(x.size for x in jax.tree.leaves(state.discriminator.params))
+    assert count == pytest.approx(16 * (generator + discriminator), abs=100)
+    # 64 rows of 256 hidden units, and 32 rows of 104 logits, at 100 steps.
+    assert memory.step_bytes(experiment) == 100 * 4 * (64 * 256 + 32 * 104)
+
+
+def test_check_environment_refuses_64_bits():
+    environment.check_environment()
+    with jax.enable_x64(True):
+        message = error_of(environment.check_environment)
+    assert message.startswith("JAX_ENABLE_X64 is set: ") and message.endswith(
+        "unset it"
+    )
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no cuda\nmore"), AssertionError()])
+def test_check_environment_names_the_platform_that_is_not_there(monkeypatch, error):
+    def refuse():
+        raise error
+
+    monkeypatch.setattr(jax, "devices", refuse)
+    message = error_of(environment.check_environment)
+    assert message.startswith(
+        f"JAX_PLATFORMS={os.environ['JAX_PLATFORMS']}: JAX cannot"
+    )
+    assert ("(no cuda)" in message) == bool(str(error))

@@ -294,3 +294,58 @@ def test_run_hands_over_arguments_where_a_program_takes_them(capsys):
         command_line.run(seen.append, ["program"], arguments="RUN")
     message = "error: no RUN given: name at least one; --help shows how\n"
     assert capsys.readouterr().err == message
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (
+            MemoryError(),
+            "error: not enough memory (no more of it): lower sizes, such as ",
+        ),
+        (
+            RuntimeError("RESOURCE_EXHAUSTED: out of\nmemory"),
+            "error: not enough memory (",
+        ),
+        (
+            PermissionError(13, "Permission denied", "/run/config.json"),
+            "error: /run/config.json: Permission denied: give another path or change its "
+            "mode",
+        ),
+        (UserError("x" * 5000), "error: xxx"),
+    ],
+)
+def test_run_reports_what_the_machine_lacks_in_one_line(capsys, error, message):
+    def fail() -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as exit_:
+        command_line.run(fail, ["program"])
+    assert exit_.value.code == 2
+    line = capsys.readouterr().err
+    assert line.startswith(message) and line.count("\n") == 1 and len(line) < 1100
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("--noconfig.adversarial.teacher_forced_term=1", "does not take an argument"),
+        ("--noconfig.generator.kernels=1", "unknown flag --noconfig.generator.kernels"),
+        ("--config.behavior.fields={}", "must be names, such as a,b"),
+        ("--config.data.observed=b'x'", "must be names, such as a,b"),
+        ("--config=" + "a" * 300, "no such file"),
+        ("--config=/dev/null", "no such file"),
+        ("--flagfile=/dev/zero", "is a device: must be a file"),
+        ("--flagfile=/nowhere", "cannot be read (No such file or directory)"),
+        ("--config.train.num_steps=" + "1" * 5000, "must be an integer"),
+    ],
+)
+def test_run_reports_what_is_typed_wrongly_in_one_line(capsys, argument, message):
+    assert message in _error(capsys, argument)
+
+
+@pytest.mark.parametrize("code", ["raise SystemExit(3)", "raise MemoryError"])
+def test_run_reports_a_config_that_ends_the_program(capsys, tmp_path, code):
+    (tmp_path / "ends.py").write_text(code)
+    path = tmp_path / "ends.py"
+    assert _error(capsys, f"--config={path}").startswith(f"--config={path}: line 1: ")

@@ -2,13 +2,23 @@ import errno
 import os
 import pathlib
 import resource
+import shutil
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
 from pf_jax.errors import UserError
-from pf_jax.files import WriteError, append_whole, make_folder, write_whole
+from pf_jax.experiment.saved_config import read_config
+from pf_jax.files import (
+    WriteError,
+    append_whole,
+    check_place,
+    make_folder,
+    write_whole,
+)
+from pf_jax.reading import existing, read_file, visible
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -118,3 +128,59 @@ def test_program_reports_a_full_disk_with_status_2(tmp_path):
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
     assert "file needs about 100 bytes" in done.stderr
     assert os.listdir(tmp_path) == []
+
+
+def test_write_whole_escapes_what_is_no_utf_8(tmp_path):
+    write_whole(tmp_path / "file", "a\udcff")
+    append_whole(tmp_path / "file", "\u00e9\udcff\n")
+    assert (tmp_path / "file").read_bytes() == b"a\\udcff\xc3\xa9\\udcff\n"
+
+
+def test_check_place_finds_what_is_in_the_way_and_makes_nothing(tmp_path):
+    check_place(tmp_path / "a" / "b", "give another")
+    check_place(tmp_path, "give another")
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file", tmp_path / "file" / "x"):
+        with pytest.raises(UserError) as error:
+            check_place(path, "give another")
+        message = f"{path}: cannot write there (Not a directory): give another"
+        assert str(error.value) == message
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def _as_nobody(function):
+    """Calls a function without the rights of root, in a process of its own."""
+    child = os.fork()
+    if not child:
+        try:
+            if os.geteuid() == 0:
+                os.setresuid(65534, 65534, 65534)
+            function()
+            os._exit(0)
+        except UserError:
+            os._exit(2)
+        except PermissionError as error:
+            # What is left to the programs' last resort, which needs the name.
+            os._exit(3 if error.filename else 4)
+        except BaseException:
+            os._exit(5)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*")
+def test_a_folder_of_mode_000_is_one_line(tmp_path):
+    folder = pathlib.Path(tempfile.mkdtemp())
+    (folder / "run").mkdir()
+    (folder / "run" / "config.json").write_text("{}")
+    folder.chmod(0o755)
+    (folder / "run").chmod(0)
+    try:
+        assert _as_nobody(lambda: visible(folder / "run")) == 2
+        assert _as_nobody(lambda: existing(str(folder / "run" / "config.json"))) == 2
+        assert _as_nobody(lambda: read_file(folder / "run" / "config.json")) == 2
+        assert _as_nobody(lambda: check_place(folder / "run", "give another")) == 2
+        assert _as_nobody(lambda: make_folder(folder / "run", "give another")) == 2
+        assert _as_nobody(lambda: read_config(folder / "run")) == 3
+    finally:
+        (folder / "run").chmod(0o755)
+        shutil.rmtree(folder)

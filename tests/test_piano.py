@@ -342,3 +342,15 @@ def test_plot_rolls_takes_a_silent_frame(tmp_path: pathlib.Path, figures: list[F
     rolls.plot_rolls([np.zeros((1, KEYS))], tmp_path / "a.png", lowest_pitch=21)
     (image,) = figures[0].axes[0].images
     assert image.get_array().count() == 0
+
+
+def test_plot_rolls_shows_the_first_part_of_long_rolls(
+    tmp_path: pathlib.Path, figures: list[Figure]
+):
+    roll = np.zeros((4500, KEYS), np.uint8)
+    roll[::7, 40] = 1
+    rolls.plot_rolls([roll], tmp_path / "a.png", lowest_pitch=21, training_length=20)
+    (axes,) = figures[0].axes
+    assert axes.images[0].get_array().shape[1] == 4000 and axes.get_xlim() == (0, 4000)
+    label = "the first 4,000 of 4,500 frames; dashed: training length"
+    assert axes.get_xlabel() == label

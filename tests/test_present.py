@@ -208,3 +208,47 @@ def test_make_settings_error_for_a_grid_that_does_not_fit(encoding, expected):
 def test_make_settings_counts_the_windows_of_a_free_run(steps, windows):
     config = config_of(**{"adversarial.free_running_steps": steps})
     assert build.make_settings(config, LETTERS).num_windows == windows
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"num_samples": 1_000_000}, "--num_samples=1000000: must be at most 10000"),
+        (
+            {"sample_length": 2**31},
+            "--sample_length=2147483648: must be at most 10000000",
+        ),
+        (
+            {"temperature": 1e39},
+            "--temperature=1e+39: must be 0 or from 1e-06 to 1e+06",
+        ),
+        (
+            {"temperature": 1e-46},
+            "--temperature=1e-46: must be 0 or from 1e-06 to 1e+06",
+        ),
+        ({"bias": 1e39}, "--bias=1e+39: must be 0 or from 1e-06 to 50"),
+    ],
+)
+def test_check_sampling_refuses_what_has_no_effect_or_no_room(fields, message):
+    assert error_of(present.check_sampling, Sampling(**fields)).startswith(message)
+
+
+def test_settle_sampling_bounds_the_numbers_of_all_samples():
+    asked = Sampling(num_samples=3, sample_length=200_000)
+    settle_sampling(asked, PianoRoll(), 10)
+    asked = Sampling(num_samples=30, sample_length=200_000)
+    assert error_of(settle_sampling, asked, PianoRoll(), 10) == (
+        "--num_samples=30 --sample_length=200000: have 528,000,000 numbers together: must "
+        "be at most 134,217,728: sample fewer, or shorter ones"
+    )
+
+
+def test_long_texts_are_printed_in_part_and_written_whole(tmp_path):
+    request = request_of(LETTERS, tmp_path, Sampling(1, sample_length=3000))
+    shown = present.write_samples(request)
+    written = (tmp_path / "samples.txt").read_text().split("\n", 1)[1].rstrip("\n")
+    assert len(written) == 3000
+    assert shown == f"{written[:1000]!r}, the first 1,000 of 3,000 characters"
+    values = LETTERS.encode(written)
+    assert LETTERS.describe(values) == shown
+    assert LETTERS.describe(values[:1000]) == repr(written[:1000])

@@ -87,7 +87,9 @@ def test_readme_map_is_in_order_of_import():
         assert not later, f"{name} imports {later}"
 
 
-@pytest.mark.parametrize("package", ["recurrence", "objectives", "experiment", "study"])
+@pytest.mark.parametrize(
+    "package", ["recurrence", "objectives", "experiment", "study", "rating"]
+)
 def test_readme_map_of_a_package_is_in_order_of_import(package):
     listed = readme_map()[1][package]
     listed = listed[: listed.index("kernels")] if "kernels" in listed else listed

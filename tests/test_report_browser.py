@@ -1,6 +1,3 @@
-import pathlib
-import shutil
-
 import numpy as np
 import pytest
 from study_runs import OBJECTIVES, curve, write_picture, write_run, write_sound
@@ -8,32 +5,6 @@ from study_runs import OBJECTIVES, curve, write_picture, write_run, write_sound
 from pf_jax.study.selection import report
 
 pytestmark = pytest.mark.slow
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-FLAGS = (
-    "--no-sandbox",
-    "--headless",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    playwright = pytest.importorskip(
-        "playwright.sync_api", reason="playwright is not installed"
-    )
-    path = next(filter(None, map(shutil.which, BROWSERS)), None)
-    with playwright.sync_playwright() as running:
-        path = path or running.chromium.executable_path
-        if not pathlib.Path(path).exists():
-            pytest.skip(f"no browser here: neither {', '.join(BROWSERS)} nor {path}")
-        opened = running.chromium.launch(executable_path=path, args=FLAGS)
-        yield opened
-        opened.close()
 
 
 @pytest.fixture(scope="module")

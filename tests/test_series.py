@@ -298,3 +298,9 @@ def test_load_dataset_error_for_a_series_too_short_to_split(tmp_path):
 )
 def test_check_config_error_for_a_wrong_field(field, value):
     assert f"data.{field}=" in error_of(data_of, "a.csv", **{field: value})
+
+
+def test_encode_error_for_a_number_that_float32_does_not_hold():
+    encoding = Series((0.0,), (1.0,), ("a",))
+    message = error_of(encoding.encode, np.array([[1.0], [1e300]]))
+    assert "more than 3e38 deviations" in message

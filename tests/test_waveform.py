@@ -164,8 +164,8 @@ def test_describe_tells_length_and_loudness():
 @pytest.mark.parametrize(
     "arguments, expected",
     [
-        ((0, 256, "mu_law"), "data.sample_rate=0: must be at least 1"),
-        ((-8000, 256, "mu_law"), "data.sample_rate=-8000: must be at least 1"),
+        ((0, 256, "mu_law"), "data.sample_rate=0: must be from 1 to 500000"),
+        ((-8000, 256, "mu_law"), "data.sample_rate=-8000: must be from 1 to 500000"),
         ((RATE, 1, "mu_law"), "data.num_bins=1: must be from 2 to 65536"),
         ((RATE, 65537, "mu_law"), "data.num_bins=65537: must be from 2 to 65536"),
         ((RATE, 2, "a_law"), "data.companding=a_law: must be one of mu_law, linear"),
@@ -318,12 +318,12 @@ def test_wav_error_for_a_missing_path(tmp_path: pathlib.Path):
     assert "data.path is empty" in error_of(wav.wav, "", RATE)
 
 
-@pytest.mark.parametrize("sample_rate", [0, -1])
-def test_wav_error_for_a_sample_rate_below_one(
+@pytest.mark.parametrize("sample_rate", [0, -1, 500_001, 10**9])
+def test_wav_error_for_a_sample_rate_out_of_range(
     tmp_path: pathlib.Path, sample_rate: int
 ):
     message = error_of(wav.wav, str(tmp_path), sample_rate)
-    assert message == f"data.sample_rate={sample_rate}: must be at least 1"
+    assert message == f"data.sample_rate={sample_rate}: must be from 1 to 500000"
 
 
 def test_wav_error_for_too_little_to_hold_out(tmp_path: pathlib.Path):

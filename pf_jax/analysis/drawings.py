@@ -37,6 +37,9 @@ GRID_COLUMNS = 4
 WIDTH = 8.0
 """Width of a figure, in inches."""
 
+MOST_POINTS = 20_000
+"""Largest number of points of a drawing that a picture shows."""
+
 MAX_HEIGHT = 400.0
 """Largest height of a figure, in inches: a PNG's sides have less than 65,536 pixels."""
 
@@ -156,6 +159,8 @@ def plot_drawings(
 ) -> None:
     """Plots drawings as large as possible: lines of writing in rows, others in a grid.
 
+    Of longer drawings the first `MOST_POINTS` points are shown.
+
     Args:
         drawings: Points `(dx, dy, pen)` of each drawing, `[N, 3]`: see `drawing_paths`; at
             least one drawing.
@@ -164,6 +169,7 @@ def plot_drawings(
         training_length: Steps of a sequence in training; points after that many have a
             second color.
     """
+    drawings = [strokes[:MOST_POINTS] for strokes in drawings]
     numbered = [list(_numbered_paths(strokes)) for strokes in drawings]
     frames = [_frame([points for _, points in paths]) for paths in numbered]
     heights, num_columns = _layout(frames, 0.25 if titles else 0.05)

@@ -13,7 +13,7 @@ import numpy as np
 from pf_jax.analysis import sample_files
 from pf_jax.analysis.request import Request, Sampling
 from pf_jax.data import Vocabulary
-from pf_jax.data.encoding import Encoding, TextEncoding
+from pf_jax.data.encoding import Encoding, TextEncoding, quoted
 from pf_jax.data.piano import PianoRoll
 from pf_jax.data.pixels import Pixels
 from pf_jax.data.series import Series
@@ -24,6 +24,9 @@ from pf_jax.errors import UserError, warn
 
 FREE_RUN_LENGTHS = 10
 """Default length of samples in training windows, for data without a length of its own."""
+
+MOST_SAMPLES, MOST_STEPS, MOST_NUMBERS = 10_000, 10_000_000, 1 << 27
+"""Largest number of samples, of steps of one, and of numbers of all: half a GB."""
 
 
 class Presenter(NamedTuple):
@@ -44,14 +47,21 @@ class Presenter(NamedTuple):
 
 def check_sampling(sampling: Sampling) -> None:
     """Raises a UserError if a number is out of range."""
-    for name in ("num_samples", "sample_length"):
+    for name, most in (("num_samples", MOST_SAMPLES), ("sample_length", MOST_STEPS)):
         value = getattr(sampling, name)
         if value is not None and value < 1:
             raise UserError(f"--{name}={value}: must be at least 1")
-    for name in ("temperature", "bias"):
+        if value is not None and value > most:
+            raise UserError(f"--{name}={value}: must be at most {most}")
+    for name, least, most in (("temperature", 1e-6, 1e6), ("bias", 1e-6, 50.0)):
         value = getattr(sampling, name)
         if not (math.isfinite(value) and value >= 0):
             raise UserError(f"--{name}={value}: must be a finite number, at least 0")
+        if value and not least <= value <= most:
+            raise UserError(
+                f"--{name}={value}: must be 0 or from {least:g} to {most:g}: others have "
+                "no effect in float32 or overflow there"
+            )
 
 
 def settle_sampling(
@@ -79,13 +89,18 @@ def settle_sampling(
             f"--sample_length={length}: every sequence of this run's data has {fixed} "
             f"{encoding.unit}: leave it out"
         )
-    return sampling._replace(
-        num_samples=sampling.num_samples or presenter.num_samples,
-        sample_length=fixed
-        or length
-        or presenter.sample_length
-        or FREE_RUN_LENGTHS * training_length,
+    num_samples = sampling.num_samples or presenter.num_samples
+    length = (
+        fixed or length or presenter.sample_length or FREE_RUN_LENGTHS * training_length
     )
+    size = encoding.first_input.size
+    if num_samples * length * size > MOST_NUMBERS:
+        raise UserError(
+            f"--num_samples={num_samples} --sample_length={length}: have "
+            f"{num_samples * length * size:,} numbers together: must be at most "
+            f"{MOST_NUMBERS:,}: sample fewer, or shorter ones"
+        )
+    return sampling._replace(num_samples=num_samples, sample_length=length)
 
 
 def warn_of_unknown(encoding: Encoding, prompt: str) -> None:
@@ -122,7 +137,7 @@ def describe_sample(encoding: Encoding, sampling: Sampling, values: np.ndarray) 
         values: The sample, from `write_samples`.
     """
     if isinstance(encoding, TextEncoding):
-        described = repr(encoding.continued(sampling.prompt, values))
+        described = quoted(encoding.continued(sampling.prompt, values))
     else:
         described = encoding.describe(values)
     if sampling.sample_length in (None, len(values)):

@@ -21,6 +21,9 @@ TICKS_PER_FRAME = 480
 VELOCITY = 80
 """MIDI velocity of all notes, of 127, since rolls do not have any."""
 
+MOST_FRAMES = 4000
+"""Largest number of frames that a picture shows: it has fewer pixels."""
+
 OCTAVE = 12
 
 MIN_HEIGHT = 2 * OCTAVE
@@ -130,6 +133,8 @@ def plot_rolls(
 ) -> None:
     """Plots pitches over frames, one roll above the other, all on the same scales.
 
+    Of longer rolls the first `MOST_FRAMES` frames are shown.
+
     Args:
         rolls: Piano rolls, `[N, num_keys]` each: at least one, of at least one frame.
         path: Path of the PNG file.
@@ -138,20 +143,24 @@ def plot_rolls(
             rolls.
         titles: Title of each roll.
     """
-    low, high = _shown_keys(rolls)
     longest = max(map(len, rolls))
+    rolls = [roll[:MOST_FRAMES] for roll in rolls]
+    low, high = _shown_keys(rolls)
     figure = make_figure(height=0.5 + 2.5 * len(rolls))
     rows = figure.subplots(len(rolls), sharex=True, squeeze=False)[:, 0]
     label = "frames"
+    if longest > MOST_FRAMES:
+        label = f"the first {MOST_FRAMES:,} of {longest:,} frames"
+    note = ""
     for index, (axes, roll) in enumerate(zip(rows, rolls, strict=True)):
         _plot_roll(axes, roll[:, low:high], lowest_pitch + low)
-        axes.set_xlim(0, longest)
+        axes.set_xlim(0, min(longest, MOST_FRAMES))
         if titles:
             axes.set_title(titles[index], loc="left", fontsize=10)
         if training_length is not None and training_length < len(roll):
             axes.axvline(training_length, color=COLORS[1], lw=1, ls="--")
-            label = "frames; dashed: training length"
-    rows[-1].set_xlabel(label)
+            note = "; dashed: training length"
+    rows[-1].set_xlabel(label + note)
     save_figure(figure, path)
 
 

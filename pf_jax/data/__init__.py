@@ -24,6 +24,7 @@ from pf_jax.data.sequences import (
     windows_to_batch,
 )
 from pf_jax.data.spacing import Groups, grouped_windows, spaced_starts
+from pf_jax.data.successive import successive_windows
 from pf_jax.data.vocabulary import Vocabulary
 
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
     "make_windows",
     "save_encoding",
     "spaced_starts",
+    "successive_windows",
     "training_values",
     "windows_to_batch",
 ]

@@ -27,6 +27,7 @@ from pf_jax.data.encoding import Encoding
 from pf_jax.data.sequences import Sequences, join_sequences
 from pf_jax.errors import UserError
 from pf_jax.files import write_whole
+from pf_jax.reading import read_file
 
 RawSplits = Mapping[str, Sequence[Any]]
 """Raw sequences, as in their files, by split: train, valid and test."""
@@ -223,8 +224,8 @@ def load_encoding(path: pathlib.Path) -> Encoding:
         UserError: If the file is missing or damaged.
     """
     try:
-        return encoding_from_json(json.loads(path.read_text()))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        return encoding_from_json(json.loads(read_file(path)))
+    except Exception as error:  # A damaged file can have any values.
         raise UserError(
             f"{path}: cannot read the run's encoding: use another --workdir"
         ) from error

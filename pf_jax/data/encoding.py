@@ -10,6 +10,18 @@ import numpy as np
 
 from pf_jax.emissions import Emission, categorical
 
+MOST_SHOWN = 1000
+"""Largest number of characters of a text that are printed."""
+
+
+def quoted(text: str) -> str:
+    """A text in quotes, for a terminal; of a long one the start, and its length."""
+    if len(text) <= MOST_SHOWN:
+        return repr(text)
+    return (
+        f"{text[:MOST_SHOWN]!r}, the first {MOST_SHOWN:,} of {len(text):,} characters"
+    )
+
 
 class Output(NamedTuple):
     """The output side of a generator of these values.
@@ -166,8 +178,8 @@ class TextEncoding(Encoding):
         """A prompt and the tokens `[N]` that follow it, as one text."""
 
     def describe(self, values: np.ndarray) -> str:
-        """The text, quoted."""
-        return repr(self.decode(values))
+        """The text, quoted; of a long one the start."""
+        return quoted(self.decode(values))
 
     def to_json(self) -> dict[str, Any]:
         """The symbols."""

@@ -18,7 +18,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from pf_jax.errors import UserError
-from pf_jax.files import existing
+from pf_jax.reading import existing, read_file
 
 SPLIT_FILES = {
     "train": ("trainset.txt", "testset_t.txt"),
@@ -108,7 +108,7 @@ def _read_forms(folder: pathlib.Path, name: str) -> list[str]:
             f"{folder}: no {'lineStrokes' if file else name} there: give the folder with "
             f"lineStrokes/, ascii/ and the split files of IAM-OnDB, such as {name}"
         )
-    forms = file.read_text("latin-1").split()
+    forms = read_file(file).decode("latin-1").split()
     if not forms:
         raise UserError(
             f"{file}: empty: must name forms such as a01-000u, one per line"
@@ -148,7 +148,7 @@ def _read_texts(file: pathlib.Path) -> list[str]:
     """The lines of section `CSR:`, the text as written; `OCR:` is the text to copy."""
     if not file.is_file():
         return []
-    section = file.read_text("latin-1").partition("CSR:")[2]
+    section = read_file(file).decode("latin-1").partition("CSR:")[2]
     return [line.strip() for line in section.splitlines() if line.strip()]
 
 
@@ -160,9 +160,10 @@ def read_strokes(file: pathlib.Path) -> np.ndarray:
             wrong ones.
     """
     again = "unpack lineStrokes-all.tar.gz again"
+    content = read_file(file)
     try:
-        root = ElementTree.fromstring(file.read_bytes())
-    except (ElementTree.ParseError, LookupError, ValueError, OSError) as error:
+        root = ElementTree.fromstring(content)
+    except (ElementTree.ParseError, LookupError, ValueError) as error:
         raise UserError(f"{file}: damaged XML ({error}): {again}") from error
     stroke_set = root.find("StrokeSet")
     if root.tag != "WhiteboardCaptureSession" or stroke_set is None:

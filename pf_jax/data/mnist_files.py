@@ -1,29 +1,21 @@
 """Readers for the original files of MNIST and of binarized MNIST."""
 
 import contextlib
-import gzip
 import hashlib
 import pathlib
 import struct
-import zlib
 
 import numpy as np
 
 from pf_jax.errors import UserError
 from pf_jax.files import write_whole
+from pf_jax.reading import gunzip, read_file
 
 _SIDE = 28
 _NUM_PIXELS = _SIDE * _SIDE
 # A line of an .amat file as pairs of characters; the lowest bit of a pair is the pixel.
 _ZEROS = np.frombuffer(b"0 " * (_NUM_PIXELS - 1) + b"0\n", "<u2")
 _LABELS_MAGIC, _IMAGES_MAGIC = 0x801, 0x803
-
-
-def _read_bytes(file: pathlib.Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror})") from error
 
 
 def read_amat(file: pathlib.Path) -> np.ndarray:
@@ -37,8 +29,8 @@ def read_amat(file: pathlib.Path) -> np.ndarray:
     stamp = f"{status.st_size} bytes of {status.st_mtime_ns}\n".encode()
     cache = file.with_name(f"{file.name}.packed")
     start = len(stamp) + hashlib.sha256().digest_size
-    with contextlib.suppress(OSError):
-        content = cache.read_bytes()
+    with contextlib.suppress(UserError):
+        content = read_file(cache)
         if content == _sealed(stamp, content[start:]):
             pixels = np.unpackbits(np.frombuffer(content[start:], np.uint8))
             return pixels.reshape(-1, _SIDE, _SIDE)
@@ -54,7 +46,7 @@ def _sealed(stamp: bytes, packed: bytes) -> bytes:
 
 def _parse_amat(file: pathlib.Path) -> np.ndarray:
     """The images `[N, 28, 28]` of lines of 784 numbers."""
-    content = _read_bytes(file)
+    content = read_file(file)
     if not content.strip():
         raise UserError(f"{file}: empty: must have lines of {_NUM_PIXELS} numbers")
     if len(content) % _ZEROS.nbytes == 0:
@@ -91,14 +83,9 @@ def _parse_line(line: bytes, place: str) -> np.ndarray:
 
 def read_idx(file: pathlib.Path) -> np.ndarray:
     """The images of an idx file, gzipped or not: `[N, H, W]` uint8, 0 to 255."""
-    content = _read_bytes(file)
+    content = read_file(file)
     if content.startswith(b"\x1f\x8b"):
-        try:
-            content = gzip.decompress(content)
-        except (OSError, EOFError, zlib.error) as error:
-            raise UserError(
-                f"{file}: damaged gzip file ({error}): get it again"
-            ) from error
+        content = gunzip(file, content)
     if len(content) < 16:
         raise UserError(
             f"{file}: {len(content)} bytes: an idx file of images has more than 16: "

@@ -5,17 +5,15 @@ High-Dimensional Sequences" (ICML 2012, arXiv 1206.6392).
 """
 
 import dataclasses
-import io
-import pathlib
 from typing import Any, ClassVar
 
 import numpy as np
-import scipy.io
 
 from pf_jax import emissions
 from pf_jax.data.encoding import Encoding, Measure, Output
+from pf_jax.data.mat_files import read_cells
 from pf_jax.errors import UserError
-from pf_jax.files import sole_file
+from pf_jax.reading import sole_file
 
 LOWEST_PITCH = 21
 """MIDI note number of A0, the lowest key of a piano."""
@@ -112,7 +110,7 @@ def piano_rolls(path: str) -> dict[str, list[np.ndarray]]:
             piece is empty or not a piano roll.
     """
     file = sole_file(path, ".mat", "JSB_Chorales.mat")
-    content = _load(file)
+    content = read_cells(file, _KEYS.values())
     splits = {}
     for split, key in _KEYS.items():
         if key not in content:
@@ -131,25 +129,6 @@ def piano_rolls(path: str) -> dict[str, list[np.ndarray]]:
             for number, cell in enumerate(cells.ravel(), 1)
         ]
     return splits
-
-
-def _load(file: pathlib.Path) -> dict[str, Any]:
-    """The variables of a MATLAB file."""
-    advice = "must be a whole MATLAB file of version 7 or earlier"
-    try:
-        content = io.BytesIO(file.read_bytes())
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror})") from error
-    try:
-        return scipy.io.loadmat(content, variable_names=list(_KEYS.values()))
-    except NotImplementedError as error:
-        raise UserError(
-            f"{file}: has the format of MATLAB 7.3: {advice}: save it again with -v7"
-        ) from error
-    except Exception as error:  # Each kind of damage raises another exception.
-        raise UserError(
-            f"{file}: cannot be read: {advice}: get it again from its publisher"
-        ) from error
 
 
 def _piece(cell: Any, where: str) -> np.ndarray:

@@ -11,7 +11,7 @@ from pf_jax.data.encoding import Encoding, Measure, Output
 from pf_jax.data.mnist_files import read_amat, read_idx
 from pf_jax.emissions import bernoulli
 from pf_jax.errors import UserError
-from pf_jax.files import existing
+from pf_jax.reading import existing, visible
 
 Splits = dict[str, np.ndarray]
 """Images `[N, H, W]`, uint8, 0 or 1, by split: train, valid and test."""
@@ -171,7 +171,7 @@ def _folder_with(pattern: str, path: str) -> pathlib.Path | None:
     folder = existing(path)
     if not folder.is_dir():
         raise UserError(f"data.path={path}: not a folder: give the folder of the file")
-    return folder if any(folder.glob(pattern)) else None
+    return folder if any(file.match(pattern) for file in visible(folder)) else None
 
 
 def _existing_file(folder: pathlib.Path, *names: str) -> pathlib.Path:

@@ -104,7 +104,8 @@ class Windows(NamedTuple):
 
     Attributes:
         rows: Pure function `(seed, step, batch_size) -> [B, 2]` int32: the start of each
-            row's window in `values`, and how many of its steps count.
+            row's window in `values`, and how many of its steps count. For a carry that is
+            passed on `[B, 3]`: also whether the row starts anew.
         are_whole: Whether every step of every window counts.
     """
 
@@ -183,7 +184,8 @@ def gather_windows(
 
     Args:
         values: Field `values` of `Sequences`, on the device.
-        rows: Start of each row's window, and how many of its steps count: `[B, 2]`.
+        rows: Start of each row's window, and how many of its steps count: `[B, 2]`; further
+            columns are not read.
         length: Steps of a window `T`.
         are_whole: Whether all steps of all rows count; there is no mask then.
 
@@ -199,28 +201,33 @@ def gather_windows(
 
 def cut_windows(
     values: np.ndarray, rows: np.ndarray, *, length: int, are_whole: bool
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, ...]:
     """The windows of some rows of a batch, cut on the host; for `windows_to_batch`.
 
     Args:
         values: Field `values` of `Sequences`.
-        rows: Start of each row's window, and how many of its steps count: `[..., 2]`.
+        rows: Start of each row's window, and how many of its steps count: `[..., 2]`; or
+            more columns.
         length: Steps of a window `T`.
         are_whole: Whether all steps of all rows count.
 
     Returns:
-        The windows `[..., T + 1, ...]`, in the type of `values`, and how many of their
-        steps count, `[...]`.
+        The windows `[..., T + 1, ...]`, in the type of `values`, and the other columns of
+        `rows`, `[...]` each.
     """
     starts, counts = rows[..., 0], rows[..., 1]
     steps = np.arange(length + 1)
     inside = steps if are_whole else np.minimum(steps, counts[..., None])
-    return values[starts[..., None] + inside], counts
+    return (
+        values[starts[..., None] + inside],
+        counts,
+        *np.moveaxis(rows[..., 2:], -1, 0),
+    )
 
 
-def windows_to_batch(windows: tuple[Array, Array], *, are_whole: bool) -> Batch:
+def windows_to_batch(windows: tuple[Array, ...], *, are_whole: bool) -> Batch:
     """The batch that `gather_windows` makes of the same rows, from `cut_windows`."""
-    values, counts = windows
+    values, counts, *_ = windows
     return _to_batch(jnp.moveaxis(values, 1, 0), counts, are_whole)
 
 

@@ -121,8 +121,15 @@ class Series(Encoding):
     def encode(self, raw: np.ndarray) -> np.ndarray:
         """The values of a raw sequence `[N, D]`: `[N, D]` float32."""
         chex.assert_shape(raw, (None, self.size))
-        values = (np.asarray(raw, np.float64) - self.mean) / self.scale
-        return values.astype(np.float32)
+        with np.errstate(over="ignore"):
+            values = (np.asarray(raw, np.float64) - self.mean) / self.scale
+            values = values.astype(np.float32)
+        if not np.isfinite(values).all():
+            raise UserError(
+                "the series has a number of more than 3e38 deviations of the training "
+                "split: correct it, or leave the column out with --config.data.columns"
+            )
+        return values
 
     def decode(self, values: np.ndarray) -> np.ndarray:
         """The raw sequence of these values, in the source's units: `[N, D]` float64."""

@@ -2,8 +2,11 @@
 
 import csv
 import io
+import itertools
+import math
 import pathlib
-from collections.abc import Mapping, Sequence
+from array import array as typed_array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +19,14 @@ from pf_jax.data.text import (
     split_of,
 )
 from pf_jax.errors import UserError
-from pf_jax.files import existing
+from pf_jax.reading import (
+    MOST_UNPACKED,
+    existing,
+    read_file,
+    read_members,
+    too_large,
+    visible,
+)
 
 SUFFIXES = (".npy", ".npz", ".csv")
 
@@ -63,7 +73,7 @@ def series(path: str, columns: Sequence[Column]) -> dict[str, Table]:
     source = existing(path)
     files = [source]
     if source.is_dir():
-        files = sorted(f for f in source.iterdir() if f.suffix.lower() in SUFFIXES)
+        files = [f for f in visible(source) if f.suffix.lower() in SUFFIXES]
         if named := _by_split(path, {f.name: split_of(f) for f in files}):
             files_of = {split: source / name for split, name in named.items()}
             splits = {split: _whole(files_of[split], columns) for split in SPLITS}
@@ -165,19 +175,26 @@ def _read(file: pathlib.Path, columns: Sequence[Column]) -> dict[str, Table]:
 
 
 def _arrays(file: pathlib.Path) -> dict[str, np.ndarray]:
+    """The arrays of a file by name; the name is empty in an `.npy` file."""
+    is_packed = file.suffix.lower() == ".npz"
+    members = read_members(file) if is_packed else {"": read_file(file)}
     try:
-        # In memory: a damaged file would otherwise stay open.
-        loaded = np.load(io.BytesIO(file.read_bytes()), allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            return {"": loaded}
-        with loaded:
-            return {name: loaded[name] for name in loaded.files}
+        arrays = {
+            name.removesuffix(".npy"): np.lib.format.read_array(
+                io.BytesIO(member), allow_pickle=False
+            )
+            for name, member in members.items()
+        }
     except Exception as error:  # Each kind of damage raises another exception.
         cause = " ".join(str(error).split()) or type(error).__name__
         raise UserError(
             f"{file}: cannot be read ({cause}): must be arrays of numbers, as numpy.save "
             "and numpy.savez write them"
         ) from error
+    # As they are read: a file of kilobytes can have half a billion numbers of one byte.
+    if is_packed and sum(8 * array.size for array in arrays.values()) > MOST_UNPACKED:
+        raise too_large(file, "give a part of it")
+    return arrays
 
 
 def _array_table(where: str, array: np.ndarray, columns: Sequence[Column]) -> Table:
@@ -204,32 +221,51 @@ def _array_table(where: str, array: np.ndarray, columns: Sequence[Column]) -> Ta
 
 
 def _csv_table(file: pathlib.Path, columns: Sequence[Column]) -> Table:
-    lines = read_utf8(file).removeprefix("\ufeff").splitlines()
-    first = lines[0] if lines else ""
+    text = io.TextIOWrapper(io.BytesIO(read_utf8(file).encode()), "utf-8")
+    first = text.readline()
+    text.seek(0)
     delimiter = next((mark for mark in DELIMITERS if mark in first), ",")
-    rows = [
-        (number, [cell.strip() for cell in row])
-        for number, row in enumerate(csv.reader(lines, delimiter=delimiter), start=1)
-        if row
-    ]
-    names = [str(number) for number in range(len(rows[0][1]))] if rows else []
-    if rows and any(_number(cell) is None for cell in rows[0][1]):
-        names = rows.pop(0)[1]
+    rows = _rows(file, csv.reader(text, delimiter=delimiter))
+    line, row = next(rows, (0, []))
+    names = [str(number) for number in range(len(row))]
+    if any(_number(cell) is None for cell in row):
+        names = row
+    else:
+        rows = itertools.chain([(line, row)] if row else [], rows)
     chosen = _choose(str(file), names, columns)
-    numbers = np.empty((len(rows), len(chosen)))
-    for index, (line, row) in enumerate(rows):
+    numbers = typed_array("d")
+    for line, row in rows:
         if len(row) != len(names):
             raise UserError(
                 f"{file}: line {line} has {len(row)} cells: must have {len(names)}, as the "
                 "first line has"
             )
-        for place, column in enumerate(chosen):
+        for column in chosen:
             number = _number(row[column])
-            if number is None or not np.isfinite(number):
+            if number is None or not math.isfinite(number):
                 where = f"{file}: line {line}, column {names[column]}"
                 raise _not_finite(where, repr(row[column]))
-            numbers[index, place] = number
-    return Table(tuple(names[column] for column in chosen), [numbers])
+            numbers.append(number)
+    table = np.asarray(numbers, np.float64).reshape(-1, len(chosen))
+    return Table(tuple(names[column] for column in chosen), [table])
+
+
+def _rows(
+    file: pathlib.Path, reader: Iterable[list[str]]
+) -> Iterator[tuple[int, list[str]]]:
+    """The rows that are not empty, with their numbers from 1, one after the other.
+
+    All rows at once would take thirty times the memory of the file.
+    """
+    number = 0
+    try:
+        for number, row in enumerate(reader, start=1):
+            if row:
+                yield number, [cell.strip() for cell in row]
+    except csv.Error as error:
+        raise UserError(
+            f"{file}: line {number + 1}: {error}: must be a table of numbers"
+        ) from error
 
 
 def _number(cell: str) -> float | None:

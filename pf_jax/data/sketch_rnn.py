@@ -6,16 +6,15 @@ The format is that of Ha and Eck, "A Neural Representation of Sketch Drawings" (
 
 import io
 import pickle
+import pickletools
 import re
-import zipfile
-import zlib
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from pf_jax.errors import UserError
-from pf_jax.files import sole_file
+from pf_jax.reading import MOST_UNPACKED, read_members, sole_file, too_large
 
 SPLITS = ("train", "valid", "test")
 
@@ -41,29 +40,23 @@ def sketch_rnn(path: str) -> dict[str, list[np.ndarray]]:
     """
     file = sole_file(path, ".npz", "kanji.npz")
     again = "get it again from its publisher"
-    try:
-        with zipfile.ZipFile(file) as archive:
-            names = archive.namelist()
-            members = {
-                split: archive.read(f"{split}.npy")
-                for split in SPLITS
-                if f"{split}.npy" in names
-            }
-    # RuntimeError: the archive needs a password or an unsupported compression.
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
-        raise UserError(f"{file}: not a whole .npz file ({error}): {again}") from error
+    members = read_members(file, [f"{split}.npy" for split in SPLITS])
     splits = {}
     for split in SPLITS:
-        if split not in members:
+        if f"{split}.npy" not in members:
             raise UserError(
                 f"{file}: no {split} in it: must have the arrays train, valid and test: "
                 f"{again}"
             )
-        entries = _read_member(members[split], f"{file}: {split}")
+        entries = _read_member(members[f"{split}.npy"], f"{file}: {split}")
         if not entries:
             raise UserError(
                 f"{file}: {split} is empty: must have at least one sequence: {again}"
             )
+        # A pickle of kilobytes can name one large array many times.
+        arrays = [entry for entry in entries if isinstance(entry, np.ndarray)]
+        if sum(4 * array.size for array in arrays) > MOST_UNPACKED:
+            raise too_large(file, "give a part of it")
         splits[split] = [
             _sequence(entry, f"{file}: {split}[{index}]")
             for index, entry in enumerate(entries)
@@ -73,6 +66,9 @@ def sketch_rnn(path: str) -> dict[str, list[np.ndarray]]:
 
 def _sequence(entry: Any, where: str) -> np.ndarray:
     """A sequence as `[N, 3]` float32, checked."""
+    # Not a list of lists, which a pickle of kilobytes can nest to any size.
+    if not isinstance(entry, np.ndarray):
+        raise UserError(f"{where}: not numbers: must be an array [N, 3]")
     try:
         # Numbers too large for float32 become infinite, and are reported below.
         with np.errstate(over="ignore"):
@@ -109,6 +105,7 @@ def _read_member(content: bytes, where: str) -> list[Any]:
         if not dtype.hasobject:
             file.seek(0)
             return list(np.lib.format.read_array(file, allow_pickle=False))
+        _check_places(content[file.tell() :])
         return list(_ArrayUnpickler(file, encoding="latin1").load().array)
     # A damaged pickle may raise anything, as the documentation of `pickle` says.
     except Exception as error:
@@ -117,6 +114,19 @@ def _read_member(content: bytes, where: str) -> list[Any]:
             f"{where}: cannot be read ({cause}): must be an array of [N, 3] arrays: get "
             "the file again from its publisher"
         ) from error
+
+
+def _check_places(pickled: bytes) -> None:
+    """Checks that a pickle's table of objects is no longer than the pickle.
+
+    Raises:
+        UnpicklingError: If it has a place beyond. The unpickler would make room for all
+            places before: 8 GB for one of 1 KB.
+        ValueError: If the pickle is damaged.
+    """
+    for opcode, place, _ in pickletools.genops(pickled):
+        if "PUT" in opcode.name and place is not None and place > len(pickled):
+            raise pickle.UnpicklingError(f"its pickle has an object {place:,}")
 
 
 class _ArrayUnpickler(pickle.Unpickler):

@@ -5,7 +5,7 @@ import re
 from pydoc_data.topics import topics
 
 from pf_jax.errors import UserError
-from pf_jax.files import existing
+from pf_jax.reading import existing, read_file, visible
 
 VALID_PERCENT = 5
 TEST_PERCENT = 5
@@ -65,7 +65,7 @@ def text(path: str) -> Splits:
     source = existing(path)
     if source.is_file():
         return split_text(read_utf8(source))
-    files = sorted(source.glob("*.txt"))
+    files = [file for file in visible(source) if file.name.endswith(".txt")]
     if not files:
         raise UserError(f"data.path={path}: no *.txt files in this folder")
     named: dict[str, pathlib.Path] = {}
@@ -112,15 +112,14 @@ def ptb_char(path: str) -> Splits:
 
 
 def read_utf8(file: pathlib.Path) -> str:
-    """The text of a file.
+    """The text of a file, without a byte order mark.
 
     Raises:
         UserError: If the file cannot be read, is empty, or is not UTF-8.
     """
     try:
-        content = file.read_bytes().decode("utf-8")
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror})") from error
+        # Editors of Windows start a file with a mark of its encoding.
+        content = read_file(file).decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise UserError(
             f"{file}: not UTF-8 (byte {error.start}): convert it to UTF-8"

@@ -2,6 +2,7 @@
 
 import math
 import pathlib
+import struct
 import warnings
 from collections.abc import Iterable, Sequence
 
@@ -9,9 +10,9 @@ import numpy as np
 from scipy.io import wavfile
 
 from pf_jax.data.text import SPLIT_NAMES, TEST_PERCENT, VALID_PERCENT
-from pf_jax.data.waveform import check_sample_rate
+from pf_jax.data.waveform import MAX_SAMPLE_RATE, check_sample_rate
 from pf_jax.errors import UserError
-from pf_jax.files import existing
+from pf_jax.reading import MOST_UNPACKED, check_file, existing, visible
 
 FILES_PER_TEST_FILE = 20
 """The last of every 20 files is test, the one before it valid: 5 % each."""
@@ -65,11 +66,16 @@ def read_wav(file: pathlib.Path, sample_rate: int) -> np.ndarray:
     Raises:
         UserError: If the file is damaged, empty, or of another format.
     """
+    check_file(file)
+    try:
+        _check_bits(file)
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror})") from error
     rate, samples = _read_samples(file)
-    if rate < 1:
+    if not 1 <= rate <= MAX_SAMPLE_RATE:
         raise UserError(
-            f"{file}: has a sample rate of {rate} in its header: must be at least 1: get "
-            "the file again"
+            f"{file}: has a sample rate of {rate} in its header: must be from 1 to "
+            f"{MAX_SAMPLE_RATE}: get the file again"
         )
     if not samples.size:
         raise UserError(f"{file}: has no samples: remove it or give a longer one")
@@ -84,7 +90,33 @@ def read_wav(file: pathlib.Path, sample_rate: int) -> np.ndarray:
         )
     if amplitudes.ndim > 1:
         amplitudes = amplitudes.mean(axis=1)
+    if rate < sample_rate and 4 * len(amplitudes) * sample_rate > MOST_UNPACKED * rate:
+        raise UserError(
+            f"{file}: has {len(amplitudes):,} samples at {rate} per second, at "
+            f"data.sample_rate={sample_rate} more than {MOST_UNPACKED // 4:,}: lower it"
+        )
     return _resample(amplitudes, rate, sample_rate)
+
+
+def _check_bits(file: pathlib.Path) -> None:
+    """Checks the number of bits of a sample, where there is one.
+
+    Scipy reads samples of no bits, and others as if they had the bits of their bytes.
+    """
+    with file.open("rb") as stream:
+        order = ">" if stream.read(12).startswith(b"RIFX") else "<"
+        while len(head := stream.read(8)) == 8:
+            name, size = struct.unpack(f"{order}4sI", head)
+            if name != b"fmt ":
+                stream.seek(size + size % 2, 1)
+                continue
+            bits = struct.unpack_from(f"{order}H", stream.read(16).ljust(16), 14)[0]
+            if not 8 <= bits <= 64:
+                raise UserError(
+                    f"{file}: has samples of {bits} bits: must be from 8 to 64: convert "
+                    "it to 16-bit PCM"
+                )
+            return
 
 
 def _read_samples(file: pathlib.Path) -> tuple[int, np.ndarray]:
@@ -151,7 +183,7 @@ def _wav_files(folder: pathlib.Path) -> list[pathlib.Path]:
 def _split_folders(folder: pathlib.Path) -> dict[str, pathlib.Path]:
     """The subfolders named by split: three or none."""
     named: dict[str, pathlib.Path] = {}
-    for below in sorted(filter(pathlib.Path.is_dir, folder.iterdir())):
+    for below in filter(pathlib.Path.is_dir, visible(folder)):
         if split := SPLIT_NAMES.get(below.name.lower()):
             if split in named:
                 raise UserError(

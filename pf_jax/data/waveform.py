@@ -14,6 +14,10 @@ from pf_jax.errors import UserError
 
 MAX_BINS = 1 << 16
 
+MAX_SAMPLE_RATE = 500_000
+"""Largest sample rate, in samples per second: a resampling filter has 20 times as many
+numbers as the larger of two rates."""
+
 
 class _Companding(NamedTuple):
     """A scale of amplitudes; both functions map [-1, 1] to [-1, 1].
@@ -142,6 +146,8 @@ class Waveform(Encoding):
 
 
 def check_sample_rate(sample_rate: int) -> None:
-    """Raises a UserError if a sample rate, in samples per second, is below 1."""
-    if sample_rate < 1:
-        raise UserError(f"data.sample_rate={sample_rate}: must be at least 1")
+    """Raises a UserError if a sample rate, in samples per second, is out of range."""
+    if not 1 <= sample_rate <= MAX_SAMPLE_RATE:
+        raise UserError(
+            f"data.sample_rate={sample_rate}: must be from 1 to {MAX_SAMPLE_RATE}"
+        )

@@ -11,9 +11,11 @@ from pf_jax.convolutional import ConvolutionalSizes, convolutional
 from pf_jax.data import (
     Dataset,
     Encoding,
+    Sequences,
     Windows,
     load_dataset,
     make_windows,
+    successive_windows,
     training_values,
 )
 from pf_jax.data.pixels import Pixels
@@ -113,20 +115,29 @@ def load_experiment(
 
 def make_experiment(config: config_dict.ConfigDict, dataset: Dataset) -> Experiment:
     """An experiment on data that is at hand; see `load_experiment`."""
-    train, settings = config.train, make_settings(config, dataset.encoding)
+    # First: it takes no time to find that there is too little data.
+    windows = _make_windows(config.train, dataset.splits["train"])
+    settings = make_settings(config, dataset.encoding)
     # By its key: as an attribute `update` is ConfigDict's own method.
-    if has_discriminator(config) and train["update"] == "joint":
-        kind, length = config.discriminator.kind, train.sequence_length
+    if has_discriminator(config) and config.train["update"] == "joint":
+        kind, length = config.discriminator.kind, config.train.sequence_length
         _check_rows(kind, settings.discriminator, length)
     return Experiment(
         config=config,
         encoding=dataset.encoding,
         dataset=dataset,
         settings=settings,
-        windows=make_windows(
-            dataset.splits["train"], length=train.sequence_length, chunks=train.chunks
-        ),
+        windows=windows,
     )
+
+
+def _make_windows(train: config_dict.ConfigDict, split: Sequences) -> Windows:
+    """The windows of the training split, as section `train` of a config says."""
+    if train.carry == "passed_on":
+        return successive_windows(
+            split, length=train.sequence_length, batch_size=train.batch_size
+        )
+    return make_windows(split, length=train.sequence_length, chunks=train.chunks)
 
 
 def _recurrent(config: config_dict.ConfigDict, encoding: Encoding) -> Discriminator:
@@ -238,6 +249,11 @@ def _check_rows(kind: str, discriminator: Discriminator, num_steps: int) -> None
         raise UserError(f"discriminator.kind={kind}: {error}") from error
 
 
+def num_carried_rows(config: config_dict.ConfigDict) -> int:
+    """Number of rows whose carry is passed on from update to update; 0 for none."""
+    return config.train.batch_size if config.train.carry == "passed_on" else 0
+
+
 def create_state(experiment: Experiment) -> TrainState:
     """The state before the first update."""
     config = experiment.config
@@ -269,6 +285,7 @@ def _create_state(model: Model, readout_bias: Any = None) -> TrainState:
         ),
         discriminator=sizes,
         readout_bias=readout_bias,
+        num_carried_rows=num_carried_rows(config),
         settings=model.settings,
     )
 

@@ -1,8 +1,6 @@
 """The rules of a config, checked before anything is built or written."""
 
-import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from ml_collections import config_dict
 
@@ -13,6 +11,19 @@ from pf_jax.mixture import PEN_STATES
 from pf_jax.objectives import OBJECTIVES
 from pf_jax.players import SCHEDULES
 from pf_jax.recurrence import KERNELS, kernel_choice
+from pf_jax.rules import (
+    Rule,
+    Rules,
+    check_rules,
+    number,
+    one_of,
+    optional,
+    share,
+    text,
+    true_or_false,
+    value_of,
+    whole,
+)
 
 CELLS = ("gru", "lstm")
 READOUT_BIASES = ("data", "zeros")
@@ -22,8 +33,10 @@ CHUNKS = ("consecutive", "random")
 COMPANDINGS = ("mu_law", "linear")
 DISCRIMINATORS = ("recurrent", "convolutional")
 UPDATES = ("joint", "separate")
+CARRIES = ("zeros", "passed_on")
 
 MAX_SEED = 2**32 - 1
+MAX_SAMPLE_RATE = 500_000
 
 PLAYER_FIELDS = (
     "learning_rate",
@@ -37,23 +50,8 @@ PLAYER_FIELDS = (
 FAST_FIELDS = {"dtype": "float32", "generator.recompute": False, "generator.unroll": 0}
 """Fields that only a GRU whose feedback is a sample heeds, with their defaults."""
 
-
-class _Rule(NamedTuple):
-    """A condition on the value of one field.
-
-    Attributes:
-        field: Name of the field, as typed after `--config.`.
-        holds: Function that says whether a value is legal.
-        message: Description of the legal values, to follow "must be".
-    """
-
-    field: str
-    holds: Callable[[Any], bool]
-    message: str
-
-
-def _at_least(field: str, lowest: int) -> _Rule:
-    return _Rule(field, lambda value: value >= lowest, f"at least {lowest}")
+MAX_SIZE = 1 << 16
+"""Largest size of a layer: the kernel of a GRU of that size has 51 GB."""
 
 
 def _is_kernels(value: Any) -> bool:
@@ -61,89 +59,79 @@ def _is_kernels(value: Any) -> bool:
         kernel_choice(value)
     except ValueError:
         return False
-    return True
+    return isinstance(value, bool | str)
 
 
-def _one_of(field: str, known: tuple[str, ...]) -> _Rule:
-    return _Rule(field, lambda value: value in known, f"one of {', '.join(known)}")
+def _are_steps(steps: tuple[Any, ...]) -> bool:
+    """Whether they are the first and the last step of something."""
+    return [type(step) for step in steps] == [int, int] and 0 <= steps[0] < steps[1]
 
 
-def _fraction(field: str) -> _Rule:
-    return _Rule(field, lambda value: 0 <= value <= 1, "from 0 to 1")
-
-
-def _below_one(field: str) -> _Rule:
-    return _Rule(field, lambda value: 0 <= value < 1, "at least 0 and below 1")
-
-
-def _positive(field: str) -> _Rule:
-    return _Rule(
-        field,
-        lambda value: math.isfinite(value) and value > 0,
-        "a finite number above 0",
-    )
-
-
-def _finite_and_not_negative(field: str) -> _Rule:
-    return _Rule(
-        field,
-        lambda value: math.isfinite(value) and value >= 0,
-        "a finite number, at least 0",
-    )
-
-
-def _player_rules(section: str) -> tuple[_Rule, ...]:
+def _player_rules(section: str) -> Rules:
     """The rules of the fields of a player's optimizer."""
     return (
-        _positive(f"{section}.learning_rate"),
-        _one_of(f"{section}.schedule", SCHEDULES),
-        _at_least(f"{section}.warmup_steps", 0),
-        _finite_and_not_negative(f"{section}.weight_decay"),
-        _finite_and_not_negative(f"{section}.max_gradient_norm"),
+        *number(
+            f"{section}.learning_rate",
+            1e-10,
+            3e38,
+            or_zero=False,
+            why="lower ones change no parameter in float32",
+        ),
+        *one_of(f"{section}.schedule", SCHEDULES),
+        *whole(f"{section}.warmup_steps", 0),
+        *number(f"{section}.weight_decay", 1e-8, 1e6, or_zero=True),
+        *number(f"{section}.max_gradient_norm", 1e-6, 1e9, or_zero=True),
     )
 
 
-def _optional(rule: _Rule) -> _Rule:
-    """The same rule, for a field that may also be None."""
-    return rule._replace(holds=lambda value: value is None or rule.holds(value))
-
-
-DISCRIMINATOR_OVERRIDES = tuple(map(_optional, _player_rules("discriminator")))
+DISCRIMINATOR_OVERRIDES = optional(_player_rules("discriminator"))
 """Rules of the fields that override the optimizer of section `train`."""
 
-_RULES = (
-    _Rule("seed", lambda value: 0 <= value <= MAX_SEED, f"from 0 to {MAX_SEED}"),
-    _one_of("dtype", DTYPES),
-    _at_least("data.sample_rate", 1),
-    _Rule("data.num_bins", lambda value: 2 <= value <= 65536, "from 2 to 65536"),
-    _one_of("data.companding", COMPANDINGS),
-    _Rule("data.frames_per_second", lambda x: 0.1 <= x <= 1000, "from 0.1 to 1000"),
-    _positive("data.max_offset"),
-    _Rule("data.pen_states", lambda value: value in PEN_STATES, "2 or 3"),
-    _Rule(
+_RULES: Rules = (
+    Rule(
+        "seed",
+        lambda value: type(value) is int and 0 <= value <= MAX_SEED,
+        f"from 0 to {MAX_SEED}",
+    ),
+    *text("objective"),
+    *one_of("dtype", DTYPES),
+    *text("data.name"),
+    *text("data.path"),
+    *text("data.tfds_manual_dir"),
+    *whole("data.sample_rate", 1, MAX_SAMPLE_RATE),
+    *whole("data.num_bins", 2, 65536),
+    *one_of("data.companding", COMPANDINGS),
+    Rule("data.frames_per_second", lambda x: 0.1 <= x <= 1000, "from 0.1 to 1000"),
+    *number("data.max_offset", 1e-3, 1e6, or_zero=False, why="in deviations"),
+    Rule("data.pen_states", lambda value: value in PEN_STATES, "2 or 3"),
+    Rule(
         "data.columns",
-        lambda columns: all(isinstance(column, str | int) for column in columns),
+        lambda columns: all(
+            isinstance(column, str) or (type(column) is int and column >= 0)
+            for column in columns
+        ),
         "names or numbers of columns",
     ),
-    _Rule(
+    Rule(
         "data.observed",
         lambda numbers: all(type(number) is int and number >= 0 for number in numbers),
         "numbers of coordinates, from 0",
     ),
-    _finite_and_not_negative("data.noise"),
-    _one_of("generator.cell", CELLS),
-    _at_least("generator.num_layers", 1),
-    _at_least("generator.hidden_size", 1),
-    _at_least("generator.embedding_size", 1),
-    _at_least("generator.num_components", 1),
-    _below_one("generator.dropout"),
-    _one_of("generator.readout_bias", READOUT_BIASES),
-    _one_of("generator.feedback", FEEDBACKS),
-    _positive("generator.feedback_temperature"),
-    _at_least("generator.feedback_steps", 0),
-    _at_least("generator.unroll", 0),
-    _Rule("generator.kernels", _is_kernels, f"one of {', '.join(KERNELS)}"),
-    _Rule(
+    *number("data.noise", 1e-6, 1e6, or_zero=True),
+    *one_of("generator.cell", CELLS),
+    *whole("generator.num_layers", 1, 64),
+    *whole("generator.hidden_size", 1, MAX_SIZE),
+    *whole("generator.embedding_size", 1, MAX_SIZE),
+    *whole("generator.num_components", 1, 10_000),
+    *share("generator.dropout", "at least 0 and below 1", below_one=True),
+    *one_of("generator.readout_bias", READOUT_BIASES),
+    *one_of("generator.feedback", FEEDBACKS),
+    *number("generator.feedback_temperature", 1e-6, 1e6, or_zero=False),
+    *whole("generator.feedback_steps", 0),
+    *whole("generator.unroll", 0, 64),
+    Rule("generator.kernels", _is_kernels, f"one of {', '.join(KERNELS)}"),
+    *true_or_false("generator.recompute"),
+    Rule(
         "behavior.fields",
         lambda fields: (
             len(fields) > 0
@@ -152,50 +140,41 @@ _RULES = (
         ),
         f"one or more of {', '.join(BEHAVIOR_FIELDS)}, each once",
     ),
-    _one_of("discriminator.kind", DISCRIMINATORS),
-    _at_least("discriminator.hidden_size", 1),
-    _at_least("discriminator.mlp_size", 1),
+    *one_of("discriminator.kind", DISCRIMINATORS),
+    *whole("discriminator.hidden_size", 1, MAX_SIZE),
+    *whole("discriminator.mlp_size", 1, MAX_SIZE),
     *DISCRIMINATOR_OVERRIDES,
-    _finite_and_not_negative("adversarial.weight"),
-    _at_least("adversarial.warmup_steps", 0),
-    _at_least("adversarial.start_step", 0),
-    _at_least("adversarial.free_running_steps", 0),
-    _fraction("gate.generator_lower"),
-    _fraction("gate.generator_upper"),
-    _fraction("gate.discriminator_upper"),
-    _below_one("gate.average_decay"),
-    _at_least("train.num_steps", 1),
-    _at_least("train.batch_size", 1),
-    _at_least("train.sequence_length", 1),
-    _one_of("train.chunks", CHUNKS),
+    *number("adversarial.weight", 1e-8, 1e8, or_zero=True),
+    *whole("adversarial.warmup_steps", 0),
+    *true_or_false("adversarial.teacher_forced_term"),
+    *whole("adversarial.start_step", 0),
+    *whole("adversarial.free_running_steps", 0),
+    *share("gate.generator_lower"),
+    *share("gate.generator_upper"),
+    *share("gate.discriminator_upper"),
+    *share("gate.average_decay", "at least 0 and below 1", below_one=True),
+    *whole("train.num_steps", 1),
+    *whole("train.batch_size", 1),
+    *whole("train.sequence_length", 1),
+    *one_of("train.chunks", CHUNKS),
+    *one_of("train.carry", CARRIES),
     *_player_rules("train"),
-    _one_of("train.update", UPDATES),
-    _at_least("train.updates_per_dispatch", 1),
-    _at_least("train.log_every", 1),
-    _at_least("train.eval_every", 1),
-    _at_least("train.checkpoint_every", 1),
-    _at_least("train.keep_checkpoints", 1),
-    _at_least("evaluation.num_streams", 1),
-    _at_least("evaluation.context", 0),
-    _at_least("evaluation.sample_length", 1),
+    *one_of("train.update", UPDATES),
+    *whole("train.updates_per_dispatch", 1, 10_000),
+    *whole("train.log_every", 1),
+    *whole("train.eval_every", 1),
+    *whole("train.checkpoint_every", 1),
+    *whole("train.keep_checkpoints", 1),
+    *whole("train.patience", 0),
+    Rule(
+        "train.profile",
+        lambda steps: isinstance(steps, tuple) and (not steps or _are_steps(steps)),
+        "empty, or two steps FROM,TO with 0 <= FROM < TO",
+    ),
+    *whole("evaluation.num_streams", 1, 1 << 16),
+    *whole("evaluation.context", 0),
+    *whole("evaluation.sample_length", 1, 1_000_000),
 )
-
-
-def _value_of(config: config_dict.ConfigDict, field: str) -> Any:
-    value: Any = config
-    for name in field.split("."):
-        if name not in value:
-            raise UserError(
-                f"{field} is missing from the config: "
-                "start from get_config() of configs/default.py"
-            )
-        value = value[name]
-    return value
-
-
-def _as_typed(value: Any) -> str:
-    """A value in the form that the command line takes."""
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def has_discriminator(config: config_dict.ConfigDict) -> bool:
@@ -212,7 +191,7 @@ def check_objective(config: config_dict.ConfigDict) -> None:
     Raises:
         UserError: If there is no such objective, or a field of its own is not legal.
     """
-    if _value_of(config, "objective") not in OBJECTIVES:
+    if value_of(config, "objective") not in OBJECTIVES:
         raise UserError(
             f"objective={config.objective}: must be one of {', '.join(OBJECTIVES)}"
         )
@@ -220,8 +199,9 @@ def check_objective(config: config_dict.ConfigDict) -> None:
 
 
 def _check_no_overrides(config: config_dict.ConfigDict) -> None:
-    for field, _, _ in DISCRIMINATOR_OVERRIDES:
-        value = _value_of(config, field)
+    for name in PLAYER_FIELDS:
+        field = f"discriminator.{name}"
+        value = value_of(config, field)
         if value is not None:
             raise UserError(
                 f"{field}={value}: objective={config.objective} has no discriminator: "
@@ -238,7 +218,7 @@ def _check_fast_fields(config: config_dict.ConfigDict) -> None:
         f"generator.feedback={feedback}" if cell == "gru" else f"generator.cell={cell}"
     )
     for field, default in FAST_FIELDS.items():
-        value = _value_of(config, field)
+        value = value_of(config, field)
         if value != default:
             raise UserError(
                 f"{field}={value}: has no effect with {why}: leave it at {default}"
@@ -255,18 +235,14 @@ def check_config(config: config_dict.ConfigDict) -> None:
         UserError: If a field is missing or a value is not legal. The message is the
             field and its value as typed on the command line, then the legal values.
     """
-    for field, holds, message in _RULES:
-        value = _value_of(config, field)
-        if not holds(value):
-            raise UserError(f"{field}={_as_typed(value)}: must be {message}")
-
+    check_rules(config, _RULES)
     check_objective(config)
     if not has_discriminator(config):
         _check_no_overrides(config)
     _check_fast_fields(config)
 
     gate = config.gate
-    if gate.generator_lower >= gate.generator_upper:
+    if gate.generator_upper - gate.generator_lower < 1e-6:  # float32 has 7 digits
         raise UserError(
             f"gate.generator_lower={gate.generator_lower}: must be below "
             f"gate.generator_upper={gate.generator_upper}, or the gate never opens"
@@ -277,6 +253,35 @@ def check_config(config: config_dict.ConfigDict) -> None:
         raise UserError(
             f"adversarial.free_running_steps={steps}: must be a multiple of "
             f"train.sequence_length={length}, such as {-(-steps // length) * length}"
+        )
+    if config.train.carry == "passed_on":
+        _check_passed_on(config)
+
+    if config.train.profile and config.train.profile[1] > config.train.num_steps:
+        raise UserError(
+            f"train.profile={','.join(map(str, config.train.profile))}: must end with "
+            f"train.num_steps={config.train.num_steps} or before"
+        )
+
+
+def _check_passed_on(config: config_dict.ConfigDict) -> None:
+    """Checks that one window can follow another, as a carry that is passed on needs."""
+    if config.train.chunks != "consecutive":
+        raise UserError(
+            f"train.chunks={config.train.chunks}: with train.carry=passed_on windows "
+            "follow one another: set train.chunks=consecutive, or train.carry=zeros"
+        )
+    steps, length = config.adversarial.free_running_steps, config.train.sequence_length
+    if steps > length:
+        raise UserError(
+            f"adversarial.free_running_steps={steps}: with train.carry=passed_on a free "
+            f"run ends with its window, after train.sequence_length={length} steps: leave "
+            "it out, or set train.carry=zeros"
+        )
+    if has_discriminator(config) and config.discriminator.kind == "convolutional":
+        raise UserError(
+            "train.carry=passed_on: discriminator.kind=convolutional sees whole images, "
+            "after which nothing follows: set train.carry=zeros"
         )
 
 

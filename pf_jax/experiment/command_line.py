@@ -9,6 +9,8 @@ A tuple field takes any of these forms:
 """
 
 import difflib
+import itertools
+import os
 import pathlib
 import re
 import runpy
@@ -23,15 +25,20 @@ from ml_collections.config_flags import tuple_parser
 
 from pf_jax.errors import UserError
 from pf_jax.experiment.console import protect_output
+from pf_jax.reading import check_file
 
 # Flags that this module defines count as the program's own: --help lists them.
 flags.disclaim_key_flags()
 
 USER_ERROR_STATUS = 2
 
+MOST_SHOWN = 1000
+"""Largest number of characters of an error."""
+
 _ILLEGAL_VALUE = re.compile(r"flag (--[\w.]+)=(.*?): (.*)", re.DOTALL)
 _REASONS = (
     ("invalid literal for int()", "must be an integer"),
+    ("Exceeds the limit", "must be an integer"),
     ("could not convert string to float", "must be a number"),
     ("('Non-boolean argument", "must be true or false"),
 )
@@ -42,7 +49,14 @@ class _NamesParser(tuple_parser.TupleParser):
 
     def parse(self, argument: Any) -> tuple[Any, ...]:
         values = []
-        for value in super().parse(argument):
+        # Bytes would be read as numbers, and a mapping as its keys.
+        if isinstance(argument, str) and re.match(r"\s*(\{|b['\"])", argument):
+            raise ValueError("must be names, such as a,b")
+        try:
+            parsed = super().parse(argument)
+        except Exception as error:  # Of Python's own parser, such as a MemoryError.
+            raise ValueError("must be names, such as a,b") from error
+        for value in parsed:
             if isinstance(value, str):
                 values += [part for part in re.split(r"[,\s()\[\]]+", value) if part]
             else:
@@ -94,8 +108,11 @@ def run(
         else:
             _check_arguments(rest, arguments)
             main(rest)
-    except (UserError, flags.Error) as error:
-        print(f"error: {_one_line(error)}", file=sys.stderr)
+    except Exception as error:
+        message = _message(error)
+        if message is None:
+            raise
+        print(f"error: {message}", file=sys.stderr)
         sys.exit(USER_ERROR_STATUS)
 
 
@@ -121,7 +138,7 @@ def load_config(path: str) -> config_dict.ConfigDict:
         UserError: If there is no such file, or it does not return a `ConfigDict`.
     """
     file, *argument = path.split(":", 1)
-    if not pathlib.Path(file).is_file():
+    if not os.path.isfile(file):
         raise UserError(
             f"--config={path}: no such file; give a Python file with a get_config(), "
             "such as configs/default.py"
@@ -129,7 +146,8 @@ def load_config(path: str) -> config_dict.ConfigDict:
     try:
         get_config = runpy.run_path(file).get("get_config")
         config: Any = get_config(*argument) if get_config else None
-    except Exception as error:  # A config file is code: it can fail in any way.
+    # A config file is code: it can fail in any way, or exit.
+    except (Exception, SystemExit) as error:
         frames = traceback.extract_tb(error.__traceback__)
         lines = [frame.lineno for frame in frames if frame.filename == file]
         where = f"line {lines[-1]}: " if lines else ""
@@ -185,7 +203,7 @@ def _parse(
         The arguments that are not flags.
     """
     app.define_help_flags()
-    argv = flags.FLAGS.read_flags_from_files(argv, force_gnu=False)
+    argv = _with_flag_files(argv)
     fields: list[str] = []
     if default_config is not None:
         fields = _define_config(argv, default_config, own_config)
@@ -197,7 +215,21 @@ def _parse(
         raise UserError(f"unknown flag --{error.flagname}{hint}") from error
     except flags.Error as error:
         raise UserError(_reworded(error)) from error
+    except ValueError as error:
+        raise UserError(str(error)) from error
     return rest[1:]
+
+
+def _with_flag_files(argv: Sequence[str]) -> list[str]:
+    """The arguments, with those that the files of `--flagfile` have."""
+    for argument, following in itertools.pairwise([*argv, ""]):
+        name, equals, value = argument.partition("=")
+        if name in ("--flagfile", "-flagfile"):
+            check_file(pathlib.Path(value if equals else following))
+    try:
+        return flags.FLAGS.read_flags_from_files(argv, force_gnu=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"--flagfile: cannot be read ({error})") from error
 
 
 def _check_no_arguments(rest: Sequence[str]) -> None:
@@ -335,5 +367,24 @@ def _reworded(error: flags.Error) -> str:
     return f"{flag}={value}: {reason}"
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(line.strip() for line in str(error).splitlines())
+def _message(error: Exception) -> str | None:
+    """One line for what a user, or the machine, is the cause of; None for a bug."""
+    cause = " ".join(line.strip() for line in str(error).splitlines())
+    if (
+        len(cause) > MOST_SHOWN
+    ):  # Such as a number of 5,000 digits; the fix is at the end.
+        cause = f"{cause[: MOST_SHOWN // 2]} ... {cause[-MOST_SHOWN // 2 :]}"
+    if isinstance(error, UserError | flags.Error):
+        return cause
+    # The allocator of JAX has no exception of its own.
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in cause:
+        return (
+            f"not enough memory ({cause or 'no more of it'}): lower sizes, such as "
+            "train.batch_size, or the number and length of samples; or use a machine with "
+            "more"
+        )
+    if isinstance(error, OSError) and error.filename is not None:
+        return (
+            f"{error.filename}: {error.strerror}: give another path or change its mode"
+        )
+    return None

@@ -6,11 +6,14 @@ for that thread for ever.
 
 import io
 import pathlib
+import struct
 import time
+import wave
 from typing import Any
 
 from tensorboardX import event_file_writer, summary
 from tensorboardX.proto import event_pb2
+from tensorboardX.proto.summary_pb2 import Summary
 
 from pf_jax.files import writing
 
@@ -42,6 +45,26 @@ class EventFile:
     def add_text(self, name: str, text: str, step: int) -> None:
         """Adds a text."""
         self._write(step, summary=summary.text(name, text))
+
+    def add_picture(self, name: str, png: bytes, step: int) -> None:
+        """Adds the content of a PNG file."""
+        width, height = struct.unpack(">II", png[16:24])
+        image = Summary.Image(
+            width=width, height=height, colorspace=4, encoded_image_string=png
+        )
+        self._write(step, summary=Summary(value=[Summary.Value(tag=name, image=image)]))
+
+    def add_sound(self, name: str, wav: bytes, step: int) -> None:
+        """Adds the content of a wav file of one channel."""
+        with wave.open(io.BytesIO(wav)) as file:
+            audio = Summary.Audio(
+                sample_rate=file.getframerate(),
+                num_channels=1,
+                length_frames=file.getnframes(),
+                encoded_audio_string=wav,
+                content_type="audio/wav",
+            )
+        self._write(step, summary=Summary(value=[Summary.Value(tag=name, audio=audio)]))
 
     def _write(self, step: int, **content: Any) -> None:
         event = event_pb2.Event(wall_time=time.time(), step=step, **content)

@@ -1,15 +1,17 @@
 """The updates of a run, and the batches that they read."""
 
+import contextlib
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 
 from pf_jax.data import cut_windows, gather_windows, windows_to_batch
-from pf_jax.experiment.build import Experiment
+from pf_jax.experiment.build import Experiment, num_carried_rows
 from pf_jax.experiment.streams import Stream
+from pf_jax.experiment.waiting import told_if_long
 from pf_jax.metrics import Metrics
 from pf_jax.objectives import Step
 from pf_jax.parallel import Updates, make_updates, replicate, shard_rows
@@ -54,11 +56,17 @@ class Feed:
         Returns:
             The state after them, and the metrics of each, leaves `[K]`.
         """
-        if function not in self._updates:
-            self._updates[function] = make_updates(function, self._make_batch())
-        return self._updates[function](
-            state, self._data, self._rows(first, num_updates), num_updates, self._key
-        )
+        rows = self._rows(first, num_updates)
+        waiting = contextlib.nullcontext()
+        if self.compiles(function):
+            self._updates[function] = make_updates(
+                function, self._make_batch(), self._is_new()
+            )
+            waiting = told_if_long("compiling the updates")
+        with waiting:
+            return self._updates[function](
+                state, self._data, rows, num_updates, self._key
+            )
 
     @property
     def _window(self) -> dict[str, Any]:
@@ -72,6 +80,14 @@ class Feed:
             return functools.partial(gather_windows, **self._window)
         are_whole = self._experiment.windows.are_whole
         return lambda _, windows: windows_to_batch(windows, are_whole=are_whole)
+
+    def _is_new(self) -> Callable[[Any], Any] | None:
+        """The function that says which rows start anew; see `Windows`."""
+        if not num_carried_rows(self._experiment.config):
+            return None
+        if self._is_alone:
+            return lambda rows: rows[:, 2] > 0
+        return lambda windows: windows[2] > 0
 
     def _rows(self, first: int, num_updates: int) -> Any:
         """The rows of all updates, or their windows, filled up to one length."""

@@ -10,13 +10,19 @@ from ml_collections import config_dict
 
 from pf_jax.data import Dataset
 from pf_jax.experiment.agreement import check_same_input, check_same_step, tell
-from pf_jax.experiment.build import Experiment, create_state, load_experiment
+from pf_jax.experiment.build import (
+    Experiment,
+    create_state,
+    load_experiment,
+    num_carried_rows,
+)
 from pf_jax.experiment.checkpoint import Checkpoints
 from pf_jax.experiment.checks import has_discriminator
 from pf_jax.experiment.digests import Digests
+from pf_jax.experiment.memory import check_memory
 from pf_jax.experiment.progress import Progress
 from pf_jax.experiment.restoring import restore_whole
-from pf_jax.experiment.saved_config import check_same_model, complete_config
+from pf_jax.experiment.saved_config import check_same_model, complete_config, flat
 from pf_jax.experiment.saved_files import trained_config, warn_of_encoding, warn_of_log
 from pf_jax.experiment.trained_start import (
     Source,
@@ -24,6 +30,7 @@ from pf_jax.experiment.trained_start import (
     load_source,
     state_from,
 )
+from pf_jax.experiment.waiting import told_if_long
 from pf_jax.parallel import all_devices, replicate
 from pf_jax.state import TrainState
 
@@ -62,15 +69,18 @@ def new_start(
         init_from: Folder of a run whose trained model the new one starts from.
 
     Raises:
-        UserError: If the data cannot be read, or is not that of the other processes; or
-            the trained model is not there or has other shapes.
+        UserError: If the data cannot be read or is not that of the other processes, the
+            training does not fit into memory, or the trained model is not there or has
+            other shapes.
     """
     source = None
-    if init_from is None:
-        experiment = load_experiment(config)
-    else:
-        source = load_source(init_from, config)
-        experiment = experiment_of(config, source)
+    with told_if_long("reading the data"):
+        if init_from is None:
+            experiment = load_experiment(config)
+        else:
+            source = load_source(init_from, config)
+            experiment = experiment_of(config, source)
+    check_memory(experiment)
     check_same_input(experiment)
     _print_sizes(experiment.config.data.name, experiment.dataset)
     state = _new_state(experiment)
@@ -95,9 +105,15 @@ def continued_start(
     """
     saved = trained_config(workdir)
     check_same_model(saved, config, workdir)
-    experiment, state = restore_whole(
-        checkpoints, checkpoints.steps()[::-1], config, load_experiment, all_devices()
-    )
+    with told_if_long("reading the data and the checkpoint"):
+        experiment, state = restore_whole(
+            checkpoints,
+            checkpoints.steps()[::-1],
+            config,
+            load_experiment,
+            all_devices(),
+        )
+    check_memory(experiment)
     step = int(state.step)
     check_same_step(step)
     check_same_input(experiment)
@@ -115,7 +131,8 @@ def continued_start(
         )
     else:
         tell(f"{workdir}: continues from step {step}")
-    return start._replace(state=_with_discriminator(experiment, state))
+    state = _with_discriminator(experiment, state)
+    return start._replace(state=_with_carry(experiment, state, saved))
 
 
 def _config_at(
@@ -136,6 +153,24 @@ def _with_discriminator(experiment: Experiment, state: TrainState) -> TrainState
     tell("the run had no discriminator so far: starts with a new one")
     discriminator = _new_state(experiment).discriminator
     return replicate(state.replace(discriminator=discriminator))
+
+
+def _with_carry(
+    experiment: Experiment, state: TrainState, saved: config_dict.ConfigDict
+) -> TrainState:
+    """The state with a new carry, where the rows go on elsewhere than the checkpoint's."""
+    if not num_carried_rows(experiment.config):
+        return state
+    before, now = flat(saved), flat(experiment.config)
+    changed = [field for field in _ROW_FIELDS if before[field] != now[field]]
+    if state.carry is not None and not changed:
+        return state
+    tell(f"{', '.join(changed)}: changed, so every row starts anew with a zero carry")
+    return replicate(state.replace(carry=_new_state(experiment).carry))
+
+
+_ROW_FIELDS = ("seed", "train.batch_size", "train.carry", "train.sequence_length")
+"""Fields that settle which windows the rows of an update read."""
 
 
 def _new_state(experiment: Experiment) -> TrainState:

@@ -1,8 +1,10 @@
 """The training loop: steps, files and signals."""
 
 import contextlib
+import math
 import os
 import pathlib
+import shlex
 
 import jax
 from ml_collections import config_dict
@@ -16,7 +18,7 @@ from pf_jax.experiment.agreement import (
     is_primary,
     tell,
 )
-from pf_jax.experiment.build import step_function
+from pf_jax.experiment.build import Experiment, step_function
 from pf_jax.experiment.checkpoint import Checkpoints
 from pf_jax.experiment.checks import check_config, check_devices
 from pf_jax.experiment.config_history import (
@@ -27,17 +29,20 @@ from pf_jax.experiment.config_history import (
     kept_source,
     tell_changes,
 )
+from pf_jax.experiment.environment import check_environment
 from pf_jax.experiment.feed import Feed
 from pf_jax.experiment.first_state import Start, continued_start, new_start
 from pf_jax.experiment.lock import FolderLock
 from pf_jax.experiment.milestones import Milestones, next_milestone
 from pf_jax.experiment.pace import Pace
+from pf_jax.experiment.patience import Patience
+from pf_jax.experiment.profiling import Profile
 from pf_jax.experiment.progress import Totals
 from pf_jax.experiment.run_log import NoLog, RunLog
 from pf_jax.experiment.saved_config import flat, write_config
 from pf_jax.experiment.saved_files import CHECKPOINTS
 from pf_jax.experiment.signals import requests_so_far, stop_requests
-from pf_jax.files import make_folder
+from pf_jax.files import check_place, make_folder
 from pf_jax.state import TrainState
 
 INTERRUPTED = 130
@@ -73,17 +78,20 @@ def train_and_evaluate(
         UserError: If the input is wrong, the loss is no longer finite, or another run
             trains in the workdir.
         SystemExit: With status 130 after a checkpoint, on SIGINT, SIGTERM or SIGHUP.
-            Until the first update is done, signals are handled as before the call.
+            Until the first update is done, signals are handled as before the call, and
+            always where this is not the main thread.
     """
     workdir = pathlib.Path(workdir)
     # Before the data is read, which can take long.
     check_config(config)
+    check_environment()
     check_same_devices()
     check_devices(config.train.batch_size, jax.device_count())
     checkpoints = Checkpoints(workdir / CHECKPOINTS, config.train.keep_checkpoints)
     with FolderLock(workdir, "trains") as lock, contextlib.closing(checkpoints):
         if workdir.is_dir():
             _enter(workdir, lock)
+        check_place(workdir, "give another --workdir")
         if checkpoints.steps():
             start = continued_start(config, workdir, checkpoints)
             if init_from is not None:
@@ -102,7 +110,9 @@ def train_and_evaluate(
             make_folder(checkpoints.directory, "give another --workdir")
             _write_files(start, workdir)
         try:
-            return _train(start, workdir, checkpoints)
+            state = _train(start, workdir, checkpoints)
+            _tell_best(start.experiment, workdir, checkpoints)
+            return state
         except Stopped as stopped:
             # Written before it is announced: whoever asked may end the process at once.
             checkpoints.wait()
@@ -134,6 +144,23 @@ def _enter(workdir: pathlib.Path, lock: FolderLock) -> None:
         lock.take()
 
 
+def _tell_best(
+    experiment: Experiment, workdir: pathlib.Path, checkpoints: Checkpoints
+) -> None:
+    """Prints which checkpoint is the best, and the command that evaluates it."""
+    checkpoints.wait()
+    if not is_primary():
+        return
+    best = checkpoints.steps_by_loss()[0]
+    loss, measure = checkpoints.loss(best), experiment.encoding.measure
+    if loss is None or math.isinf(loss):
+        return
+    tell(
+        f"best step {best} (valid {measure.of_nll(loss):.4f} {measure.label}): "
+        f"python evaluate.py --workdir {shlex.quote(str(workdir))}"
+    )
+
+
 def _train(start: Start, workdir: pathlib.Path, checkpoints: Checkpoints) -> TrainState:
     """Runs the updates from the state's step to the last."""
     experiment, state, progress = start[:3]
@@ -148,8 +175,14 @@ def _train(start: Start, workdir: pathlib.Path, checkpoints: Checkpoints) -> Tra
         if is_primary()
         else NoLog()
     )
-    milestones = Milestones(experiment, log, checkpoints)
-    with contextlib.closing(log), contextlib.ExitStack() as stack:
+    patience = Patience(train.patience, progress.best_nll, progress.num_stale)
+    milestones = Milestones(experiment, log, checkpoints, patience)
+    profile = Profile(train.profile, workdir / "profile")
+    with (
+        contextlib.closing(log),
+        contextlib.closing(profile),
+        contextlib.ExitStack() as stack,
+    ):
         requests = requests_so_far()
 
         def is_stopping() -> bool:
@@ -158,12 +191,13 @@ def _train(start: Start, workdir: pathlib.Path, checkpoints: Checkpoints) -> Tra
 
         if progress.is_due:
             milestones.validate(state, step, is_stopping)
-        while step < train.num_steps:
+        while step < train.num_steps and not patience.is_over:
             if is_stopping():
                 milestones.stop(state, step, totals)
+            profile.reach(step, pace.finish)
             function, last = step_function(config, step), next_milestone(config, step)
             compiles = feed.compiles(function)
-            num_updates = min(pace.num_updates, last - step)
+            num_updates = profile.most_updates(step, min(pace.num_updates, last - step))
             state, history = feed.run(function, state, step, num_updates)
             totals.add(history, num_updates)
             pace.add(history, num_updates)
@@ -178,4 +212,9 @@ def _train(start: Start, workdir: pathlib.Path, checkpoints: Checkpoints) -> Tra
                 pace.finish()
                 milestones.report(step, totals)
                 milestones.reach(state, step, is_stopping)
+    if patience.is_over and step < train.num_steps:
+        tell(
+            f"step {step}: ended early: no better validation among the last "
+            f"{patience.num_stale} (train.patience={patience.limit})"
+        )
     return state

@@ -4,14 +4,17 @@ import math
 from collections.abc import Callable
 from typing import NoReturn
 
+import numpy as np
 from ml_collections import config_dict
 
 from pf_jax.analysis.samples import draw_samples
 from pf_jax.data import encoding_to_json
-from pf_jax.errors import UserError
+from pf_jax.data.encoding import TextEncoding
+from pf_jax.errors import UserError, warn
 from pf_jax.experiment.agreement import GivenUp, Stopped, is_primary
 from pf_jax.experiment.build import Experiment
 from pf_jax.experiment.checkpoint import Checkpoints
+from pf_jax.experiment.patience import Patience
 from pf_jax.experiment.progress import Progress, Totals
 from pf_jax.experiment.run_log import Log
 from pf_jax.experiment.streams import Stream
@@ -38,11 +41,19 @@ class Milestones:
         experiment: Config and data.
         log: Log of the run.
         checkpoints: Checkpoints of the run.
+        patience: Count of the validations that did not improve.
     """
 
-    def __init__(self, experiment: Experiment, log: Log, checkpoints: Checkpoints):
+    def __init__(
+        self,
+        experiment: Experiment,
+        log: Log,
+        checkpoints: Checkpoints,
+        patience: Patience,
+    ):
         self._experiment, self._log = experiment, log
-        self._checkpoints = checkpoints
+        self._checkpoints, self._patience = checkpoints, patience
+        self._has_previews = not isinstance(experiment.encoding, TextEncoding)
 
     def report(self, step: int, totals: Totals) -> None:
         """Writes a line of the log, and starts the totals anew.
@@ -105,11 +116,32 @@ class Milestones:
                 self._save(state, step, Progress(is_due=True))
             raise Stopped(step) from None
         values = self._finite(values, step)
-        sample = _sample(experiment, local) if is_primary() else ""
-        self._log.write_valid(step, values, sample)
+        self._patience.add(values["nll"])
+        sample = _sample(experiment, local) if is_primary() else None
+        described = "" if sample is None else experiment.encoding.describe(sample)
+        self._log.write_valid(step, values, described)
         self._save(state, step, Progress(), values["nll"])
-        self._log.print_valid(step, values, sample)
+        self._log.print_valid(step, values, described)
+        self._preview(step, sample)
         self._log.resume()
+
+    def _preview(self, step: int, sample: np.ndarray | None) -> None:
+        """Writes a sample's picture and sound for TensorBoard, or warns and never again."""
+        if sample is None or not self._has_previews:
+            return
+        experiment = self._experiment
+        try:
+            # Imported here: it loads matplotlib.
+            from pf_jax.analysis.preview import preview
+
+            split = experiment.dataset.splits["valid"]
+            length = experiment.config.train.sequence_length
+            shown = preview(experiment.encoding, sample, split, length)
+            self._log.write_preview(step, *shown)
+        except Exception as error:  # A picture is no reason to end a run.
+            self._has_previews = False
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            warn(f"step {step}: no picture of a sample for TensorBoard ({reason})")
 
     def stop(self, state: TrainState, step: int, totals: Totals) -> NoReturn:
         """Saves a state between two lines of the log.
@@ -136,7 +168,11 @@ class Milestones:
         valid_nll: float = math.inf,
     ) -> None:
         """Saves a state; its loss is infinite where it was not validated."""
-        progress = progress._replace(seconds=self._log.seconds(step))
+        progress = progress._replace(
+            seconds=self._log.seconds(step),
+            best_nll=self._patience.best_nll,
+            num_stale=self._patience.num_stale,
+        )
         self._checkpoints.save(
             across_hosts(state),
             encoding_to_json(self._experiment.encoding),
@@ -157,8 +193,8 @@ class Milestones:
         return values
 
 
-def _sample(experiment: Experiment, state: TrainState) -> str:
-    """The description of one sample."""
+def _sample(experiment: Experiment, state: TrainState) -> np.ndarray:
+    """The values of one sample, `[T, ...]`."""
     encoding = experiment.encoding
     samples = draw_samples(
         state,
@@ -167,4 +203,4 @@ def _sample(experiment: Experiment, state: TrainState) -> str:
         num_steps=encoding.sequence_length
         or experiment.config.evaluation.sample_length,
     )
-    return encoding.describe(samples[0])
+    return samples[0]

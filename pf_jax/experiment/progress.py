@@ -13,17 +13,21 @@ Sums = Mapping[str, tuple[float, float]]
 
 
 class Progress(NamedTuple):
-    """The part of a checkpoint that is about the log.
+    """The part of a checkpoint that is about the log and the validations.
 
     Attributes:
         sums: Sums of the metrics since the last line of the log.
         seconds: Seconds of training so far; 0 where they are not known.
         is_due: Whether the validation of this step is still to be done.
+        best_nll: Lowest validation loss so far; None where it is not known.
+        num_stale: Number of validations since then.
     """
 
     sums: Sums = {}
     seconds: float = 0.0
     is_due: bool = False
+    best_nll: float | None = None
+    num_stale: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """The fields as a JSON value."""

@@ -13,7 +13,9 @@ from pf_jax.data import Measure
 from pf_jax.errors import warn
 from pf_jax.experiment.digests import LogDigest, bytes_digest
 from pf_jax.experiment.event_file import EventFile
+from pf_jax.experiment.loss_watch import LossWatch
 from pf_jax.files import append_whole, flush_file, flush_folder, write_whole
+from pf_jax.reading import read_file
 
 
 def with_measure(values: Mapping[str, float], measure: Measure) -> dict[str, float]:
@@ -50,18 +52,24 @@ class RunLog:
     ):
         self._measure = measure
         self._path = workdir / "metrics.jsonl"
-        self._total = max(seconds, _drop_lines(self._path, first_step, is_due))
+        kept = _drop_lines(self._path, first_step, is_due)
+        # Lines of older runs have no seconds.
+        before = float(kept[-1].get("seconds", 0.0)) if kept else 0.0
+        self._total = max(seconds, before)
+        first = [
+            line["nll"] for line in kept if line["split"] == "train" and "nll" in line
+        ][:1]
+        self._watch = LossWatch(*first)
         self._tensorboard = EventFile(workdir, first_step)
-        # None shows the bar only where the output is a terminal.
-        self._bar = tqdm.tqdm(
-            initial=first_step, total=num_steps, unit="step", disable=None
-        )
+        self._num_steps = num_steps
+        self._bar: tqdm.tqdm | None = None
         self._step, self._seconds, self._since = first_step, 0.0, time.perf_counter()
         self._untimed = 0
 
     def advance(self, step: int) -> None:
         """Moves the progress bar."""
-        self._bar.update(step - self._bar.n if not self._bar.disable else 0)
+        if self._bar is not None and not self._bar.disable:
+            self._bar.update(step - self._bar.n)
 
     def pause(self) -> None:
         """Stops the clock: what follows is not training time."""
@@ -81,9 +89,19 @@ class RunLog:
         return self._total + timed * (1 + self._untimed / num_timed)
 
     def restart_clock(self, step: int) -> None:
-        """Measures the speed from this step on: the time before was compilation."""
+        """Measures the speed from this step on: the time before was compilation.
+
+        The progress bar starts here too: it estimates the time left by what follows.
+        """
         self._untimed += int(step) - self._step
         self._step, self._seconds, self._since = int(step), 0.0, time.perf_counter()
+        if self._bar is not None:
+            self._bar.unpause()
+            return
+        # None shows the bar only where the output is a terminal.
+        self._bar = tqdm.tqdm(
+            initial=int(step), total=self._num_steps, unit="step", disable=None
+        )
 
     def write_train(self, step: int, values: Mapping[str, float]) -> None:
         """Writes the averages since the last call, and the speed.
@@ -104,6 +122,9 @@ class RunLog:
         if speed is not None:
             values["steps_per_second"] = speed
         self._write(step, "train", values)
+        self._watch.add(step, values["nll"])
+        if self._bar is None:
+            return
         shown = {self._measure.label: f"{values[self._measure.name]:.3f}"}
         if "discriminator_accuracy" in values:
             shown["accuracy"] = f"{values['discriminator_accuracy']:.2f}"
@@ -129,6 +150,21 @@ class RunLog:
             line += f", discriminator accuracy {values['discriminator_accuracy']:.3f}"
         tqdm.tqdm.write(f"{line}\n  sample: {sample}")
 
+    def write_preview(
+        self, step: int, picture: bytes | None, sound: bytes | None
+    ) -> None:
+        """Adds a sample to the TensorBoard file.
+
+        Args:
+            step: Number of updates so far.
+            picture: Content of a PNG file, if there is one.
+            sound: Content of a wav file, if there is one.
+        """
+        if picture is not None:
+            self._tensorboard.add_picture("valid/picture", picture, step)
+        if sound is not None:
+            self._tensorboard.add_sound("valid/sound", sound, step)
+
     def _write(self, step: int, split: str, values: Mapping[str, float]) -> None:
         line = {"step": step, "split": split, "seconds": self._total, **values}
         append_whole(self._path, json.dumps(line) + "\n")
@@ -150,7 +186,8 @@ class RunLog:
 
     def close(self) -> None:
         """Closes the progress bar and the TensorBoard file."""
-        self._bar.close()
+        if self._bar is not None:
+            self._bar.close()
         self._tensorboard.close()
 
 
@@ -169,7 +206,7 @@ class NoLog:
         del arguments
 
     advance = pause = resume = restart_clock = write_train = write_valid = _nothing
-    print_valid = close = _nothing
+    print_valid = write_preview = close = _nothing
 
 
 Log = RunLog | NoLog
@@ -182,7 +219,7 @@ def log_digest(path: pathlib.Path, size: int | None = None) -> LogDigest:
         path: Path of `metrics.jsonl`.
         size: Number of bytes; None for all.
     """
-    data = path.read_bytes()[:size]
+    data = read_file(path)[:size]
     return LogDigest(len(data), bytes_digest(data))
 
 
@@ -206,7 +243,7 @@ def read_valid_lines(path: pathlib.Path) -> tuple[list[dict[str, Any]], list[int
         OSError: If the file cannot be read.
     """
     lines, damaged = [], []
-    for number, text in enumerate(path.read_bytes().split(b"\n"), 1):
+    for number, text in enumerate(read_file(path).split(b"\n"), 1):
         if not text.strip():
             continue
         try:
@@ -228,14 +265,14 @@ def _is_log_line(line: Any) -> bool:
     return "step" in line and all(type(value) in (int, float) for value in numbers)
 
 
-def _drop_lines(path: pathlib.Path, step: int, is_due: bool) -> float:
+def _drop_lines(path: pathlib.Path, step: int, is_due: bool) -> list[dict[str, Any]]:
     """Drops what a run writes anew that continues; see `RunLog`.
 
     Returns:
-        Seconds of training until the last line that is kept.
+        The lines that are kept.
     """
     if not path.exists():
-        return 0.0
+        return []
     newest = (step, "train" if is_due else "valid")
     kept = [
         line
@@ -243,5 +280,4 @@ def _drop_lines(path: pathlib.Path, step: int, is_due: bool) -> float:
         if (int(line["step"]), line["split"]) <= newest
     ]
     write_whole(path, "".join(json.dumps(line) + "\n" for line in kept))
-    # Lines of older runs have no seconds.
-    return float(kept[-1].get("seconds", 0.0)) if kept else 0.0
+    return kept

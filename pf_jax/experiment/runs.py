@@ -12,6 +12,7 @@ from pf_jax.experiment.build import Experiment, Model, load_experiment, make_mod
 from pf_jax.experiment.checkpoint import Checkpoints
 from pf_jax.experiment.checks import check_config
 from pf_jax.experiment.digests import checkpoint_steps
+from pf_jax.experiment.environment import check_environment
 from pf_jax.experiment.restoring import M, RemovedError, Restored, restore_whole
 from pf_jax.experiment.saved_files import CHECKPOINTS, checked_config, checked_lines
 from pf_jax.state import TrainState
@@ -92,6 +93,7 @@ def _checked_config(workdir: pathlib.Path) -> config_dict.ConfigDict:
     """The config of a folder that holds a run and a checkpoint."""
     if not workdir.is_dir():
         raise UserError(f"{workdir}: no such folder: give the --workdir of train.py")
+    check_environment()
     config = checked_config(workdir)
     check_config(config)
     if not has_checkpoint(workdir):

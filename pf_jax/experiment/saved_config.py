@@ -10,6 +10,7 @@ from ml_collections import config_dict
 from pf_jax.errors import UserError
 from pf_jax.experiment.checks import PLAYER_FIELDS
 from pf_jax.files import write_whole
+from pf_jax.reading import read_file
 from pf_jax.recurrence import kernel_choice
 
 MODEL_SECTIONS = ("generator", "behavior", "discriminator", "data", "dtype")
@@ -33,7 +34,7 @@ FREE_FIELDS = (
 PLACES = ("data.path", "data.tfds_manual_dir")
 """Fields that say where data lies, not what it is."""
 
-TUPLE_FIELDS = ("behavior.fields", "data.columns", "data.observed")
+TUPLE_FIELDS = ("behavior.fields", "data.columns", "data.observed", "train.profile")
 """Fields that are tuples: JSON has lists only."""
 
 OPTIONAL_FIELDS: dict[str, type] = {
@@ -59,6 +60,9 @@ ADDED_FIELDS: dict[str, Any] = {
     "generator.readout_bias": "zeros",
     **dict.fromkeys(OPTIONAL_FIELDS),
     "adversarial.warmup_steps": 0,
+    "train.carry": "zeros",
+    "train.patience": 0,
+    "train.profile": (),
     "train.schedule": "constant",
     "train.warmup_steps": 0,
     "train.weight_decay": 0.0,
@@ -84,12 +88,13 @@ def read_config(workdir: pathlib.Path) -> config_dict.ConfigDict:
         UserError: If the folder holds no config, or the file is damaged.
     """
     path = workdir / "config.json"
-    try:
-        return complete_config(json.loads(path.read_text()))
-    except OSError as error:
+    if not path.exists():
         raise UserError(
             f"{workdir}: no run here (no config.json): give the --workdir of train.py"
-        ) from error
+        )
+    content = read_file(path)
+    try:
+        return complete_config(json.loads(content))
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise UserError(f"{path}: damaged: copy it from a like run") from error
 

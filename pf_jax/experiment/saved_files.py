@@ -28,6 +28,7 @@ from pf_jax.experiment.saved_config import (
     is_model_field,
     read_config,
 )
+from pf_jax.reading import read_file
 
 CHECKPOINTS = "checkpoints"
 """Folder of the checkpoints in a workdir."""
@@ -178,7 +179,7 @@ def warn_of_encoding(workdir: pathlib.Path, encoding: Encoding, remedy: str) -> 
     """
     path = workdir / "encoding.json"
     try:
-        is_same = json.loads(path.read_bytes()) == json.loads(
+        is_same = json.loads(read_file(path)) == json.loads(
             json.dumps(encoding_to_json(encoding))
         )
     except (OSError, RecursionError, ValueError):
@@ -200,10 +201,10 @@ def checked_lines(workdir: pathlib.Path) -> Sequence[dict[str, Any]]:
     """
     try:
         lines = read_metrics(workdir)
-    except OSError as error:
+    except UserError as error:
         raise UserError(
-            f"{workdir}: cannot read metrics.jsonl ({error.strerror}): copy the folder "
-            "that train.py wrote as a whole"
+            f"{workdir}: cannot read metrics.jsonl ({error}): copy the folder that "
+            "train.py wrote as a whole"
         ) from error
     newest = newest_digests(workdir / CHECKPOINTS)
     if newest is not None:

@@ -27,6 +27,8 @@ def read_state(
 ) -> TrainState:
     """The state of a checkpoint; without a discriminator where it holds none.
 
+    Its carry is None where the checkpoint holds none, or one of another number of rows.
+
     Args:
         checkpoint: Folder of the checkpoint.
         state: State of the same shapes, or of `jax.ShapeDtypeStruct`s with shardings: the
@@ -51,6 +53,10 @@ def read_state(
             raise DamagedError("its arrays have other shapes than those saved")
     if not any(name.startswith("discriminator") for name in shapes):
         state = state.replace(discriminator=None)
+    if _carry_shapes(shapes) != _carry_shapes(
+        {name: leaf.shape for name, leaf in arrays_of(state).items()}
+    ):
+        state = state.replace(carry=None)
     names, template = _template(state, saved)
     if not _fits(template, shapes):
         bare = _without_optimizers(state)
@@ -131,13 +137,17 @@ def _saved_name(path: str, saved: Container[str]) -> str:
     return next((name for name in (path, older) if name in saved), oldest)
 
 
+def _carry_shapes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    return {name: shape for name, shape in shapes.items() if name.startswith("carry.")}
+
+
 def _template(
     state: TrainState, saved: Mapping[str, Any]
 ) -> tuple[list[str], dict[str, Any]]:
     """The names of a state's leaves in a checkpoint, and the shapes to restore by name.
 
     Orbax restores all of a checkpoint or nothing. So these include what the state has not:
-    a discriminator, since every run once had one, and states of optimizers.
+    a discriminator, since every run once had one, a carry, and states of optimizers.
     """
     wanted = arrays_of(state)
     names = [_saved_name(path, saved) for path in wanted]
@@ -146,15 +156,14 @@ def _template(
         for name, leaf in zip(names, wanted.values(), strict=True)
     }
     place = next(iter(template.values())).sharding
+    parts = {"discriminator": state.discriminator, "carry.": state.carry}
+    absent = tuple(name for name, part in parts.items() if part is None)
     is_bare = state.generator.optimizer_state is None
     unused = {
         name: jax.ShapeDtypeStruct(entry.shape, entry.dtype, sharding=place)
         for name, entry in saved.items()
         if name not in template
-        and (
-            (state.discriminator is None and name.startswith("discriminator"))
-            or (is_bare and "optimizer" in name)
-        )
+        and (name.startswith(absent) or (is_bare and "optimizer" in name))
     }
     return names, template | unused
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import signal
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,7 +17,8 @@ def stop_requests() -> Iterator[list[int]]:
     """Collects SIGINT, SIGTERM and SIGHUP, so that the loop can end at a whole step.
 
     SIGHUP stays ignored where it was, as under nohup. Inside another such context the
-    requests are that context's.
+    requests are that context's. Signals are the main thread's: in another thread there are
+    no requests, and signals are handled as before.
 
     Yields:
         The numbers of the signals received, empty at first. A second signal is handled as
@@ -27,6 +29,9 @@ def stop_requests() -> Iterator[list[int]]:
         yield _collected[0]
         return
     requests: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield requests
+        return
     previous = {
         number: signal.getsignal(number)
         for number in NUMBERS

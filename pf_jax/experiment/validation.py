@@ -22,6 +22,7 @@ from pf_jax.objectives import discriminator_eval_step, eval_step
 from pf_jax.parallel import gather_from_processes, own_part
 from pf_jax.state import TrainState
 from pf_jax.types import Batch, Carry
+from pf_jax.unroll import unroll_teacher_forced
 
 SEGMENT_LENGTH = 256
 """Steps on the device at a time: bounds the memory; the carry is passed on."""
@@ -120,7 +121,14 @@ def _eval_discriminator(
     key: jax.Array,
 ) -> Metrics:
     batch = gather_windows(values, rows, length=length, are_whole=are_whole)
-    return discriminator_eval_step(state, batch, key)
+    carry = None
+    if state.carry is not None:
+        before = rows.at[:, 0].add(-length)
+        read = gather_windows(values, before, length=length, are_whole=True).inputs
+        carry = unroll_teacher_forced(
+            state.generator.params, read, generator=state.settings.generator
+        ).carry
+    return discriminator_eval_step(state, batch, key, carry)
 
 
 def held_out_discriminator(
@@ -134,6 +142,9 @@ def held_out_discriminator(
     before_each: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
     """The discriminator's accuracy and losses on sequences that were not trained on.
+
+    Where carries are passed on, each window starts from the carry after the window before
+    it, so the first window of a sequence is left out.
 
     Several processes take turns with the batches, and all get the result.
 
@@ -150,9 +161,11 @@ def held_out_discriminator(
 
     Returns:
         `discriminator_accuracy`, `discriminator_loss` and `free_running_loss`; empty
-        where the split is shorter than a window.
+        where the split has no such window.
     """
     windows = consecutive_windows(split, length)
+    if state.carry is not None:
+        windows = windows[~np.isin(windows[:, 0], split.offsets[:-1])]
     if not len(windows):
         return {}
     count = min(len(windows), max_sequences)

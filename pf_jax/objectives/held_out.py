@@ -57,13 +57,19 @@ def idle_units(unroll: Unroll) -> Array:
     return jnp.mean(jnp.concatenate(deviations) < IDLE_DEVIATION)
 
 
-def discriminator_eval_step(state: TrainState, batch: Batch, key: Array) -> Metrics:
+def discriminator_eval_step(
+    state: TrainState,
+    batch: Batch,
+    key: Array,
+    carry: tuple[Carry, ...] | None = None,
+) -> Metrics:
     """How well the discriminator tells the modes apart, without an update.
 
     Args:
         state: The training state.
         batch: Sequences `[T, B]`.
         key: A typed key.
+        carry: First carry of both modes, `[B, ...]`; a new one by default.
 
     Returns:
         The metrics, weighted by the number of sequences.
@@ -72,6 +78,6 @@ def discriminator_eval_step(state: TrainState, batch: Batch, key: Array) -> Metr
     generator = state.settings.generator._replace(dropout=0.0)
     settings = state.settings._replace(generator=generator)
     batch, keys = readable(batch, state.generator.params), row_keys(key, num_rows)
-    _, seen = both_modes(state.generator.params, settings, batch, keys)
+    (_, seen), _ = both_modes(state.generator.params, settings, batch, keys, carry)
     metrics = behavior_metrics(*mode_logits(state, seen, settings))
     return jax.tree.map(lambda x: x * num_rows, metrics)

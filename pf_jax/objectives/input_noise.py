@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from pf_jax.errors import UserError
 from pf_jax.generator import Dropout, GeneratorParams
 from pf_jax.metrics import Metrics
 from pf_jax.objectives.objective import (
@@ -21,8 +20,9 @@ from pf_jax.objectives.objective import (
     total_nll,
 )
 from pf_jax.randomness import RowStream
+from pf_jax.rules import check_rules, number, share
 from pf_jax.state import TrainState
-from pf_jax.types import Array, Batch
+from pf_jax.types import Array, Batch, Carry
 from pf_jax.unroll import unroll_teacher_forced
 
 
@@ -100,12 +100,16 @@ def input_noise_step(
 
     def loss(
         params: GeneratorParams, dropout: Dropout | None
-    ) -> tuple[Array, tuple[Array, Metrics]]:
+    ) -> tuple[Array, tuple[Array, tuple[Carry, ...], Metrics]]:
         unroll = unroll_teacher_forced(
-            params, inputs, dropout=dropout, generator=settings.generator
+            params,
+            inputs,
+            state.carry,
+            dropout=dropout,
+            generator=settings.generator,
         )
         total = total_nll(unroll, batch, settings)
-        return total / inputs.shape[1], (total, {})
+        return total / inputs.shape[1], (total, unroll.carry, {})
 
     return generator_alone(state, batch, keys, loss, axis_name)
 
@@ -114,17 +118,14 @@ def _make_options(config: Any) -> InputNoise:
     return InputNoise(config.input_noise.probability, config.input_noise.deviation)
 
 
+_RULES = (
+    *share("input_noise.probability"),
+    *number("input_noise.deviation", 1e-8, 1e6, or_zero=True),
+)
+
+
 def _check(config: Any) -> None:
-    options = _make_options(config)
-    if not 0 <= options.probability <= 1:
-        raise UserError(
-            f"input_noise.probability={options.probability}: must be from 0 to 1"
-        )
-    if not 0 <= options.deviation < float("inf"):
-        raise UserError(
-            f"input_noise.deviation={options.deviation}: must be a finite number, at "
-            "least 0"
-        )
+    check_rules(config, _RULES)
 
 
 objective = Objective(

@@ -20,10 +20,13 @@ from pf_jax.metrics import Metrics, average, sum_over_devices
 from pf_jax.players import update_player
 from pf_jax.randomness import draw_dropout, row_keys
 from pf_jax.state import Settings, TrainState
-from pf_jax.types import Array, Batch, Unroll, vary_over
+from pf_jax.types import Array, Batch, Carry, Unroll, vary_over
 
 Step = Callable[..., tuple[TrainState, Metrics]]
-Loss = Callable[[GeneratorParams, Dropout | None], tuple[Array, tuple[Array, Metrics]]]
+Loss = Callable[
+    [GeneratorParams, Dropout | None],
+    tuple[Array, tuple[Array, tuple[Carry, ...], Metrics]],
+]
 
 
 class Objective(NamedTuple):
@@ -77,6 +80,24 @@ def batch_keys(key: Array, batch: Batch, axis_name: str | None) -> Array:
     return row_keys(key, num_rows, device * num_rows)
 
 
+def with_carry(state: TrainState, carry: tuple[Carry, ...], batch: Batch) -> TrainState:
+    """The state whose next update goes on from this carry, where carries are passed on.
+
+    Gradients end here: backpropagation through time is truncated between two updates.
+
+    Args:
+        state: The training state.
+        carry: Carry after the last step, the teacher-forced rows' first.
+        batch: The batch of this update, `B` rows.
+    """
+    if state.carry is None:
+        return state
+    num_rows = batch.inputs.shape[1]
+    return state.replace(
+        carry=jax.tree.map(lambda x: lax.stop_gradient(x[:num_rows]), carry)
+    )
+
+
 def total_nll(unroll: Unroll, batch: Batch, settings: Settings) -> Array:
     """The negative log-likelihood of the first `B` rows in nats, summed over all steps."""
     logits = unroll.logits[:, : batch.inputs.shape[1]]
@@ -124,7 +145,7 @@ def generator_alone(
         state: The training state.
         batch: The batch, whose mask the likelihood's metric counts by.
         keys: Typed keys of the rows, `[B]`, for dropout.
-        loss: Function `(params, dropout) -> (loss, (total NLL, metrics))`.
+        loss: Function `(params, dropout) -> (loss, (total NLL, last carry, metrics))`.
         axis_name: Mapped axis over devices, if any.
 
     Returns:
@@ -132,9 +153,10 @@ def generator_alone(
     """
     params, generator = state.generator.params, state.settings.generator
     dropout = draw_dropout(params, keys, batch.inputs[0], generator=generator)
-    gradient, (total, more) = jax.grad(loss, has_aux=True)(
+    gradient, (total, carry, more) = jax.grad(loss, has_aux=True)(
         on_device(params, axis_name), dropout
     )
     state, metrics = update_generator(state, gradient, axis_name)
+    state = with_carry(state, carry, batch)
     metrics |= likelihood_metrics(total, batch) | more
     return state, sum_over_devices(metrics, axis_name)

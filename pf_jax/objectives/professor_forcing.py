@@ -30,11 +30,12 @@ from pf_jax.objectives.objective import (
     readable,
     total_nll,
     update_generator,
+    with_carry,
 )
 from pf_jax.players import Player, update_player
 from pf_jax.randomness import draw_dropout
 from pf_jax.state import Settings, TrainState
-from pf_jax.types import Array, Batch, Params
+from pf_jax.types import Array, Batch, Carry, Params
 from pf_jax.unroll import unroll_windows
 
 
@@ -59,7 +60,7 @@ def generator_step(
     """
     settings, params = state.settings, discriminator_of(state).params
     batch = readable(batch, state.generator.params)
-    (total, seen), pull_generator = _generator_vjp(state, batch, key, axis_name)
+    (total, seen), pull_generator, carry = _generator_vjp(state, batch, key, axis_name)
 
     def adversarial_loss(behavior: Behavior) -> tuple[Array, tuple[Array, Array]]:
         logits = _modes(_logits(params, behavior, settings), settings)
@@ -74,6 +75,7 @@ def generator_step(
     d_total = jnp.full_like(total, 1.0 / batch.inputs.shape[1])
     (gradient,) = pull_generator((d_total, _masked(is_open, d_behavior)))
     state, metrics = update_generator(state, gradient, axis_name)
+    state = with_carry(state, carry, batch)
     metrics |= likelihood_metrics(total, batch) | behavior_metrics(*logits)
     metrics["generator_gate_open"] = average(is_open)
     return state, seen, sum_over_devices(metrics, axis_name)
@@ -147,7 +149,7 @@ def joint_step(
     """
     settings = state.settings
     batch = readable(batch, state.generator.params)
-    (total, seen), pull_generator = _generator_vjp(state, batch, key, axis_name)
+    (total, seen), pull_generator, carry = _generator_vjp(state, batch, key, axis_name)
     joined, pull_discriminator = jax.vjp(
         lambda params, behavior: _logits(params, behavior, settings),
         on_device(discriminator_of(state).params, axis_name),
@@ -169,6 +171,7 @@ def joint_step(
     (d_generator,) = pull_generator((d_total, d_behavior))
 
     state, metrics = update_generator(state, d_generator, axis_name)
+    state = with_carry(state, carry, batch)
     state, more = _update_discriminator(
         state, d_discriminator, gate_accuracy, moved, axis_name
     )
@@ -186,8 +189,12 @@ def adversarial_weight(settings: Settings, step: Array) -> Array | float:
 
 
 def both_modes(
-    params: GeneratorParams, settings: Settings, batch: Batch, keys: Array
-) -> tuple[Array, Behavior]:
+    params: GeneratorParams,
+    settings: Settings,
+    batch: Batch,
+    keys: Array,
+    carry: tuple[Carry, ...] | None = None,
+) -> tuple[tuple[Array, Behavior], tuple[Carry, ...]]:
     """The total NLL of the `B` teacher-forced rows, and the behavior of all rows.
 
     Args:
@@ -195,12 +202,17 @@ def both_modes(
         settings: What does not change.
         batch: Sequences `[T, B]`.
         keys: Typed keys of the rows, `[B]`.
+        carry: First carry of both modes, `[B, ...]`; a new one by default.
+
+    Returns:
+        Both, and apart from them the carry after the `T` steps of both modes, `[2B, ...]`.
     """
     dropout = draw_dropout(params, keys, batch.inputs[0], generator=settings.generator)
     unroll = unroll_windows(
         params,
         keys,
         batch.inputs,
+        carry,
         num_windows=settings.num_windows,
         dropout=dropout,
         generator=settings.generator,
@@ -217,7 +229,7 @@ def both_modes(
     seen = unroll_behavior(
         unroll, mask, fields=settings.fields, emission=settings.generator.emission
     )
-    return total_nll(unroll, batch, settings), seen
+    return (total_nll(unroll, batch, settings), seen), unroll.carry
 
 
 def mode_logits(
@@ -254,12 +266,13 @@ def discriminator_of(state: TrainState) -> Player:
 
 def _generator_vjp(
     state: TrainState, batch: Batch, key: Array, axis_name: str | None
-) -> tuple[tuple[Array, Behavior], Any]:
-    """Total NLL and the behavior of both modes, and their pullback to the generator."""
+) -> tuple[tuple[Array, Behavior], Any, tuple[Carry, ...]]:
+    """Total NLL and the behavior of both modes, their pullback, and the last carry."""
     keys = batch_keys(key, batch, axis_name)
     return jax.vjp(
-        lambda params: both_modes(params, state.settings, batch, keys),
+        lambda params: both_modes(params, state.settings, batch, keys, state.carry),
         on_device(state.generator.params, axis_name),
+        has_aux=True,
     )
 
 

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from pf_jax.errors import UserError
 from pf_jax.generator import Dropout, GeneratorParams
 from pf_jax.metrics import Metrics, average
 from pf_jax.objectives.objective import (
@@ -21,8 +20,9 @@ from pf_jax.objectives.objective import (
     total_nll,
 )
 from pf_jax.randomness import RowStream
+from pf_jax.rules import Rule, check_rules, number, one_of, share
 from pf_jax.state import TrainState
-from pf_jax.types import Array, Batch
+from pf_jax.types import Array, Batch, Carry
 from pf_jax.unroll import unroll_mixed
 
 
@@ -105,18 +105,19 @@ def scheduled_sampling_step(
 
     def loss(
         params: GeneratorParams, dropout: Dropout | None
-    ) -> tuple[Array, tuple[Array, Metrics]]:
+    ) -> tuple[Array, tuple[Array, tuple[Carry, ...], Metrics]]:
         unroll = unroll_mixed(
             params,
             keys,
             batch.inputs,
             coins,
+            state.carry,
             dropout=dropout,
             generator=settings.generator,
         )
         total = total_nll(unroll, batch, settings)
         metrics = {"data_probability": average(probability)}
-        return total / batch.inputs.shape[1], (total, metrics)
+        return total / batch.inputs.shape[1], (total, unroll.carry, metrics)
 
     return generator_alone(state, batch, keys, loss, axis_name)
 
@@ -127,24 +128,23 @@ def _make_options(config: Any) -> ScheduledSampling:
 
 
 _FIELDS = ScheduledSampling._fields
-_RULES = {
-    "schedule": (
-        lambda value: value in SCHEDULES,
-        f"one of {', '.join(SCHEDULES)}",
+_RULES = (
+    *one_of("scheduled_sampling.schedule", tuple(SCHEDULES)),
+    *share("scheduled_sampling.start", "from 0 to 1: it is a probability"),
+    *number("scheduled_sampling.slope", 1e-12, 1e6, or_zero=True),
+    *share("scheduled_sampling.floor", "from 0 to 1: it is a probability"),
+    *share("scheduled_sampling.decay", "from 0 to 1: its powers are"),
+    Rule(
+        "scheduled_sampling.speed",
+        lambda value: 1 <= value < float("inf"),
+        "a finite number, at least 1",
     ),
-    "start": (lambda value: 0 <= value <= 1, "from 0 to 1: it is a probability"),
-    "slope": (lambda value: 0 <= value < float("inf"), "a finite number, at least 0"),
-    "floor": (lambda value: 0 <= value <= 1, "from 0 to 1: it is a probability"),
-    "decay": (lambda value: 0 <= value <= 1, "from 0 to 1: its powers are"),
-    "speed": (lambda value: 1 <= value < float("inf"), "a finite number, at least 1"),
-}
+    *number("scheduled_sampling.speed", 1, 1e9, or_zero=False),
+)
 
 
 def _check(config: Any) -> None:
-    for field, (holds, message) in _RULES.items():
-        value = config.scheduled_sampling[field]
-        if not holds(value):
-            raise UserError(f"scheduled_sampling.{field}={value}: must be {message}")
+    check_rules(config, _RULES)
 
 
 objective = Objective(

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax import lax
 
-from pf_jax.errors import UserError
 from pf_jax.generator import Dropout, GeneratorParams
 from pf_jax.metrics import Metrics, average
 from pf_jax.objectives.objective import (
@@ -22,8 +21,9 @@ from pf_jax.objectives.objective import (
     readable,
     total_nll,
 )
+from pf_jax.rules import check_rules, number, one_of, true_or_false
 from pf_jax.state import TrainState
-from pf_jax.types import Array, Batch
+from pf_jax.types import Array, Batch, Carry
 from pf_jax.unroll import split_modes, unroll_paired
 
 
@@ -129,9 +129,14 @@ def state_matching_step(
 
     def loss(
         params: GeneratorParams, dropout: Dropout | None
-    ) -> tuple[Array, tuple[Array, Metrics]]:
+    ) -> tuple[Array, tuple[Array, tuple[Carry, ...], Metrics]]:
         both = unroll_paired(
-            params, keys, batch.inputs, dropout=dropout, generator=settings.generator
+            params,
+            keys,
+            batch.inputs,
+            state.carry,
+            dropout=dropout,
+            generator=settings.generator,
         )
         modes = [jnp.concatenate(mode.hidden, axis=-1) for mode in split_modes(both)]
         if not options.teacher_forced_gradient:
@@ -140,7 +145,7 @@ def state_matching_step(
         total = total_nll(both, batch, settings)
         metrics = {"state_distance": average(distance, batch.inputs.shape[0])}
         value = total / batch.inputs.shape[1] + options.weight * distance
-        return value, (total, metrics)
+        return value, (total, both.carry, metrics)
 
     return generator_alone(state, batch, keys, loss, axis_name)
 
@@ -150,17 +155,15 @@ def _make_options(config: Any) -> StateMatching:
     return StateMatching(**{name: section[name] for name in StateMatching._fields})
 
 
+_RULES = (
+    *one_of("state_matching.distance", tuple(DISTANCES)),
+    *number("state_matching.weight", 1e-8, 1e8, or_zero=True),
+    *true_or_false("state_matching.teacher_forced_gradient"),
+)
+
+
 def _check(config: Any) -> None:
-    section = config.state_matching
-    if section.distance not in DISTANCES:
-        raise UserError(
-            f"state_matching.distance={section.distance}: must be one of "
-            f"{', '.join(DISTANCES)}"
-        )
-    if not 0 <= section.weight < float("inf"):
-        raise UserError(
-            f"state_matching.weight={section.weight}: must be a finite number, at least 0"
-        )
+    check_rules(config, _RULES)
 
 
 objective = Objective(

@@ -10,7 +10,7 @@ from pf_jax.objectives.objective import (
     total_nll,
 )
 from pf_jax.state import TrainState
-from pf_jax.types import Array, Batch
+from pf_jax.types import Array, Batch, Carry
 from pf_jax.unroll import unroll_teacher_forced
 
 
@@ -34,12 +34,16 @@ def teacher_forcing_step(
 
     def loss(
         params: GeneratorParams, dropout: Dropout | None
-    ) -> tuple[Array, tuple[Array, Metrics]]:
+    ) -> tuple[Array, tuple[Array, tuple[Carry, ...], Metrics]]:
         unroll = unroll_teacher_forced(
-            params, batch.inputs, dropout=dropout, generator=settings.generator
+            params,
+            batch.inputs,
+            state.carry,
+            dropout=dropout,
+            generator=settings.generator,
         )
         total = total_nll(unroll, batch, settings)
-        return total / batch.inputs.shape[1], (total, {})
+        return total / batch.inputs.shape[1], (total, unroll.carry, {})
 
     return generator_alone(state, batch, keys, loss, axis_name)
 

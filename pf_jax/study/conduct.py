@@ -25,6 +25,9 @@ from pf_jax.study.statistics import MIN_SEEDS, Comparison
 from pf_jax.study.trial import Task, train_and_measure, train_one
 from pf_jax.study.workers import run_side_by_side
 
+MOST_RUNS = 1000
+"""Largest number of seeds, and of runs at a time."""
+
 JUDGE = "judge"
 """Name of the folder of the judge that a study trains."""
 
@@ -91,10 +94,11 @@ def _check(
     config: config_dict.ConfigDict, variants: Sequence[Variant], study: Study
 ) -> None:
     """Finds what is wrong before anything is trained or written."""
-    if study.seeds < 1:
-        raise UserError(f"--seeds={study.seeds}: must be at least 1")
-    if study.jobs < 1:
-        raise UserError(f"--jobs={study.jobs}: must be at least 1")
+    for name, value in (("seeds", study.seeds), ("jobs", study.jobs)):
+        if value < 1:
+            raise UserError(f"--{name}={value}: must be at least 1")
+        if value > MOST_RUNS:
+            raise UserError(f"--{name}={value}: must be at most {MOST_RUNS}")
     if any(variant.name == JUDGE for variant in variants):
         raise UserError(f"--variant: {JUDGE} is the judge's folder: rename the variant")
     if study.judge not in ("auto", "none") and not pathlib.Path(study.judge).is_dir():

@@ -1,5 +1,6 @@
 """Hidden states of both modes of many runs in one plane, by t-SNE (the paper's figure)."""
 
+import io
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -9,6 +10,7 @@ from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
 from pf_jax.errors import UserError
+from pf_jax.reading import read_members
 from pf_jax.study.results import Result
 
 MAX_POINTS = 2000
@@ -97,14 +99,18 @@ def _read(result: Result) -> dict[str, np.ndarray] | None:
     path = result.evaluation_folder / "states.npz"
     if not path.exists():
         return None
+    members = read_members(path, [f"{mode}.npy" for mode in MODES])
     try:
-        with np.load(path) as saved:
-            return {mode: _finite(saved[mode]) for mode in MODES}
-    except (OSError, ValueError, KeyError) as error:
+        return {mode: _finite(_array(members[f"{mode}.npy"])) for mode in MODES}
+    except (ValueError, KeyError) as error:
         raise UserError(
             f"{path}: cannot be read ({error}): run evaluate.py --workdir "
             f"{result.workdir} again"
         ) from error
+
+
+def _array(content: bytes) -> np.ndarray:
+    return np.lib.format.read_array(io.BytesIO(content), allow_pickle=False)
 
 
 def _finite(states: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -11,6 +12,9 @@ from ml_collections import config_dict
 from pf_jax.errors import UserError
 from pf_jax.experiment.checks import check_config
 from pf_jax.experiment.command_line import set_field
+
+MOST_VARIANTS = 1000
+"""Largest number of variants."""
 
 _NAME = re.compile(r"[\w.,=+-]+")
 
@@ -70,6 +74,12 @@ def make_variants(vary: Sequence[str], named: Sequence[str]) -> list[Variant]:
             or there are fewer than two variants.
     """
     choices = [_choices(argument) for argument in vary]
+    count = math.prod(len(values) for _, values in choices)
+    if count > MOST_VARIANTS:
+        raise UserError(
+            f"--vary: {count:,} combinations: must be at most {MOST_VARIANTS}: vary fewer "
+            "fields, or name variants with --variant"
+        )
     shown = _short_names([field for field, _ in choices])
     variants = []
     for values in itertools.product(*(values for _, values in choices)):

@@ -10,6 +10,7 @@ from ml_collections import config_dict
 from pf_jax.errors import UserError
 from pf_jax.experiment.saved_config import PLACES, complete_fields, flat
 from pf_jax.files import write_whole
+from pf_jax.reading import read_file
 from pf_jax.study.plan import Variant
 from pf_jax.study.results import STUDY_FILE
 
@@ -100,11 +101,11 @@ def open_record(
     if not path.exists():
         return Record(folder, values)
     try:
-        saved = json.loads(path.read_text())
+        saved = json.loads(read_file(path))
         saved.setdefault("failed", {})
         saved["config"] = complete_fields(saved["config"])
         _check_same(folder, saved, values)
-    except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{path}: damaged: use another --workdir") from error

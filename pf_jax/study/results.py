@@ -17,6 +17,7 @@ from pf_jax.experiment.saved_files import (
     checked_lines,
     evaluation_folder,
 )
+from pf_jax.reading import read_file
 from pf_jax.study.statistics import Comparison, compare
 
 STUDY_FILE = "study.json"
@@ -82,8 +83,8 @@ def read_result(workdir: pathlib.Path) -> Result:
     lines = checked_lines(workdir)
     path = workdir / EVALUATION / "metrics.json"
     try:
-        evaluation = json.loads(path.read_text()) if path.exists() else None
-    except (OSError, ValueError) as error:
+        evaluation = json.loads(read_file(path)) if path.exists() else None
+    except (OSError, RecursionError, ValueError) as error:
         raise UserError(
             f"{workdir}: cannot be read ({error}): train it again"
         ) from error

@@ -10,6 +10,8 @@ import numpy as np
 from PIL import Image
 from scipy.io import wavfile
 
+from pf_jax.reading import read_file
+
 MAX_CHARACTERS = 600
 """Number of characters of a text that are shown."""
 
@@ -69,20 +71,20 @@ def read_sample(folder: pathlib.Path) -> Sample:
 def _read(folder: pathlib.Path) -> Sample:
     texts, drawing = folder / "samples.txt", folder / "sample_1.svg"
     if texts.exists():
-        return _text(texts.read_text("utf-8"))
+        return _text(read_file(texts).decode("utf-8"))
     if drawing.exists() and drawing.stat().st_size <= MAX_DRAWING_BYTES:
-        return Sample(picture=_url("image/svg+xml", drawing.read_bytes()))
+        return Sample(picture=data_url("image/svg+xml", read_file(drawing)))
     sample = Sample()
     if (folder / "samples.png").exists():
-        picture, note = shrunk_picture((folder / "samples.png").read_bytes())
-        sample = Sample(picture=_url("image/png", picture), note=note)
+        picture, note = shrunk_picture(read_file(folder / "samples.png"))
+        sample = Sample(picture=data_url("image/png", picture), note=note)
     if (folder / "sample_1.wav").exists():
-        sound, note = cut_sound((folder / "sample_1.wav").read_bytes())
+        sound, note = cut_sound(read_file(folder / "sample_1.wav"))
         notes = " ".join(filter(None, (sample.note, note)))
-        sample = sample._replace(sound=_url("audio/wav", sound), note=notes)
+        sample = sample._replace(sound=data_url("audio/wav", sound), note=notes)
     if (folder / "sample_1.mid").exists():
-        midi = (folder / "sample_1.mid").read_bytes()
-        sample = sample._replace(midi=_url("audio/midi", midi))
+        midi = read_file(folder / "sample_1.mid")
+        sample = sample._replace(midi=data_url("audio/midi", midi))
     return sample
 
 
@@ -135,8 +137,9 @@ def cut_sound(content: bytes) -> tuple[bytes, str]:
 
 def png_url(content: bytes) -> str:
     """The URL of a PNG file, with its content."""
-    return _url("image/png", content)
+    return data_url("image/png", content)
 
 
-def _url(kind: str, content: bytes) -> str:
+def data_url(kind: str, content: bytes) -> str:
+    """The URL of a file of this media type, with its content."""
     return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"

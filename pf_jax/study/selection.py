@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pf_jax.errors import UserError
+from pf_jax.reading import read_file
 from pf_jax.study.report import check_out, write_report
 from pf_jax.study.results import (
     STUDY_FILE,
@@ -112,7 +113,7 @@ def read_study(folder: pathlib.Path) -> Selection:
     """
     path = folder / STUDY_FILE
     try:
-        study: dict[str, Any] = json.loads(path.read_text())
+        study: dict[str, Any] = json.loads(read_file(path))
         workdirs = {
             variant: [
                 folder / run["workdir"] for run in study["runs"][variant].values()
@@ -130,7 +131,7 @@ def read_study(folder: pathlib.Path) -> Selection:
             for variant, messages in (study.get("failed") or {}).items()
             for seed, message in messages.items()
         ]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise UserError(
             f"{path}: damaged ({type(error).__name__}: {error}): run study.py again"
         ) from error

@@ -1,0 +1,1 @@
+"""Rating: people compare samples of two runs without knowing whose they are."""
