@@ -145,9 +145,12 @@ def test_windows_cut_on_the_host_equal_those_gathered():
 @pytest.mark.parametrize(
     "name",
     [
-        "teacher_forcing",
         "joint",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in list(STEPS)[2:]),
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in STEPS
+            if name != "joint"
+        ),
     ],
 )
 def test_two_windows_equal_one_long_unroll(name):
