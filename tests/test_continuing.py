@@ -128,10 +128,11 @@ def test_finished_run_says_how_to_go_on_and_changes_nothing(
     config = small_config(text, **DONE, train__learning_rate=0.5)
     state = train_and_evaluate(config, workdir)
     assert leaves_of(state) == leaves_of(base[0])
-    assert capsys.readouterr().out.endswith(
+    message = (
         f"{workdir}: nothing left to do: 6 updates are done, and train.num_steps is 6: "
         "give --config.train.num_steps=12 to go on\n"
     )
+    assert message in capsys.readouterr().out
     after = contents(workdir)
     assert {path: after[path] for path in before} == before
     assert not (workdir / HISTORY).exists()

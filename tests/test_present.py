@@ -245,7 +245,8 @@ def test_settle_sampling_bounds_the_numbers_of_all_samples():
 
 def test_long_texts_are_printed_in_part_and_written_whole(tmp_path):
     request = request_of(LETTERS, tmp_path, Sampling(1, sample_length=3000))
-    shown = present.write_samples(request)
+    (sample,) = present.write_samples(request)
+    shown = present.describe_sample(LETTERS, request.sampling, sample)
     written = (tmp_path / "samples.txt").read_text().split("\n", 1)[1].rstrip("\n")
     assert len(written) == 3000
     assert shown == f"{written[:1000]!r}, the first 1,000 of 3,000 characters"

@@ -149,9 +149,10 @@ def _tell_best(
 ) -> None:
     """Prints which checkpoint is the best, and the command that evaluates it."""
     checkpoints.wait()
-    if not is_primary():
+    steps = checkpoints.steps_by_loss()
+    if not is_primary() or not steps:
         return
-    best = checkpoints.steps_by_loss()[0]
+    best = steps[0]
     loss, measure = checkpoints.loss(best), experiment.encoding.measure
     if loss is None or math.isinf(loss):
         return
