@@ -133,10 +133,10 @@ def test_run_that_is_stopped_at_random_equals_one_that_is_not(
 
 @pytest.mark.slow
 def test_run_answers_within_two_seconds(launcher, tmp_path):
-    # Without a limit on its time, a dispatch would be all of the run.
+    # Without a limit on its time, a dispatch would take half a minute or more.
     flags = launcher.flags(
         train__num_steps=100_000,
-        train__updates_per_dispatch=100_000,
+        train__updates_per_dispatch=10_000,
         train__log_every=100_000,
         train__eval_every=100_000,
         train__checkpoint_every=100_000,
