@@ -456,6 +456,7 @@ def test_biased_mixture_bounds_deviations_before_the_bias(log_std):
     np.testing.assert_allclose(stds, [expected, expected], rtol=0.03)
 
 
+@pytest.mark.slow
 def test_pen_of_three_states_without_an_end_is_that_of_two():
     source = np.random.default_rng(4)
     two = jnp.asarray(source.normal(size=(50, 6 * K + 1)), jnp.float32)

@@ -256,7 +256,14 @@ def test_finished_run_is_left_as_it_is(base, config_with, tmp_path):
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
-@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize(
+    "number",
+    [
+        signal.SIGTERM,
+        pytest.param(signal.SIGINT, marks=pytest.mark.slow),
+        pytest.param(signal.SIGHUP, marks=pytest.mark.slow),
+    ],
+)
 def test_signal_saves_and_the_next_run_goes_on(
     base, config_with, tmp_path, monkeypatch, number
 ):
@@ -638,7 +645,15 @@ def test_an_lstm_is_trained_validated_and_resumed_to_the_bit(config_with, tmp_pa
     _assert_same_states(resumed, whole)
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize(
+    "objective",
+    [
+        pytest.param(
+            name, marks=[] if name == "professor_forcing" else pytest.mark.slow
+        )
+        for name in OBJECTIVES
+    ],
+)
 def test_every_objective_is_resumed_to_the_bit(objective, config_with, tmp_path):
     fields = {"objective": objective, "generator.dropout": 0.1}
     whole = train_and_evaluate(config_with(fields), tmp_path / "whole")

@@ -146,6 +146,7 @@ def test_make_update_of_objective_on_eight_devices_equals_one(
     assert_eight_devices_equal_one(step, lambda: make_state(**fields))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("feedback", ["soft", "straight_through"])
 def test_make_update_with_feedback_on_eight_devices_equals_one(feedback, on_eight_cpus):
     generator = Generator(feedback=feedback)

@@ -228,9 +228,7 @@ def test_make_refuses_runs_of_another_name_or_encoding(runs, monkeypatch, tmp_pa
     for other, words in (
         (dataclasses.replace(experiment, config=config), "data.name is ptb_char there"),
         (
-            dataclasses.replace(
-                experiment, dataset=experiment.dataset._replace(encoding=encoding)
-            ),
+            dataclasses.replace(experiment, encoding=encoding),
             "encodes its data differently",
         ),
     ):
