@@ -709,7 +709,13 @@ def run(step, name, num_steps=3):
     return state, history
 
 
-@EACH
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[] if name == "mixture" else pytest.mark.slow)
+        for name in CASES
+    ],
+)
 def test_joint_step_equals_separate_step(name):
     joint, joint_history = run(steps.joint_step, name)
     separate, separate_history = run(steps.separate_step, name)

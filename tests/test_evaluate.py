@@ -171,6 +171,7 @@ def test_evaluate_measures_without_flags(evaluated):
     np.testing.assert_array_equal(np.unique(states["steps"]), [2, 4, 6, 8])
 
 
+@pytest.mark.slow
 def test_evaluate_with_a_judge_and_warns_that_it_is_the_run_itself(workdir, capsys):
     metrics = evaluation.evaluate(workdir, FEW, Measures(judge=workdir))
     output = capsys.readouterr()

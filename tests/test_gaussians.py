@@ -319,6 +319,7 @@ def test_objective_lowers_the_likelihood_of_one_batch(objective):
     assert nll[-1] < nll[0] and np.all(np.isfinite(nll))
 
 
+@pytest.mark.slow
 def test_joint_step_equals_separate_step():
     state, batch = make_state("professor_forcing"), make_batch()
     results = [jax.jit(step)(state, batch, KEY) for step in (joint_step, separate_step)]

@@ -312,6 +312,7 @@ def test_signal_during_validation_saves_and_the_next_run_validates(
     assert _contents(tmp_path / "run").keys() >= {"checkpoints/12/metrics/metrics"}
 
 
+@pytest.mark.slow
 def test_separate_update_equals_the_joint_one(base, config_with, tmp_path):
     config = config_with({"train.update": "separate"})
     state = train_and_evaluate(config, tmp_path / "run")
@@ -326,6 +327,7 @@ def test_seed_changes_the_run(base, config_with, tmp_path):
     assert nll != pytest.approx(read_metrics(base[1])[0]["nll"], rel=1e-6)
 
 
+@pytest.mark.slow
 def test_objectives_share_the_likelihood_until_start_step(config_with, tmp_path):
     shared = {"train.num_steps": 8, "train.eval_every": 4}
     plain = train_and_evaluate(
@@ -577,6 +579,7 @@ def test_run_of_an_older_config_is_continued(base, config_with, tmp_path):
     _assert_same_states(train_and_evaluate(config_with(), workdir), base[0])
 
 
+@pytest.mark.slow
 def test_optimizer_options_may_change_when_a_run_is_continued(
     base, config_with, tmp_path
 ):

@@ -136,7 +136,11 @@ def assert_eight_devices_equal_one(step, make, rtol=1e-4, atol=LEARNING_RATE / 1
     [
         (scheduled_sampling_step, {"options": ScheduledSampling(start=0.5)}),
         (teacher_forcing_step, {"generator": Generator(dropout=0.4)}),
-        (joint_step, {"generator": Generator(dropout=0.4)}),
+        pytest.param(
+            joint_step,
+            {"generator": Generator(dropout=0.4)},
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["scheduled_sampling", "teacher_forcing_dropout", "joint_dropout"],
 )

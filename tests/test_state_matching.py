@@ -243,6 +243,7 @@ def test_state_matching_step_follows_the_gradient_of_its_loss(options, mask):
         assert optax.tree.norm(optax.tree.sub(expected, unlike)) > 0.01
 
 
+@pytest.mark.slow
 def test_state_matching_compares_each_devices_own_rows(on_eight_cpus):
     options, num_rows = StateMatching(), 24
     state, batch = make_state(options, num_layers=1), make_batch(num_rows=num_rows)

@@ -225,6 +225,7 @@ def _double(x):
     return 2 * x, os.getpid(), len(os.sched_getaffinity(0))
 
 
+@pytest.mark.slow
 def test_run_side_by_side_gives_each_process_its_share_of_the_cores():
     results = dict(run_side_by_side(_double, [1, 2, 3, 4], 2))
     assert {x: double for x, (double, _, _) in results.items()} == {
