@@ -104,14 +104,23 @@ _NAMES = (
 VALUES: dict[type, tuple[Any, ...]] = {
     int: _COUNTS + _MARKS,
     float: _NUMBERS + _NEAR + _MARKS,
-    str: (*_MARKS, "a" * 300, "../..", "/", "*", "-", "~nosuchuser/x", "a,b"),
+    # No folder outside of a case's own that a privileged user could write to.
+    str: (*_MARKS, "a" * 300, "../..", "/proc", "*", "-", "~nosuchuser/x", "a,b"),
     bool: (*_MARKS, "2", "maybe", "-1"),
     tuple: _NAMES + _MARKS,
 }
 """Wrong values by type of field; some are right for some fields."""
 
 FLAGS: dict[str, dict[str, type]] = {
-    "train": {"workdir": str, "config": str, "flagfile": str},
+    "train": {
+        "workdir": str,
+        "config": str,
+        "flagfile": str,
+        "init_from": str,
+        "coordinator": str,
+        "num_processes": int,
+        "process_id": int,
+    },
     "evaluate": {
         "workdir": str,
         "split": str,
@@ -123,7 +132,36 @@ FLAGS: dict[str, dict[str, type]] = {
         "prompt": str,
         "critic": bool,
         "judge": str,
+        "data_path": str,
+        "tfds_manual_dir": str,
         "flagfile": str,
+    },
+    "sample": {
+        "workdir": str,
+        "out": str,
+        "checkpoint": str,
+        "seed": int,
+        "num_samples": int,
+        "sample_length": int,
+        "temperature": float,
+        "prompt": str,
+        "bias": float,
+    },
+    "rate": {
+        "a": str,
+        "b": str,
+        "out": str,
+        "pairs": int,
+        "repeats": int,
+        "catches": int,
+        "raters": int,
+        "max_failed_catches": float,
+        "min_answered": float,
+        "seed": int,
+        "split": str,
+        "sample_length": int,
+        "temperature": float,
+        "port": int,
     },
     "report": {"out": str, "baseline": str, "primary": str, "title": str},
     "study": {
@@ -347,7 +385,7 @@ def _flag_cases(source: random.Random) -> list[Case]:
 def _run_cases(source: random.Random) -> list[Case]:
     """A file of a run, damaged, for the programs that read runs."""
     made = []
-    for program in ("evaluate", "report", "train", "study"):
+    for program in ("evaluate", "sample", "rate", "report", "train", "study"):
         for file in RUN_FILES:
             for content in source.sample(
                 (*_JSON, "typed", "typed", "pipe", "folder"), 3
@@ -429,6 +467,8 @@ def _program_arguments(program: str) -> list[str]:
     return {
         "train": ["--workdir={here}/run"],
         "evaluate": ["--workdir={here}/run"],
+        "sample": ["--workdir={here}/run"],
+        "rate": ["make", "--a={here}/run", "--b={here}/other", "--out={here}/rating"],
         "report": ["{here}/run", "--out={here}/report.html"],
         "study": [
             "--workdir={here}/study",
