@@ -458,13 +458,16 @@ def test_program_on_a_full_disk_is_one_line_and_the_run_goes_on(small_disk, base
     workdir = folder / "run"
     done = run_program("train.py", *train_flags(text, workdir))
     assert done.returncode == 2
-    assert re.fullmatch(
+    match = re.fullmatch(
         f"error: {workdir}/checkpoints: no room left \\(No space left on device\\): the "
-        "checkpoint of step 6 needs about [0-9,]+ bytes, and [0-9,]+ are free: make room "
-        "and run the same command again\n",
+        "checkpoint of step ([0-9]+) needs about [0-9,]+ bytes, and [0-9,]+ are free: make "
+        "room and run the same command again\n",
         done.stderr,
     )
-    assert steps_in(workdir) == {4}
+    assert match
+    # Which one does not fit depends on how soon older ones are removed in the background.
+    failed = int(match[1])
+    assert failed in (6, 8) and max(steps_in(workdir)) == failed - 2
     make_room()
     state = train_and_evaluate(small_config(text), workdir)
     # The first four updates were on one device, those of the base on eight.
