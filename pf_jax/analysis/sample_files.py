@@ -19,7 +19,7 @@ from pf_jax.analysis.request import Request
 from pf_jax.analysis.samples import draw_samples, sample_pieces
 from pf_jax.data import Sequences
 from pf_jax.data.encoding import TextEncoding
-from pf_jax.files import written_in_pieces
+from pf_jax.files import encoded, written_in_pieces
 from pf_jax.generator import Generator
 from pf_jax.mixture import biased_mixture
 
@@ -158,8 +158,7 @@ def _text_file(
 
         def write(text: str) -> None:
             nonlocal last
-            # A prompt that is not valid UTF-8 has characters that a file cannot hold.
-            file.write(text[len(last) :].encode("utf-8", "backslashreplace"))
+            file.write(encoded(text[len(last) :]))
             last = text[-1:]
 
         write(prompt)

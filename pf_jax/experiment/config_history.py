@@ -1,4 +1,4 @@
-"""What changes in a run's config when it is continued: told, and kept with the step."""
+"""Changes of a run's config when it is continued: reported, and recorded with the step."""
 
 import json
 import pathlib

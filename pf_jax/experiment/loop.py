@@ -60,8 +60,8 @@ def train_and_evaluate(
     A run that continues reports every field of the config that changes, and keeps it in
     `config_history.jsonl`. One that is finished is left as it is.
 
-    Under `hosts.together` several processes train one model: all of them call it with the
-    same arguments, and one of them writes and prints.
+    Under `hosts.train_together` several processes train one model: all of them call it with
+    the same arguments, and one of them writes and prints.
 
     Args:
         config: Fields of `configs/default.py`.
@@ -121,7 +121,7 @@ def train_and_evaluate(
 
 
 def _write_files(start: Start, workdir: pathlib.Path) -> None:
-    """Writes what the run goes by, and tells and keeps what has changed."""
+    """Writes config and encoding; reports and records the fields that have changed."""
     config, step = start.experiment.config, int(start.state.step)
     save_encoding(start.experiment.encoding, workdir / "encoding.json")
     if start.source is not None:
