@@ -5,11 +5,11 @@ writes DIR/study.json and DIR/report.html. Run again, it continues where it stop
 """
 
 import pathlib
-import shlex
 import sys
 
 from absl import flags
 
+from pf_jax import commands
 from pf_jax.experiment import command_line
 
 DEFAULT_CONFIG = str(pathlib.Path(__file__).parent / "configs" / "default.py")
@@ -68,7 +68,7 @@ def main() -> None:
             EQUAL_SECONDS.value,
             PRIMARY.value,
             JOBS.value,
-            shlex.join(["python", *sys.argv]),
+            commands.command("study", *sys.argv[1:]),
         ),
     )
 

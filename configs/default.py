@@ -8,11 +8,13 @@ def get_config() -> config_dict.ConfigDict:
     config = config_dict.ConfigDict()
 
     config.seed = 0  # seed of parameters, batches and samples
-    config.objective = "professor_forcing"  # or another one of the README's table
+    # What the generator is trained for: "teacher_forcing", "professor_forcing",
+    # "scheduled_sampling", "state_matching" or "input_noise".
+    config.objective = "professor_forcing"
     config.dtype = "float32"  # type of matrix products: "float32" or "bfloat16"
 
     config.data = data = config_dict.ConfigDict()
-    data.name = "python_reference"  # a data set of the README's table
+    data.name = "python_reference"  # a data set, such as "text"
     data.path = ""  # file or folder, for the data sets that are read from one
     data.tfds_manual_dir = ""  # original files for TensorFlow Datasets; "": a network
     data.sample_rate = 1000  # samples a second of a waveform

@@ -10,12 +10,10 @@ A tuple field takes any of these forms:
 
 import difflib
 import itertools
-import os
 import pathlib
 import re
-import runpy
 import sys
-import traceback
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -24,6 +22,12 @@ from ml_collections import config_dict, config_flags
 from ml_collections.config_flags import tuple_parser
 
 from pf_jax.errors import UserError
+from pf_jax.experiment.config_files import (
+    field_comments,
+    field_names,
+    find_config,
+    load_config,
+)
 from pf_jax.experiment.console import protect_output
 from pf_jax.reading import check_file
 
@@ -127,42 +131,6 @@ def config_name() -> str:
 _config_names: list[str] = []
 
 
-def load_config(path: str) -> config_dict.ConfigDict:
-    """The settings that a config file describes, locked against new fields.
-
-    Args:
-        path: Path of a Python file with a function `get_config()`. Text after a colon is
-            the argument of that function.
-
-    Raises:
-        UserError: If there is no such file, or it does not return a `ConfigDict`.
-    """
-    file, *argument = path.split(":", 1)
-    if not os.path.isfile(file):
-        raise UserError(
-            f"--config={path}: no such file; give a Python file with a get_config(), "
-            "such as configs/default.py"
-        )
-    try:
-        get_config = runpy.run_path(file).get("get_config")
-        config: Any = get_config(*argument) if get_config else None
-    # A config file is code: it can fail in any way, or exit.
-    except (Exception, SystemExit) as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        lines = [frame.lineno for frame in frames if frame.filename == file]
-        where = f"line {lines[-1]}: " if lines else ""
-        raise UserError(
-            f"--config={path}: {where}{type(error).__name__}: {error}"
-        ) from error
-    if not isinstance(config, config_dict.ConfigDict):
-        raise UserError(
-            f"--config={path}: no get_config() that returns a ConfigDict; "
-            "configs/default.py shows one"
-        )
-    config.lock()
-    return config
-
-
 def set_field(config: config_dict.ConfigDict, field: str, text: str) -> None:
     """Gives a field of a config a value as typed after `--config.FIELD=`.
 
@@ -174,7 +142,7 @@ def set_field(config: config_dict.ConfigDict, field: str, text: str) -> None:
     Raises:
         UserError: If there is no such field, or the value has another type.
     """
-    _check_field(field, _leaves(config))
+    _check_field(field, field_names(config))
     section, _, name = field.rpartition(".")
     holder = config[section] if section else config
     parser, kind = _PARSERS[holder.get_type(name)]
@@ -207,6 +175,9 @@ def _parse(
     fields: list[str] = []
     if default_config is not None:
         fields = _define_config(argv, default_config, own_config)
+    if not _HELP.isdisjoint(argv):
+        _print_help("--helpfull" not in argv, default_config)
+        sys.exit(0)
     try:
         rest = flags.FLAGS(argv)
     except flags.UnrecognizedFlagError as error:
@@ -218,6 +189,25 @@ def _parse(
     except ValueError as error:
         raise UserError(str(error)) from error
     return rest[1:]
+
+
+_HELP = {"--help", "-help", "-h", "-?", "--helpshort", "--helpfull"}
+
+
+def _print_help(is_short: bool, default_config: str | None) -> None:
+    """Prints what the program does, its flags, and the fields of its config."""
+    app.usage(shorthelp=is_short, writeto_stdout=True)
+    if default_config is None:
+        return
+    print("\nFields of the config, and what they are by default:\n")
+    config = load_config(default_config)
+    for field, comment in field_comments(default_config).items():
+        section, _, name = field.rpartition(".")
+        value = (config[section] if section else config)[name]
+        text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+        line = f"--config.{field}={text or repr('')}: {comment}"
+        wrapped = textwrap.fill(line, 80, subsequent_indent=" " * 6)
+        print(textwrap.indent(wrapped, "  "))
 
 
 def _with_flag_files(argv: Sequence[str]) -> list[str]:
@@ -264,15 +254,15 @@ def _define_config(
     config = None
     if path is None and own_config is not None:
         config = own_config(lambda name: _take_value(argv, name)[0])
-    file = path or default_config
-    fields = _leaves(load_config(file) if config is None else config)
+    file = default_config if path is None else find_config(path, default_config)
+    fields = field_names(load_config(file) if config is None else config)
     for override in _overrides(rest):
         _check_field(override, fields)
     _config_names.append(pathlib.Path(file.split(":", 1)[0]).stem)
     config_flags.register_flag_parser_for_type(tuple, _NamesParser())
     help_string = (
-        "The experiment: a Python file with a function get_config(). "
-        "--config.FIELD=VALUE changes one of its fields."
+        "The experiment: one of pf_jax's by its name, such as seq_digits, or a Python "
+        "file with a function get_config(). --config.FIELD=VALUE changes a field."
     )
     argv[:] = rest
     if config is None:
@@ -303,16 +293,6 @@ def _overrides(argv: Sequence[str]) -> list[str]:
     """The fields that `--config.FIELD=VALUE` arguments name."""
     matches = (re.match(r"--?(?:no)?config\.([^=]*)", argument) for argument in argv)
     return [match[1] for match in matches if match]
-
-
-def _leaves(config: config_dict.ConfigDict, prefix: str = "") -> list[str]:
-    names = []
-    for name, value in config.items():
-        if isinstance(value, config_dict.ConfigDict):
-            names += _leaves(value, f"{prefix}{name}.")
-        else:
-            names.append(prefix + name)
-    return names
 
 
 def _check_field(field: str, known: Sequence[str]) -> None:

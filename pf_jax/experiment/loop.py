@@ -4,11 +4,11 @@ import contextlib
 import math
 import os
 import pathlib
-import shlex
 
 import jax
 from ml_collections import config_dict
 
+from pf_jax.commands import command
 from pf_jax.data import save_encoding
 from pf_jax.errors import UserError
 from pf_jax.experiment.agreement import (
@@ -158,7 +158,7 @@ def _tell_best(
         return
     tell(
         f"best step {best} (valid {measure.of_nll(loss):.4f} {measure.label}): "
-        f"python evaluate.py --workdir {shlex.quote(str(workdir))}"
+        f"{command('evaluate', '--workdir', str(workdir))}"
     )
 
 

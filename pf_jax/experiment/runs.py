@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from ml_collections import config_dict
 
+from pf_jax.commands import program
 from pf_jax.data import Encoding
 from pf_jax.errors import UserError, warn
 from pf_jax.experiment.build import Experiment, Model, load_experiment, make_model
@@ -66,8 +67,8 @@ def load_run(
         if not str(error).startswith("data.path="):
             raise
         raise UserError(
-            f"{error}; where it lies elsewhere now, evaluate.py takes --data_path=PATH, "
-            "and sample.py needs no data"
+            f"{error}; where it lies elsewhere now, {program('evaluate')} takes "
+            f"--data_path=PATH, and {program('sample')} needs no data"
         ) from error
     return Run(restored.model, restored.state, checked_lines(workdir))
 
@@ -92,13 +93,16 @@ def load_model(workdir: pathlib.Path, checkpoint: str = "best") -> Restored[Mode
 def _checked_config(workdir: pathlib.Path) -> config_dict.ConfigDict:
     """The config of a folder that holds a run and a checkpoint."""
     if not workdir.is_dir():
-        raise UserError(f"{workdir}: no such folder: give the --workdir of train.py")
+        raise UserError(
+            f"{workdir}: no such folder: give the --workdir of {program('train')}"
+        )
     check_environment()
     config = checked_config(workdir)
     check_config(config)
     if not has_checkpoint(workdir):
         raise UserError(
-            f"{workdir}: no checkpoint here yet: run train.py --workdir {workdir} first"
+            f"{workdir}: no checkpoint here yet: run {program('train')} "
+            f"--workdir {workdir} first"
         )
     return config
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from ml_collections import config_dict
 
+from pf_jax.commands import program
 from pf_jax.errors import UserError
 from pf_jax.experiment.checks import PLAYER_FIELDS
 from pf_jax.files import write_whole
@@ -90,7 +91,8 @@ def read_config(workdir: pathlib.Path) -> config_dict.ConfigDict:
     path = workdir / "config.json"
     if not path.exists():
         raise UserError(
-            f"{workdir}: no run here (no config.json): give the --workdir of train.py"
+            f"{workdir}: no run here (no config.json): give the --workdir of "
+            f"{program('train')}"
         )
     content = read_file(path)
     try:

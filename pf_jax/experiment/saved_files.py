@@ -7,6 +7,7 @@ from typing import Any
 
 from ml_collections import config_dict
 
+from pf_jax.commands import program
 from pf_jax.data import (
     Encoding,
     encoding_from_json,
@@ -204,7 +205,7 @@ def checked_lines(workdir: pathlib.Path) -> Sequence[dict[str, Any]]:
     except UserError as error:
         raise UserError(
             f"{workdir}: cannot read metrics.jsonl ({error}): copy the folder that "
-            "train.py wrote as a whole"
+            f"{program('train')} wrote as a whole"
         ) from error
     newest = newest_digests(workdir / CHECKPOINTS)
     if newest is not None:

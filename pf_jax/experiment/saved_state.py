@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from pf_jax.commands import program
 from pf_jax.errors import UserError
 from pf_jax.experiment.digests import DamagedError, Digests, array_digests
 from pf_jax.experiment.orbax_noise import silence_orbax
@@ -71,7 +72,8 @@ def read_state(
             raise UserError(
                 f"{checkpoint.parent}: the checkpoint of step {checkpoint.name} has the "
                 "state of another optimizer: go on with the optimizer it was trained with, "
-                "or start a new run from its parameters, with train.py --init_from"
+                "or start a new run from its parameters, with "
+                f"{program('train')} --init_from"
             )
         state = bare
     args = ocp.args.StandardRestore(template)

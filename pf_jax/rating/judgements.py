@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from pf_jax.commands import program
 from pf_jax.errors import UserError, warn
 from pf_jax.rating.key import JUDGEMENTS_FILE, Key
 
@@ -101,8 +102,8 @@ def read_judgements(
         judgements += _read_download(key, pathlib.Path(file))
     if not judgements:
         raise UserError(
-            f"{folder}: no judgements yet: run rate.py serve --dir={folder} and rate, or "
-            "name the files that the page downloaded"
+            f"{folder}: no judgements yet: run {program('rate')} serve --dir={folder} and "
+            "rate, or name the files that the page downloaded"
         )
     return judgements
 

@@ -12,6 +12,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from pf_jax.commands import program
 from pf_jax.errors import UserError
 from pf_jax.rating.order import Item, Showing, showings
 
@@ -134,7 +135,8 @@ def read_key(folder: pathlib.Path) -> Key:
     path = folder / KEY_FILE
     if not path.is_file():
         raise UserError(
-            f"{path}: no such file: give the folder that rate.py make wrote as --dir"
+            f"{path}: no such file: give the folder that {program('rate')} make wrote as "
+            "--dir"
         )
     try:
         content = path.read_text("utf-8")

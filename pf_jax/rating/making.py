@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pf_jax.analysis.present import Sampling, check_sampling, settle_sampling
+from pf_jax.commands import program
 from pf_jax.errors import UserError
 from pf_jax.experiment.runs import Run, load_run
 from pf_jax.files import make_folder, write_whole
@@ -60,8 +61,8 @@ def make(
     repeats = sum(item.is_repeat for item in key.items)
     print(
         f"{out / PAGE_FILE}: {numbers['runs']} pairs, {repeats} of them twice, and "
-        f"{numbers['catch']} catch pairs: give it to raters, or run rate.py serve "
-        f"--dir={out}"
+        f"{numbers['catch']} catch pairs: give it to raters, or run {program('rate')} "
+        f"serve --dir={out}"
     )
     print(f"{out / KEY_FILE}: tells whose sample is whose: give it to nobody")
     if key.rule.raters:

@@ -9,6 +9,7 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 
+from pf_jax.commands import program
 from pf_jax.errors import UserError
 from pf_jax.reading import read_members
 from pf_jax.study.results import Result
@@ -104,7 +105,7 @@ def _read(result: Result) -> dict[str, np.ndarray] | None:
         return {mode: _finite(_array(members[f"{mode}.npy"])) for mode in MODES}
     except (ValueError, KeyError) as error:
         raise UserError(
-            f"{path}: cannot be read ({error}): run evaluate.py --workdir "
+            f"{path}: cannot be read ({error}): run {program('evaluate')} --workdir "
             f"{result.workdir} again"
         ) from error
 

@@ -12,6 +12,7 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
+from pf_jax import commands
 from pf_jax.analysis.measures.measurement import Measurement
 from pf_jax.errors import UserError
 from pf_jax.experiment.environment import versions
@@ -148,7 +149,9 @@ def check_out(out: pathlib.Path) -> None:
 
 
 def _check_evaluated(result: Result) -> None:
-    advice = f"run python evaluate.py --workdir {result.workdir} first"
+    advice = (
+        f"run {commands.command('evaluate', '--workdir', str(result.workdir))} first"
+    )
     if result.evaluation is None:
         raise UserError(f"{result.workdir}: has not been evaluated: {advice}")
     try:

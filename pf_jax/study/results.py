@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pf_jax.analysis.measures.measurement import Measurement
+from pf_jax.commands import program
 from pf_jax.data import Measure, encoding_from_json, encoding_to_json
 from pf_jax.errors import UserError, warn
 from pf_jax.experiment.digests import json_digest
@@ -103,7 +104,7 @@ def _warn_of_changes(path: pathlib.Path, evaluation: Any) -> None:
         return  # Written by an older version.
     content = {name: value for name, value in evaluation.items() if name != "digest"}
     if json_digest(content) != evaluation["digest"]:
-        warn(f"{path}: edited or damaged: run evaluate.py again")
+        warn(f"{path}: edited or damaged: run {program('evaluate')} again")
 
 
 def check_same_data(results: Sequence[Result]) -> None:

@@ -2,10 +2,10 @@
 
 import json
 import pathlib
-import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from pf_jax import commands
 from pf_jax.errors import UserError
 from pf_jax.reading import read_file
 from pf_jax.study.report import check_out, write_report
@@ -63,7 +63,7 @@ def report(
     selection = select(folders)
     flags = {"baseline": baseline, "primary": primary, "title": title}
     given = [f"--{name}={value}" for name, value in flags.items() if value]
-    command = shlex.join(["python", "report.py", *folders, *given])
+    typed = commands.command("report", *folders, *given)
     write_report(
         selection.groups,
         pathlib.Path(out),
@@ -71,7 +71,7 @@ def report(
         primary=primary or selection.primary,
         title=title,
         equal_seconds=selection.equal_seconds,
-        command=f"{selection.command}\n{command}" if selection.command else command,
+        command=f"{selection.command}\n{typed}" if selection.command else typed,
         failures=selection.failures,
     )
 
@@ -89,7 +89,9 @@ def select(folders: Sequence[str]) -> Selection:
     paths = [pathlib.Path(folder) for folder in folders]
     for path in paths:
         if not path.is_dir():
-            raise UserError(f"{path}: no such folder: give the --workdir of train.py")
+            raise UserError(
+                f"{path}: no such folder: give the --workdir of {commands.program('train')}"
+            )
     studies = [path for path in paths if (path / STUDY_FILE).exists()]
     if not studies:
         results = [read_result(path) for path in paths]
@@ -133,10 +135,11 @@ def read_study(folder: pathlib.Path) -> Selection:
         ]
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         raise UserError(
-            f"{path}: damaged ({type(error).__name__}: {error}): run study.py again"
+            f"{path}: damaged ({type(error).__name__}: {error}): run "
+            f"{commands.program('study')} again"
         ) from error
     if not workdirs:
-        reason = failures[0] if failures else "run study.py first"
+        reason = failures[0] if failures else f"run {commands.program('study')} first"
         raise UserError(f"{path}: no run is finished: {reason}")
     groups = {
         variant: sorted(map(read_result, paths), key=lambda result: result.seed)
