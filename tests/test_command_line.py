@@ -1,4 +1,5 @@
 import pathlib
+import re
 import subprocess
 import sys
 
@@ -8,6 +9,12 @@ from absl.testing import flagsaver
 
 from pf_jax.errors import UserError
 from pf_jax.experiment import command_line
+from pf_jax.experiment.config_files import (
+    field_comments,
+    field_names,
+    find_config,
+    load_config,
+)
 
 ROOT = pathlib.Path(__file__).parent.parent
 DEFAULT = str(ROOT / "configs" / "default.py")
@@ -179,7 +186,9 @@ def test_run_takes_tuples_in_every_form(arguments, fields):
         (
             ["--config=nowhere.py"],
             "--config=nowhere.py: no such file; give a Python file with a "
-            "get_config(), such as configs/default.py",
+            "get_config(), or one of default, handwriting, lorenz, lorenz_full, music, "
+            "ptb_char, ptb_char_small, ptb_word, seq_digits, seq_mnist, waveform, "
+            "waveform_digits",
         ),
     ],
 )
@@ -274,6 +283,17 @@ def test_train_refuses_bad_settings_and_writes_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_help_lists_flags_and_fields(capsys):
+    with pytest.raises(SystemExit) as exit_:
+        _parsed("--help", "--config.train.num_steps=7")
+    assert exit_.value.code == 0
+    printed = capsys.readouterr().out
+    fields = re.findall(r"^  --config\.([\w.]+)=.*: .", printed, re.MULTILINE)
+    assert sorted(fields) == sorted(field_names(load_config(DEFAULT)))
+    assert "  --config.train.num_steps=500: number of updates\n" in printed
+    assert "  --config.data.columns='': columns of a series" in printed
+
+
 def test_train_help_lists_its_flags(tmp_path):
     result = subprocess.run(
         [sys.executable, str(ROOT / "train.py"), "--help"],
@@ -281,9 +301,52 @@ def test_train_help_lists_its_flags(tmp_path):
         capture_output=True,
         text=True,
     )
+    assert result.returncode == 0
     assert "--workdir:" in result.stdout
     assert "--config:" in result.stdout
     assert result.stderr == ""
+
+
+def test_field_comments_are_above_a_field_or_beside_it(tmp_path):
+    (tmp_path / "config.py").write_text(
+        "def get_config():\n"
+        "    config = ConfigDict()\n"
+        "    config.seed = 0  # a seed\n"
+        "    # Of the whole section.\n"
+        "    config.a = a = ConfigDict()\n"
+        "    a.without = 1\n"
+        "    # Above,\n"
+        "    # in two lines.\n"
+        "    a.first = 1\n"
+        "    a.second = 2\n"
+        "    a.third = (\n"
+        "        3  # inside\n"
+        "    )\n"
+        "    a.fourth = 4\n"
+    )
+    assert field_comments(str(tmp_path / "config.py")) == {
+        "seed": "a seed",
+        "a.without": "",
+        "a.first": "Above, in two lines.",
+        "a.second": "Above, in two lines.",
+        "a.third": "inside",
+        "a.fourth": "",
+    }
+
+
+@pytest.mark.parametrize(
+    "typed", ["seq_digits", "seq_digits.py", "configs/seq_digits.py", "seq_digits:7"]
+)
+def test_config_is_found_by_its_name_from_any_folder(typed, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    _, colon, argument = typed.partition(":")
+    expected = f"{ROOT / 'configs' / 'seq_digits.py'}{colon}{argument}"
+    assert find_config(typed, DEFAULT) == expected
+    if not colon:
+        config, name = _parsed("--config", typed)
+        assert (config.data.name, name) == ("digits", "seq_digits")
+    (tmp_path / "seq_digits").write_text("")
+    assert find_config("seq_digits", DEFAULT) == "seq_digits"
 
 
 def test_run_hands_over_arguments_where_a_program_takes_them(capsys):

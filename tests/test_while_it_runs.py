@@ -1,6 +1,7 @@
 """What a run says while it runs and when it ends, and what ends it early."""
 
 import io
+import os
 import signal
 import struct
 import threading
@@ -21,7 +22,7 @@ from whole_runs import small_config, steps_in, timeless, write_text
 from configs import default
 from pf_jax.analysis.preview import preview
 from pf_jax.data import Measure, join_sequences
-from pf_jax.experiment import command_line, milestones, run_log, waiting
+from pf_jax.experiment import command_line, milestones, run_log, signals, waiting
 from pf_jax.experiment.checks import check_config
 from pf_jax.experiment.event_file import EventFile
 from pf_jax.experiment.loop import train_and_evaluate
@@ -352,3 +353,14 @@ def test_stop_requests_of_a_thread_are_its_own():
     assert in_thread(collect) == [1]
     with stop_requests() as requests:
         assert in_thread(collect) is requests
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.5])
+def test_request_to_stop_is_answered_while_an_update_runs(seconds, monkeypatch, capsys):
+    monkeypatch.setattr(signals, "ANSWER_SECONDS", 0.1)
+    with signals.stop_requests() as requests:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(seconds)
+    assert requests == [signal.SIGINT]
+    line = "stopping: waiting for the update under way, or for a checkpoint\n"
+    assert capsys.readouterr().out == (line if seconds else "")

@@ -1,12 +1,18 @@
 """Requests to stop a run, by signals."""
 
 import contextlib
+import os
 import signal
 import threading
 from collections.abc import Iterator
 from typing import Any
 
+from pf_jax.experiment.agreement import tell
+
 NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+ANSWER_SECONDS = 1.0
+"""Time after which a request that has not ended the run yet is answered by a line."""
 
 _collected: list[list[int]] = []
 """The requests of the context that collects them, if there is one."""
@@ -51,11 +57,40 @@ def stop_requests() -> Iterator[list[int]]:
         signal.signal(number, handle)
     _collected.append(requests)
     try:
-        yield requests
+        with _answered():
+            yield requests
     finally:
         _collected.pop()
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _answered() -> Iterator[None]:
+    """Prints a line where a request to stop is not followed within a second."""
+    readable, writable = os.pipe()
+    os.set_blocking(writable, False)
+    before = signal.set_wakeup_fd(writable, warn_on_full_buffer=False)
+    ended = threading.Event()
+    # Python runs handlers between two steps of the main thread, and an update is one step:
+    # this thread reads what the operating system's handler writes.
+    thread = threading.Thread(target=_answer, args=(readable, ended), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        ended.set()
+        os.close(writable)
+        thread.join()
+        os.close(readable)
+
+
+def _answer(pipe: int, ended: threading.Event) -> None:
+    while numbers := os.read(pipe, 64):
+        if set(numbers) & set(NUMBERS) and not ended.wait(ANSWER_SECONDS):
+            tell("stopping: waiting for the update under way, or for a checkpoint")
+            return
 
 
 def requests_so_far() -> list[int]:
