@@ -17,6 +17,18 @@ Carry = Any
 """The recurrent state of one layer, a pytree of arrays with a leading batch axis."""
 
 
+class Source(NamedTuple):
+    """A source sequence of each row, such as a sentence to be translated.
+
+    Attributes:
+        values: Tokens `[S, B]` int32; padding may be anything.
+        mask: One where a step counts and zero where it is padding, `[S, B]` float32.
+    """
+
+    values: Array
+    mask: Array
+
+
 class Batch(NamedTuple):
     """The data of one update.
 
@@ -27,11 +39,14 @@ class Batch(NamedTuple):
         mask: One where a step counts and zero where it is padding, `[T, B]` float32; None
             where all steps count. Padding may hold anything, such as -1 or NaN: steps of
             the objectives read values outside the vocabulary there as zeros.
+        condition: What both modes of a row share: class labels `[B]` int32, or a `Source`;
+            None where the generator has no encoder.
     """
 
     inputs: Array
     targets: Array
     mask: Array | None = None
+    condition: Any = None
 
 
 class Unroll(NamedTuple):

@@ -52,7 +52,7 @@ def readable(batch: Batch, params: GeneratorParams) -> Batch:
     Raises:
         ValueError: If the shapes of inputs, targets and mask do not match.
     """
-    inputs, targets, mask = batch
+    inputs, targets, mask, _ = batch
     if inputs.ndim < 2 or targets.shape != inputs.shape:
         raise ValueError(
             f"the batch has inputs {list(inputs.shape)} and targets "
