@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from pf_jax.emissions import Emission
+from pf_jax.generator import Context
 from pf_jax.types import Array, Unroll
 
 FIELDS = {
@@ -15,6 +16,10 @@ FIELDS = {
 }
 """Kinds of fields by name: pre-tanh activations of every layer, statistics of the output
 distribution, hidden activations of every layer."""
+
+CONTEXT = "context"
+"""Name of one more field, of generators with an encoder: the summary of a row's condition,
+the same at all steps and in both modes."""
 
 
 class Behavior(NamedTuple):
@@ -35,26 +40,54 @@ def unroll_behavior(
     *,
     fields: Sequence[str],
     emission: Emission,
+    context: Context | None = None,
 ) -> Behavior:
     """The behavior of an unroll; all of it carries gradients.
 
     Args:
         unroll: Unroll of one mode or of both, `N` rows.
         mask: Float32 `[T, N]`, one where a step counts; None if every step counts.
-        fields: Keys of `FIELDS`, in the order of the features.
+        fields: Keys of `FIELDS`, or `CONTEXT`, in the order of the features.
         emission: Emission of the generator, whose statistics are the field `outputs`.
+        context: What is known of the conditions of the first rows; the others' are the
+            same, in this order.
+
+    Raises:
+        ValueError: If `CONTEXT` is a field, and there is no context.
     """
-    parts = [part for name in fields for part in FIELDS[name](unroll, emission)]
+    parts = []
+    for name in fields:
+        if name == CONTEXT:
+            parts.append(_summaries(unroll, context))
+        else:
+            parts += FIELDS[name](unroll, emission)
     return Behavior(jnp.concatenate(parts, axis=-1), mask)
 
 
+def _summaries(unroll: Unroll, context: Context | None) -> Array:
+    """The summaries of all rows' conditions at all steps, `[T, N, C]`."""
+    if context is None:
+        raise ValueError(
+            f"the field {CONTEXT!r} of the behavior needs a generator with an encoder"
+        )
+    num_steps, num_rows = unroll.logits.shape[:2]
+    summary = jnp.tile(context.summary, (num_rows // len(context.summary), 1))
+    return jnp.broadcast_to(summary, (num_steps, *summary.shape))
+
+
 def behavior_size(
-    fields: Sequence[str], *, hidden_size: int, num_layers: int, num_statistics: int
+    fields: Sequence[str],
+    *,
+    hidden_size: int,
+    num_layers: int,
+    num_statistics: int,
+    summary_size: int = 0,
 ) -> int:
     """`F`, the number of features at a step."""
     sizes = {
         "preactivation": hidden_size * num_layers,
         "hidden": hidden_size * num_layers,
         "outputs": num_statistics,
+        CONTEXT: summary_size,
     }
     return sum(sizes[name] for name in fields)

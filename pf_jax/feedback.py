@@ -18,9 +18,10 @@ from jax import lax
 
 from pf_jax.emissions import Emission, Relaxation
 from pf_jax.generator import (
-    Dropout,
     Generator,
     GeneratorParams,
+    RowConstants,
+    completed,
     embed,
     readout,
     stack_step,
@@ -50,7 +51,7 @@ def relaxed_rollout(
     reading: Reading,
     noise: Any,
     temperature: Any,
-    dropout: Dropout | None,
+    constants: RowConstants,
     generator: Generator,
 ) -> Rollout:
     """`Cell.rollout` for any cell, with gradients through what is fed back.
@@ -61,7 +62,7 @@ def relaxed_rollout(
         reading: Who reads what.
         noise: Noise of the samples, leaves `[T, S, ...]`.
         temperature: Temperature of the samples.
-        dropout: Masks of all rows, or None.
+        constants: What is constant in all rows.
         generator: How the generator computes; `feedback` names the relaxation.
 
     Returns:
@@ -74,7 +75,7 @@ def relaxed_rollout(
     emission = generator.emission
     relaxation = find_relaxation(emission, generator.feedback)
     num_reading = reading.given.shape[1] - reading.is_given.shape[1]
-    masks = jax.tree.map(lambda x: x[num_reading:], dropout)
+    own_constants = constants.take(slice(num_reading, None))
 
     def relaxed(logits: Array, noise: Any) -> Array:
         return relaxation.value(
@@ -82,8 +83,7 @@ def relaxed_rollout(
         )
 
     def embed_own(own: Array) -> Array:
-        x = relaxation.embed(params.input, own)
-        return x if masks is None else x * masks.embedding
+        return completed(own_constants, relaxation.embed(params.input, own))
 
     def step(state: Any, now: Any) -> tuple[Any, Any]:
         carry, own, hard = state
@@ -95,12 +95,12 @@ def relaxed_rollout(
         values = jnp.concatenate([given[:num_reading], hard])
         # Of hard values where a row reads its own: a given one there may be anything, and
         # even the gradient of zero by NaN is NaN.
-        x = embed(params, values, dropout, generator=generator)
+        x = embed(params, values, constants, generator=generator)
         own_x = where_rows(is_given, x[num_reading:], embed_own(own))
         x = jnp.concatenate([x[:num_reading], own_x])
         carry, outputs = stack_step(params, carry, x, generator=generator)
         top = outputs[-1].hidden[num_reading:]
-        logits = readout(params, top, masks, generator=generator)
+        logits = readout(params, top, own_constants, generator=generator)
         hard = relaxation.sample(logits, noise, temperature).astype(hard.dtype)
         hard = lax.stop_gradient(hard)
         return (carry, relaxed(logits, noise), hard), (outputs, values, hard)

@@ -86,6 +86,8 @@ class GeneratorSizes(NamedTuple):
     embedding_size: int
     num_layers: int = 1
     value_size: int | None = None
+    condition_size: int = 0
+    encoder_size: int = 0
 
 
 def create_train_state(
@@ -162,9 +164,13 @@ def num_behavior_features(generator: GeneratorSizes, settings: Settings) -> int:
     statistics = jax.eval_shape(
         settings.generator.emission.statistics, jnp.zeros((1, generator.num_outputs))
     )
+    encoder = settings.generator.encoder
     return behavior_size(
         settings.fields,
         hidden_size=generator.hidden_size,
         num_layers=generator.num_layers,
         num_statistics=statistics.shape[-1],
+        summary_size=0
+        if encoder is None
+        else encoder.memory_size(generator.encoder_size) or generator.embedding_size,
     )

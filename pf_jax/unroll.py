@@ -19,9 +19,11 @@ from jax import lax
 from pf_jax.feedback import relaxed_rollout
 from pf_jax.generator import (
     FEEDBACKS,
+    Context,
     Dropout,
     Generator,
     GeneratorParams,
+    RowConstants,
     embed,
     initial_carry,
     interface_of,
@@ -43,6 +45,7 @@ def unroll_mixed(
     start: int | Array = 0,
     temperature: float | Array = 1.0,
     dropout: Dropout | None = None,
+    context: Context | None = None,
     generator: Generator = Generator(),
 ) -> Unroll:
     """The generator reading given values at some steps and its own samples at others.
@@ -63,6 +66,8 @@ def unroll_mixed(
             last sample and carry: it samples what the one long run would have sampled.
         temperature: Temperature of the samples; 0 takes the most likely value.
         dropout: Masks of the rows; none by default.
+        context: What is known of the rows' conditions, from `encode_condition`; None for a
+            generator without an encoder. Without a `carry` the first one is made of it.
         generator: How the generator computes.
 
     Returns:
@@ -89,7 +94,8 @@ def unroll_mixed(
         generator=generator,
     )
     reading = Reading(given, is_given)
-    return _unroll(params, carry, reading, noise, temperature, dropout, generator)
+    constants = RowConstants(dropout, context)
+    return _unroll(params, carry, reading, noise, temperature, constants, generator)
 
 
 def unroll_teacher_forced(
@@ -98,6 +104,7 @@ def unroll_teacher_forced(
     carry: tuple[Carry, ...] | None = None,
     *,
     dropout: Dropout | None = None,
+    context: Context | None = None,
     generator: Generator = Generator(),
 ) -> Unroll:
     """The generator reading data.
@@ -107,6 +114,8 @@ def unroll_teacher_forced(
         inputs: `y[t - 1]`, `[T, B, ...]`; int32 tokens for the categorical emission.
         carry: First carry of every layer; zeros by default.
         dropout: Masks of the rows; none by default.
+        context: What is known of the rows' conditions, from `encode_condition`; None for a
+            generator without an encoder. Without a `carry` the first one is made of it.
         generator: How the generator computes.
 
     Returns:
@@ -117,7 +126,8 @@ def unroll_teacher_forced(
     """
     num_steps, _ = _check_values("inputs", inputs)
     reading = Reading(inputs, jnp.ones((num_steps, 0), bool))
-    unroll = _unroll(params, carry, reading, None, 1.0, dropout, generator)
+    constants = RowConstants(dropout, context)
+    unroll = _unroll(params, carry, reading, None, 1.0, constants, generator)
     return unroll._replace(samples=None)
 
 
@@ -131,6 +141,7 @@ def unroll_free_running(
     start: int | Array = 0,
     temperature: float | Array = 1.0,
     dropout: Dropout | None = None,
+    context: Context | None = None,
     generator: Generator = Generator(),
 ) -> Unroll:
     """The generator reading its own samples.
@@ -145,6 +156,8 @@ def unroll_free_running(
             last sample and carry: it samples what the one long run would have sampled.
         temperature: Temperature of the samples; 0 takes the most likely value.
         dropout: Masks of the rows; none by default.
+        context: What is known of the rows' conditions, from `encode_condition`; None for a
+            generator without an encoder. Without a `carry` the first one is made of it.
         generator: How the generator computes.
 
     Returns:
@@ -170,6 +183,7 @@ def unroll_free_running(
         start=start,
         temperature=temperature,
         dropout=dropout,
+        context=context,
         generator=generator,
     )
 
@@ -181,6 +195,7 @@ def unroll_paired(
     carry: tuple[Carry, ...] | None = None,
     *,
     dropout: Dropout | None = None,
+    context: Context | None = None,
     generator: Generator = Generator(),
 ) -> Unroll:
     """Both modes, from the same carry and the same first input, in one loop.
@@ -192,6 +207,9 @@ def unroll_paired(
             what the free-running rows read first.
         carry: First carry of every layer; zeros by default.
         dropout: Masks of the `B` rows, the same in both modes; none by default.
+        context: What is known of the `B` rows' conditions, the same in both modes, from
+            `encode_condition`; None for a generator without an encoder. Without a `carry`
+            the first one is made of it.
         generator: How the generator computes.
 
     Returns:
@@ -209,9 +227,8 @@ def unroll_paired(
     if carry is not None:
         carry = _twice(carry, axis=0)
     reading = Reading(_twice(inputs, axis=1), _first_step(inputs))
-    if dropout is not None:
-        dropout = _twice(dropout, axis=0)
-    return _unroll(params, carry, reading, noise, 1.0, dropout, generator)
+    constants = _twice(RowConstants(dropout, context), axis=0)
+    return _unroll(params, carry, reading, noise, 1.0, constants, generator)
 
 
 def unroll_windows(
@@ -222,6 +239,7 @@ def unroll_windows(
     *,
     num_windows: int,
     dropout: Dropout | None = None,
+    context: Context | None = None,
     generator: Generator = Generator(),
 ) -> Unroll:
     """Both modes, the free-running one for longer, cut into windows (paper, section 4).
@@ -238,6 +256,9 @@ def unroll_windows(
         carry: First carry of every layer; zeros by default.
         num_windows: `W`; 1 is `unroll_paired`.
         dropout: Masks of the `B` rows, the same in both modes; none by default.
+        context: What is known of the `B` rows' conditions, the same in both modes, from
+            `encode_condition`; None for a generator without an encoder. Without a `carry`
+            the first one is made of it.
         generator: How the generator computes.
 
     Returns:
@@ -250,7 +271,10 @@ def unroll_windows(
             has no effect.
     """
     both = unroll_paired(
-        params, key, inputs, carry, dropout=dropout, generator=generator
+        *(params, key, inputs, carry),
+        dropout=dropout,
+        context=context,
+        generator=generator,
     )
     if num_windows == 1:
         return both
@@ -264,6 +288,7 @@ def unroll_windows(
         num_steps=(num_windows - 1) * num_steps,
         start=num_steps,
         dropout=dropout,
+        context=context,
         generator=generator,
     )
 
@@ -370,19 +395,28 @@ def _unroll(
     reading: Reading,
     noise: Any,
     temperature: Any,
-    dropout: Dropout | None,
+    constants: RowConstants,
     generator: Generator,
 ) -> Unroll:
-    """The one rollout behind all modes; dropout masks are those of all rows."""
+    """The one rollout behind all modes; constants are those of all rows."""
     _check_generator(generator)
+    if (generator.encoder is None) != (constants.context is None):
+        raise ValueError(
+            "the generator has an encoder: give the unroll context=encode_condition(...)"
+            if generator.encoder is not None
+            else "a context is given, and the generator has no encoder: give "
+            "Generator.encoder"
+        )
     num_rows = reading.given.shape[1]
     if carry is None:
-        first = initial_carry(params, num_rows, generator=generator)
+        first = initial_carry(
+            params, num_rows, context=constants.context, generator=generator
+        )
     else:
         first = carry
     _check_carry(first, num_rows)
-    params, first, reading, noise, dropout = vary_alike(
-        params, first, reading, noise, dropout
+    params, first, reading, noise, constants = vary_alike(
+        params, first, reading, noise, constants
     )
     num_sampling = reading.is_given.shape[1]
     if generator.feedback != "sample" and num_sampling:
@@ -391,8 +425,8 @@ def _unroll(
         run = _fast_rollout
     else:
         run = _plain_rollout
-    out = run(params, first, reading, noise, temperature, dropout, generator)
-    logits = readout(params, out.hidden[-1], dropout, generator=generator)
+    out = run(params, first, reading, noise, temperature, constants, generator)
+    logits = readout(params, out.hidden[-1], constants, generator=generator)
     samples = out.samples if num_sampling else None
     return Unroll(out.inputs, logits, out.hidden, out.preactivation, out.carry, samples)
 
@@ -403,12 +437,12 @@ def _fast_rollout(
     reading: Reading,
     noise: Any,
     temperature: Any,
-    dropout: Dropout | None,
+    constants: RowConstants,
     generator: Generator,
 ) -> Rollout:
     assert generator.cell.rollout is not None
     num_reading = reading.given.shape[1] - reading.is_given.shape[1]
-    around = interface_of(params, dropout, num_reading, generator)
+    around = interface_of(params, constants, num_reading, generator)
     return generator.cell.rollout(
         params.layers, carry, reading, noise, temperature, **around
     )
@@ -420,24 +454,24 @@ def _plain_rollout(
     reading: Reading,
     noise: Any,
     temperature: Any,
-    dropout: Dropout | None,
+    constants: RowConstants,
     generator: Generator,
 ) -> Rollout:
     """`Cell.rollout` for any cell: a scan over `Cell.step`."""
     num_reading = reading.given.shape[1] - reading.is_given.shape[1]
-    masks = jax.tree.map(lambda x: x[num_reading:], dropout)
+    own_constants = constants.take(slice(num_reading, None))
 
     def step(state: Any, now: Any) -> tuple[Any, Any]:
         carry, own = state
         given, is_given, noise = now
         own = where_rows(is_given, given[num_reading:], own)
         values = jnp.concatenate([given[:num_reading], own])
-        x = embed(params, values, dropout, generator=generator)
+        x = embed(params, values, constants, generator=generator)
         carry, outputs = stack_step(params, carry, x, generator=generator)
         if noise is None:
             return (carry, own), (outputs, values, own)
         top = outputs[-1].hidden[num_reading:]
-        logits = readout(params, top, masks, generator=generator)
+        logits = readout(params, top, own_constants, generator=generator)
         sample = generator.emission.sample(logits, noise, temperature)
         sample = lax.stop_gradient(sample).astype(own.dtype)
         return (carry, sample), (outputs, values, sample)

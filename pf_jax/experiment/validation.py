@@ -16,9 +16,8 @@ from pf_jax.data import (
 from pf_jax.errors import UserError
 from pf_jax.experiment.build import Experiment
 from pf_jax.experiment.streams import Stream
-from pf_jax.generator import initial_carry
 from pf_jax.metrics import Metrics, add, compute
-from pf_jax.objectives import discriminator_eval_step, eval_step
+from pf_jax.objectives import discriminator_eval_step, eval_step, first_carry
 from pf_jax.parallel import gather_from_processes, own_part
 from pf_jax.state import TrainState
 from pf_jax.types import Batch, Carry
@@ -34,6 +33,9 @@ def _eval_segment(
 ) -> tuple[tuple[Carry, ...], Metrics]:
     carry, more = eval_step(state, batch, carry)
     return carry, more if metrics is None else add(metrics, more)
+
+
+_first_carry = jax.jit(first_carry)
 
 
 def likelihood(
@@ -80,11 +82,7 @@ def likelihood(
             before_each()
             batch, has_rows = _own_rows(batch)
             if carry is None:
-                carry = initial_carry(
-                    state.generator.params,
-                    batch.inputs.shape[1],
-                    generator=state.settings.generator,
-                )
+                carry = _first_carry(state, batch)
             carry, metrics = _eval_segment(state, batch, carry, metrics)
     assert metrics is not None
     return compute(_of_all_processes(metrics, has_rows))

@@ -11,7 +11,11 @@ from pf_jax.objectives import (
     state_matching,
     teacher_forcing,
 )
-from pf_jax.objectives.held_out import discriminator_eval_step, eval_step
+from pf_jax.objectives.held_out import (
+    discriminator_eval_step,
+    eval_step,
+    first_carry,
+)
 from pf_jax.objectives.input_noise import InputNoise, input_noise_step
 from pf_jax.objectives.objective import Objective, Step
 from pf_jax.objectives.professor_forcing import (
@@ -46,6 +50,7 @@ __all__ = [
     "discriminator_eval_step",
     "discriminator_step",
     "eval_step",
+    "first_carry",
     "generator_step",
     "input_noise_step",
     "joint_step",

@@ -3,8 +3,10 @@
 import jax
 import jax.numpy as jnp
 
+from pf_jax.generator import initial_carry
 from pf_jax.metrics import Metrics, average
 from pf_jax.objectives.objective import (
+    context_of,
     likelihood_metrics,
     readable,
     total_nll,
@@ -32,7 +34,7 @@ def eval_step(
         state: The training state.
         batch: The next segment `[T, B]` of each row. A masked step is read, as context,
             but does not count.
-        carry: Carry after the segment before.
+        carry: Carry after the segment before; before the first one `first_carry`.
 
     Returns:
         The carry for the next segment, and the metrics: `nll`, and `idle_units`, the share
@@ -43,12 +45,29 @@ def eval_step(
         state.generator.params,
         batch.inputs,
         carry,
+        context=context_of(state.generator.params, batch, state.settings),
         generator=state.settings.generator,
     )
     total = total_nll(unroll, batch, state.settings)
     metrics = likelihood_metrics(total, batch)
     metrics["idle_units"] = average(idle_units(unroll))
     return unroll.carry, metrics
+
+
+def first_carry(state: TrainState, batch: Batch) -> tuple[Carry, ...]:
+    """The carry before the first segment of each row, for `eval_step`.
+
+    Args:
+        state: The training state.
+        batch: The first segment `[T, B]` of each row.
+    """
+    params, settings = state.generator.params, state.settings
+    return initial_carry(
+        params,
+        batch.inputs.shape[1],
+        context=context_of(params, batch, settings),
+        generator=settings.generator,
+    )
 
 
 def idle_units(unroll: Unroll) -> Array:

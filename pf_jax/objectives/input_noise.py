@@ -15,6 +15,7 @@ from pf_jax.metrics import Metrics
 from pf_jax.objectives.objective import (
     Objective,
     batch_keys,
+    context_of,
     generator_alone,
     readable,
     total_nll,
@@ -106,6 +107,7 @@ def input_noise_step(
             inputs,
             state.carry,
             dropout=dropout,
+            context=context_of(params, batch, settings),
             generator=settings.generator,
         )
         total = total_nll(unroll, batch, settings)

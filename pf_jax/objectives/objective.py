@@ -15,7 +15,7 @@ from jax import lax
 
 from pf_jax import losses
 from pf_jax.emissions import without_unreadable
-from pf_jax.generator import Dropout, GeneratorParams
+from pf_jax.generator import Context, Dropout, GeneratorParams, encode_condition
 from pf_jax.metrics import Metrics, average, sum_over_devices
 from pf_jax.players import update_player
 from pf_jax.randomness import draw_dropout, row_keys
@@ -96,6 +96,13 @@ def with_carry(state: TrainState, carry: tuple[Carry, ...], batch: Batch) -> Tra
     return state.replace(
         carry=jax.tree.map(lambda x: lax.stop_gradient(x[:num_rows]), carry)
     )
+
+
+def context_of(
+    params: GeneratorParams, batch: Batch, settings: Settings
+) -> Context | None:
+    """What the generator knows of a batch's conditions; all of it carries gradients."""
+    return encode_condition(params, batch.condition, generator=settings.generator)
 
 
 def total_nll(unroll: Unroll, batch: Batch, settings: Settings) -> Array:

@@ -19,11 +19,12 @@ from pf_jax.gate import (
     moving_average,
     select,
 )
-from pf_jax.generator import GeneratorParams, readout
+from pf_jax.generator import GeneratorParams, RowConstants, readout
 from pf_jax.metrics import Metrics, average, sum_over_devices
 from pf_jax.objectives.objective import (
     Objective,
     batch_keys,
+    context_of,
     likelihood_metrics,
     mean_over_devices,
     on_device,
@@ -208,6 +209,7 @@ def both_modes(
         Both, and apart from them the carry after the `T` steps of both modes, `[2B, ...]`.
     """
     dropout = draw_dropout(params, keys, batch.inputs[0], generator=settings.generator)
+    context = context_of(params, batch, settings)
     unroll = unroll_windows(
         params,
         keys,
@@ -215,19 +217,25 @@ def both_modes(
         carry,
         num_windows=settings.num_windows,
         dropout=dropout,
+        context=context,
         generator=settings.generator,
     )
     if "outputs" not in settings.fields:
         # The free-running rows' outputs are not used, and a vocabulary may be large.
         hidden = unroll.hidden[-1][:, : batch.inputs.shape[1]]
-        logits = readout(params, hidden, dropout, generator=settings.generator)
+        constants = RowConstants(dropout, context)
+        logits = readout(params, hidden, constants, generator=settings.generator)
         unroll = unroll._replace(logits=logits)
     mask = batch.mask
     if mask is not None:
         # Every window has its row's mask, or its length would tell the modes apart.
         mask = jnp.concatenate([mask] * (1 + settings.num_windows), axis=1)
     seen = unroll_behavior(
-        unroll, mask, fields=settings.fields, emission=settings.generator.emission
+        unroll,
+        mask,
+        fields=settings.fields,
+        emission=settings.generator.emission,
+        context=context,
     )
     return (total_nll(unroll, batch, settings), seen), unroll.carry
 

@@ -15,6 +15,7 @@ from pf_jax.metrics import Metrics, average
 from pf_jax.objectives.objective import (
     Objective,
     batch_keys,
+    context_of,
     generator_alone,
     readable,
     total_nll,
@@ -113,6 +114,7 @@ def scheduled_sampling_step(
             coins,
             state.carry,
             dropout=dropout,
+            context=context_of(params, batch, settings),
             generator=settings.generator,
         )
         total = total_nll(unroll, batch, settings)

@@ -17,6 +17,7 @@ from pf_jax.metrics import Metrics, average
 from pf_jax.objectives.objective import (
     Objective,
     batch_keys,
+    context_of,
     generator_alone,
     readable,
     total_nll,
@@ -136,6 +137,7 @@ def state_matching_step(
             batch.inputs,
             state.carry,
             dropout=dropout,
+            context=context_of(params, batch, settings),
             generator=settings.generator,
         )
         modes = [jnp.concatenate(mode.hidden, axis=-1) for mode in split_modes(both)]

@@ -5,6 +5,7 @@ from pf_jax.metrics import Metrics
 from pf_jax.objectives.objective import (
     Objective,
     batch_keys,
+    context_of,
     generator_alone,
     readable,
     total_nll,
@@ -40,6 +41,7 @@ def teacher_forcing_step(
             batch.inputs,
             state.carry,
             dropout=dropout,
+            context=context_of(params, batch, settings),
             generator=settings.generator,
         )
         total = total_nll(unroll, batch, settings)

@@ -20,7 +20,7 @@ from pf_jax.recurrence.cells import (
 from pf_jax.recurrence.dispatch import KERNELS, kernel_choice
 from pf_jax.recurrence.loops import GRUWeights, Interface, Loop, where_rows
 from pf_jax.recurrence.rollout import Reading, Rollout, gru
-from pf_jax.recurrence.scan import Layer, gru_network
+from pf_jax.recurrence.scan import Layer, gru_layer, gru_network
 
 __all__ = [
     "KERNELS",
@@ -38,6 +38,7 @@ __all__ = [
     "gru",
     "gru_params_from_flax",
     "gru_params_from_torch",
+    "gru_layer",
     "gru_network",
     "gru_step",
     "init_gru",
