@@ -17,6 +17,20 @@ def get_config() -> config_dict.ConfigDict:
     data.name = "python_reference"  # a data set, such as "text"
     data.path = ""  # file or folder, for the data sets that are read from one
     data.tfds_manual_dir = ""  # original files for TensorFlow Datasets; "": a network
+    # Tokens of the texts of data.name=parallel: "characters", "words" or "bytes".
+    data.units = "characters"
+    data.min_count = 1  # symbols seen fewer times in training are unknown
+    data.lowercase = False  # read the texts of data.name=parallel in lower case
+    data.source = ""  # suffix of a parallel data set's source files, such as "de"
+    data.target = ""  # suffix of its target files, such as "en"; both empty: .tsv files
+    data.source_length = 0  # most tokens of a source, with its end; 0: no limit
+    # Sources longer than that, and conditional sequences longer than
+    # train.sequence_length: "drop" or "cut".
+    data.too_long = "drop"
+    data.labels = False  # class labels of digits and mnist are conditions
+    data.task = "reverse"  # of data.name=transduction: "reverse", "copy" or "numbers"
+    data.length = 20  # longest source of its training and valid splits
+    data.test_length = 60  # longest source of its test split
     data.sample_rate = 1000  # samples a second of a waveform
     data.num_bins = 256  # number of values that a sample of a waveform can take
     data.companding = "mu_law"  # spacing of a waveform's bins: "mu_law" or "linear"

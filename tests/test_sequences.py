@@ -7,13 +7,13 @@ from hypothesis import strategies as st
 
 from pf_jax.data.sequences import (
     consecutive_windows,
-    evaluation_groups,
     gather_windows,
     join_sequences,
     make_windows,
     training_values,
 )
 from pf_jax.data.spacing import grouped_windows, spaced_starts
+from pf_jax.data.whole_split import evaluation_groups
 
 NUM_TOKENS, LENGTH, NUM_CHUNKS = 35, 4, 8
 

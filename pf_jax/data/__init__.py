@@ -1,5 +1,6 @@
 """Data, from files to batches; a batch is a pure function of `(seed, step)`."""
 
+from pf_jax.data.conditions import Condition, Pair, Sources
 from pf_jax.data.dataset import (
     SOURCES,
     Dataset,
@@ -11,29 +12,37 @@ from pf_jax.data.dataset import (
 )
 from pf_jax.data.encoding import Encoding, Measure
 from pf_jax.data.sequences import (
+    CutWindows,
     Sequences,
     Windows,
     as_inputs,
     consecutive_windows,
     cut_windows,
-    evaluation_groups,
     gather_windows,
     join_sequences,
+    join_splits,
     make_windows,
     training_values,
+    window_conditions,
+    window_source,
     windows_to_batch,
 )
 from pf_jax.data.spacing import Groups, grouped_windows, spaced_starts
 from pf_jax.data.successive import successive_windows
 from pf_jax.data.vocabulary import Vocabulary
+from pf_jax.data.whole_split import evaluation_groups
 
 __all__ = [
     "SOURCES",
+    "Condition",
+    "CutWindows",
     "Dataset",
     "Encoding",
     "Groups",
     "Measure",
+    "Pair",
     "Sequences",
+    "Sources",
     "Vocabulary",
     "Windows",
     "as_inputs",
@@ -45,6 +54,7 @@ __all__ = [
     "gather_windows",
     "grouped_windows",
     "join_sequences",
+    "join_splits",
     "load_dataset",
     "load_encoding",
     "make_windows",
@@ -52,5 +62,7 @@ __all__ = [
     "spaced_starts",
     "successive_windows",
     "training_values",
+    "window_conditions",
+    "window_source",
     "windows_to_batch",
 ]

@@ -10,6 +10,7 @@ import numpy as np
 from pf_jax.data import (
     iam_ondb,
     lorenz,
+    parallel,
     piano,
     pixels,
     series,
@@ -18,19 +19,24 @@ from pf_jax.data import (
     strokes,
     text,
     tfds,
+    transduction,
+    translation,
     vocabulary,
     wav,
     waveform,
     words,
 )
+from pf_jax.data.conditioned import encode_splits
+from pf_jax.data.conditions import Pair
 from pf_jax.data.encoding import Encoding
-from pf_jax.data.sequences import Sequences, join_sequences
+from pf_jax.data.sequences import Sequences
 from pf_jax.errors import UserError
 from pf_jax.files import write_whole
 from pf_jax.reading import read_file
 
 RawSplits = Mapping[str, Sequence[Any]]
-"""Raw sequences, as in their files, by split: train, valid and test."""
+"""Raw sequences, as in their files, by split: train, valid and test; of data with a
+condition each is a `Pair`."""
 
 
 class Source(NamedTuple):
@@ -42,7 +48,7 @@ class Source(NamedTuple):
             encoding.
     """
 
-    read: Callable[[Any], RawSplits]
+    read: Callable[[Any], RawSplits | parallel.ParallelTexts]
     make_encoding: Callable[[Sequence[Any], Any], Encoding]
 
 
@@ -50,8 +56,55 @@ def _texts(splits: Mapping[str, str]) -> RawSplits:
     return {split: [content] for split, content in splits.items()}
 
 
-def _images(splits: Mapping[str, np.ndarray]) -> RawSplits:
-    return {split: list(images) for split, images in splits.items()}
+def _images(
+    splits: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray] | None = None
+) -> RawSplits:
+    if labels is None:
+        return {split: list(images) for split, images in splits.items()}
+    return {
+        split: [
+            Pair(int(label), image)
+            for label, image in zip(labels[split], images, strict=True)
+        ]
+        for split, images in splits.items()
+    }
+
+
+def _read_digits(data: Any) -> RawSplits:
+    labels = pixels.digits_labels() if data.labels else None
+    return _images(pixels.digits(data.path), labels)
+
+
+def _read_mnist(data: Any) -> RawSplits:
+    images = pixels.mnist(data.path, data.tfds_manual_dir)
+    if not data.labels:
+        return _images(images)
+    return _images(images, pixels.mnist_labels(data.path, images, data.tfds_manual_dir))
+
+
+def _read_parallel(data: Any) -> parallel.ParallelTexts:
+    return parallel.parallel(data.path, data.source, data.target)
+
+
+def _parallel(train: Sequence[Pair], data: Any) -> Encoding:
+    return translation.Translation.from_pairs(
+        train, data.units, min_count=data.min_count, lowercase=data.lowercase
+    )
+
+
+def _read_transduction(data: Any) -> RawSplits:
+    for field in ("path", "source", "target"):
+        if data[field]:
+            raise UserError(
+                f"data.{field}={data[field]}: data.name=transduction is computed and reads "
+                "no file: leave it out, or set data.name=parallel"
+            )
+    if data.units != "characters":
+        raise UserError(
+            f"data.units={data.units}: data.name=transduction is of characters: leave it "
+            "out"
+        )
+    return transduction.transduction(data.task, data.length, data.test_length)
 
 
 def _characters(train: Sequence[str], data: Any) -> Encoding:
@@ -64,9 +117,11 @@ def _words(train: Sequence[str], data: Any) -> Encoding:
     return words.Words.from_text(train[0])
 
 
-def _pixels(train: Sequence[np.ndarray], data: Any) -> Encoding:
-    del data
-    return pixels.Pixels(*train[0].shape)
+def _pixels(train: Sequence[Any], data: Any) -> Encoding:
+    if not data.labels:
+        return pixels.Pixels(*train[0].shape)
+    num_classes = 1 + max(pair.condition for pair in train)
+    return pixels.Pixels(*train[0].target.shape, num_classes=num_classes)
 
 
 def _strokes(train: Sequence[np.ndarray], data: Any) -> Encoding:
@@ -118,10 +173,8 @@ SOURCES: dict[str, Source] = {
         lambda data: _images(pixels.binarized_mnist(data.path, data.tfds_manual_dir)),
         _pixels,
     ),
-    "mnist": Source(
-        lambda data: _images(pixels.mnist(data.path, data.tfds_manual_dir)), _pixels
-    ),
-    "digits": Source(lambda data: _images(pixels.digits(data.path)), _pixels),
+    "mnist": Source(_read_mnist, _pixels),
+    "digits": Source(_read_digits, _pixels),
     "iam_ondb": Source(lambda data: iam_ondb.iam_ondb(data.path), _strokes),
     "sketch_rnn": Source(lambda data: sketch_rnn.sketch_rnn(data.path), _strokes),
     "wav": Source(lambda data: wav.wav(data.path, data.sample_rate), _waveform),
@@ -129,8 +182,16 @@ SOURCES: dict[str, Source] = {
     "series": Source(_read_series, _series),
     "lorenz63": Source(_read_lorenz, _lorenz),
     "lorenz96": Source(_read_lorenz, _lorenz),
+    "parallel": Source(_read_parallel, _parallel),
+    "transduction": Source(
+        _read_transduction,
+        lambda _, data: transduction.transduction_encoding(data.task),
+    ),
 }
 """The source of each `data.name`."""
+
+LABELED = ("digits", "mnist")
+"""Data sets with class labels."""
 
 ENCODINGS: dict[str, type[Encoding]] = {
     encoding.kind: encoding
@@ -142,6 +203,7 @@ ENCODINGS: dict[str, type[Encoding]] = {
         waveform.Waveform,
         piano.PianoRoll,
         series.Series,
+        translation.Translation,
     )
 }
 """The encoding of each `kind` in JSON."""
@@ -154,11 +216,13 @@ class Dataset(NamedTuple):
         splits: Sequences of values by split: train, valid and test.
         encoding: Conversion between raw sequences and values.
         unknown: Number of unknown or clipped values by split.
+        notes: Lines for the log about what was left out or cut.
     """
 
     splits: dict[str, Sequences]
     encoding: Encoding
     unknown: dict[str, int]
+    notes: tuple[str, ...] = ()
 
 
 def load_dataset(data: Any, encoding: Encoding | None = None) -> Dataset:
@@ -177,8 +241,15 @@ def load_dataset(data: Any, encoding: Encoding | None = None) -> Dataset:
             f"data.name={data.name}: not a known data set: must be one of "
             f"{', '.join(SOURCES)}"
         )
+    if data.labels and data.name not in LABELED:
+        raise UserError(
+            f"data.labels=True: data.name={data.name} has no labels: leave it out, or set "
+            f"data.name to one of {', '.join(LABELED)}"
+        )
     source = SOURCES[data.name]
-    raw = source.read(data)
+    raw, notes = source.read(data), ()
+    if isinstance(raw, parallel.ParallelTexts):
+        raw, notes = raw
     for split, sequences in raw.items():
         if not sum(len(sequence) for sequence in sequences):
             raise UserError(
@@ -186,19 +257,10 @@ def load_dataset(data: Any, encoding: Encoding | None = None) -> Dataset:
             )
     if encoding is None:
         encoding = source.make_encoding(raw["train"], data)
-    return Dataset(
-        {split: _encode(encoding, sequences) for split, sequences in raw.items()},
-        encoding,
-        {
-            split: sum(encoding.count_unknown(sequence) for sequence in sequences)
-            for split, sequences in raw.items()
-        },
+    splits, unknown, more = encode_splits(
+        raw, encoding, source_length=data.source_length, too_long=data.too_long
     )
-
-
-def _encode(encoding: Encoding, sequences: Sequence[Any]) -> Sequences:
-    parts = [encoding.encode(sequence) for sequence in sequences]
-    return join_sequences(parts, encoding.first_input)
+    return Dataset(splits, encoding, unknown, (*notes, *more))
 
 
 def encoding_to_json(encoding: Encoding) -> dict[str, Any]:

@@ -8,7 +8,9 @@ from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
+from pf_jax.data.conditions import Condition
 from pf_jax.emissions import Emission, categorical
+from pf_jax.errors import UserError
 
 MOST_SHOWN = 1000
 """Largest number of characters of a text that are printed."""
@@ -100,6 +102,24 @@ class Encoding(abc.ABC):
     def sequence_length(self) -> int | None:
         """Number of steps, where all sequences have the same, such as images; else None."""
         return None
+
+    @property
+    def condition(self) -> Condition | None:
+        """What is given beside each sequence; None for nothing."""
+        return None
+
+    def encode_condition(self, raw: Any) -> Any:
+        """The condition of a sequence: its label, or tokens of its source `[N]` int32.
+
+        Args:
+            raw: Label or source, as in a file or as a user types it.
+
+        Raises:
+            UserError: If it has no meaning for this data.
+        """
+        raise UserError(
+            f"condition {raw!r}: this data has none, it is {self.unit} alone: leave it out"
+        )
 
     def end_of(self, values: np.ndarray) -> int | None:
         """The number of values up to the first one that ends the sequence.

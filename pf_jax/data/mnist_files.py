@@ -83,9 +83,7 @@ def _parse_line(line: bytes, place: str) -> np.ndarray:
 
 def read_idx(file: pathlib.Path) -> np.ndarray:
     """The images of an idx file, gzipped or not: `[N, H, W]` uint8, 0 to 255."""
-    content = read_file(file)
-    if content.startswith(b"\x1f\x8b"):
-        content = gunzip(file, content)
+    content = _unpacked(file)
     if len(content) < 16:
         raise UserError(
             f"{file}: {len(content)} bytes: an idx file of images has more than 16: "
@@ -110,3 +108,32 @@ def read_idx(file: pathlib.Path) -> np.ndarray:
             f"{count} images of {height} x {width} pixels: get it again"
         )
     return np.frombuffer(content, np.uint8, offset=16).reshape(shape)
+
+
+def read_idx_labels(file: pathlib.Path) -> np.ndarray:
+    """The labels of an idx file, gzipped or not: `[N]` uint8."""
+    content = _unpacked(file)
+    if len(content) < 8:
+        raise UserError(
+            f"{file}: {len(content)} bytes: an idx file of labels has at least 8: get it "
+            "again"
+        )
+    magic, count = struct.unpack(">2I", content[:8])
+    if magic != _LABELS_MAGIC:
+        what = "images, not labels" if magic == _IMAGES_MAGIC else "not labels"
+        raise UserError(
+            f"{file}: {what} (magic number {magic}, must be {_LABELS_MAGIC}): put the file "
+            "of labels there"
+        )
+    if len(content) != 8 + count:
+        raise UserError(
+            f"{file}: {len(content)} bytes, must be {8 + count} for {count} labels: get it "
+            "again"
+        )
+    return np.frombuffer(content, np.uint8, offset=8)
+
+
+def _unpacked(file: pathlib.Path) -> bytes | bytearray:
+    """The content of a file, gzipped or not."""
+    content = read_file(file)
+    return gunzip(file, content) if content.startswith(b"\x1f\x8b") else content

@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from pf_jax.data import tfds
+from pf_jax.data.conditions import Condition
 from pf_jax.data.encoding import Encoding, Measure, Output
-from pf_jax.data.mnist_files import read_amat, read_idx
+from pf_jax.data.mnist_files import read_amat, read_idx, read_idx_labels
 from pf_jax.emissions import bernoulli
 from pf_jax.errors import UserError
 from pf_jax.reading import existing, visible
@@ -28,6 +29,7 @@ class Pixels(Encoding):
     Attributes:
         height: Number of rows `H`.
         width: Number of pixels of a row `W`.
+        num_classes: Number of classes of the images; 0 where they have no labels.
     """
 
     kind: ClassVar[str] = "pixels"
@@ -35,6 +37,7 @@ class Pixels(Encoding):
 
     height: int
     width: int
+    num_classes: int = 0
 
     @property
     def measure(self) -> Measure:
@@ -52,6 +55,19 @@ class Pixels(Encoding):
     def sequence_length(self) -> int:
         """Number of pixels of an image."""
         return self.height * self.width
+
+    @property
+    def condition(self) -> Condition | None:
+        """The class of an image, where there are labels."""
+        return Condition("label", self.num_classes) if self.num_classes else None
+
+    def encode_condition(self, raw: int) -> int:
+        """A label, from 0 to `num_classes - 1`."""
+        if not self.num_classes:
+            return super().encode_condition(raw)
+        if not 0 <= raw < self.num_classes:
+            raise UserError(f"label {raw}: must be from 0 to {self.num_classes - 1}")
+        return int(raw)
 
     def output(self, num_components: int) -> Output:
         """A Bernoulli variable per step."""
@@ -74,8 +90,9 @@ class Pixels(Encoding):
         return "".join("\n" + "".join(" ▀▄█"[code] for code in line) for line in codes)
 
     def to_json(self) -> dict[str, Any]:
-        """The fields by name."""
-        return {"height": self.height, "width": self.width}
+        """The fields by name; without labels those of earlier versions."""
+        sizes = {"height": self.height, "width": self.width}
+        return sizes | ({"num_classes": self.num_classes} if self.num_classes else {})
 
 
 def binarized_mnist(path: str, manual_dir: str = "") -> Splits:
@@ -140,6 +157,45 @@ def mnist(path: str, manual_dir: str = "") -> Splits:
     return {"train": train[:valid_start], "valid": train[valid_start:], "test": test}
 
 
+def mnist_labels(
+    path: str, images: Splits, manual_dir: str = ""
+) -> dict[str, np.ndarray]:
+    """The classes of the images that `mnist` returns.
+
+    Args:
+        path: Folder with `{train,t10k}-labels-idx1-ubyte` beside the images, each with or
+            without `.gz`; or as `mnist` has it.
+        images: Images of each split, from `mnist`.
+        manual_dir: Folder with the four original files for TFDS.
+
+    Returns:
+        Labels `[N]` uint8 by split: train, valid and test.
+
+    Raises:
+        UserError: If a file is missing or damaged, or has not as many labels as images.
+    """
+    folder = _folder_with("*ubyte*", path)
+    if folder is None:
+        labels = tfds.mnist_labels(path, manual_dir)
+    else:
+        labels = {}
+        for split, start in (("train", "train"), ("test", "t10k")):
+            name = f"{start}-labels-idx1-ubyte"
+            labels[split] = read_idx_labels(_existing_file(folder, name, f"{name}.gz"))
+    counts = {
+        "train": len(images["train"]) + len(images["valid"]),
+        "test": len(images["test"]),
+    }
+    for split, count in counts.items():
+        if len(labels[split]) != count:
+            raise UserError(
+                f"data.path={path}: {split} has {count:,} images and "
+                f"{len(labels[split]):,} labels: get the files again"
+            )
+    train, valid = np.split(labels["train"], [len(images["train"])])
+    return {"train": train, "valid": valid, "test": labels["test"]}
+
+
 def digits(path: str) -> Splits:
     """Scikit-learn's 8 x 8 digits, with gray levels from 8, of 0 to 16, as 1.
 
@@ -156,11 +212,22 @@ def digits(path: str) -> Splits:
         )
     from sklearn.datasets import load_digits  # takes a second
 
-    images = (load_digits().images >= DIGITS_THRESHOLD).astype(np.uint8)
+    return _split_digits((load_digits().images >= DIGITS_THRESHOLD).astype(np.uint8))
+
+
+def digits_labels() -> dict[str, np.ndarray]:
+    """The classes of the images that `digits` returns, `[N]` uint8 by split."""
+    from sklearn.datasets import load_digits  # takes a second
+
+    return _split_digits(load_digits().target.astype(np.uint8))
+
+
+def _split_digits(items: np.ndarray) -> dict[str, np.ndarray]:
+    """Images or labels of scikit-learn's digits by split, shuffled with a fixed seed."""
     # Numpy guarantees that the permutations of this generator never change.
-    images = images[np.random.RandomState(0).permutation(len(images))]
-    held_out = len(images) * DIGITS_PERCENT // 100
-    train, valid, test = np.split(images, [-2 * held_out, -held_out])
+    items = items[np.random.RandomState(0).permutation(len(items))]
+    held_out = len(items) * DIGITS_PERCENT // 100
+    train, valid, test = np.split(items, [-2 * held_out, -held_out])
     return {"train": train, "valid": valid, "test": test}
 
 

@@ -6,12 +6,19 @@ target once. A text is one long sequence, a set of images is many short ones.
 """
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 
+from pf_jax.data.conditions import (
+    Conditions,
+    as_condition,
+    batch_condition,
+    join_conditions,
+    take_conditions,
+)
 from pf_jax.errors import UserError
 from pf_jax.types import Array, Batch
 
@@ -24,10 +31,13 @@ class Sequences(NamedTuple):
             `[sum(N_i + 1), ...]`.
         offsets: Position in `values` where each of `S` sequences starts, and then the end
             of the last one: `[S + 1]`.
+        conditions: Condition of each sequence: class labels `[S]`, or `Sources` of as many
+            rows; None for none. A sequence with a condition is read from its start.
     """
 
     values: np.ndarray
     offsets: np.ndarray
+    conditions: Conditions = None
 
     @property
     def lengths(self) -> np.ndarray:
@@ -48,6 +58,34 @@ def join_sequences(
     pieces = [piece for part in parts for piece in (first, part)]
     offsets = np.cumsum([0, *(len(part) + 1 for part in parts)])
     return Sequences(np.concatenate(pieces), offsets)
+
+
+def join_splits(first: Sequences, second: Sequences) -> Sequences:
+    """The sequences of two splits of a data set, one after the other."""
+    return Sequences(
+        np.concatenate([first.values, second.values]),
+        np.concatenate([first.offsets[:-1], second.offsets + first.offsets[-1]]),
+        join_conditions(first.conditions, second.conditions),
+    )
+
+
+def window_source(sequences: Sequences) -> np.ndarray | Sequences:
+    """What `gather_windows` reads: the values, and where there are any, the conditions."""
+    return sequences.values if sequences.conditions is None else sequences
+
+
+def window_conditions(sequences: Sequences, starts: np.ndarray) -> Any:
+    """The field `condition` of a batch of windows.
+
+    Args:
+        sequences: The split that the windows are cut from.
+        starts: Start of each window in `values`, `[B]`.
+
+    Returns:
+        Labels `[B]` int32, or a `Source` `[S, B]`; None where there are no conditions.
+    """
+    owner = np.searchsorted(sequences.offsets, starts, side="right") - 1
+    return batch_condition(sequences.conditions, owner)
 
 
 def training_values(split: Sequences) -> np.ndarray:
@@ -79,7 +117,8 @@ def consecutive_windows(sequences: Sequences, length: int) -> np.ndarray:
     """Windows that do not overlap, in order.
 
     The last window of a sequence is padded where the sequence ends early. If there is only
-    one sequence, a text, it is left out instead: it is one of very many.
+    one sequence, a text, it is left out instead: it is one of very many. Of a sequence with
+    a condition there is only the window at its start.
 
     Args:
         sequences: The split.
@@ -90,6 +129,9 @@ def consecutive_windows(sequences: Sequences, length: int) -> np.ndarray:
         int32.
     """
     lengths = sequences.lengths
+    if sequences.conditions is not None:
+        first = sequences.offsets[:-1], np.minimum(lengths, length)
+        return np.stack(first, axis=1).astype(np.int32)
     is_text = len(lengths) == 1
     counts = lengths // length if is_text else -(-lengths // length)
     owner, number = number_parts(counts)
@@ -107,14 +149,21 @@ class Windows(NamedTuple):
             row's window in `values`, and how many of its steps count. For a carry that is
             passed on `[B, 3]`: also whether the row starts anew.
         are_whole: Whether every step of every window counts.
+        num_too_long: Number of sequences with a condition that are longer than a window,
+            and so are cut or left out.
     """
 
     rows: Callable[[int, int, int], np.ndarray]
     are_whole: bool
+    num_too_long: int = 0
 
 
-def make_windows(sequences: Sequences, *, length: int, chunks: str) -> Windows:
+def make_windows(
+    sequences: Sequences, *, length: int, chunks: str, too_long: str = "drop"
+) -> Windows:
     """The windows that training reads.
+
+    A sequence with a condition is one window, from its start.
 
     Args:
         sequences: The training split.
@@ -123,10 +172,15 @@ def make_windows(sequences: Sequences, *, length: int, chunks: str) -> Windows:
             per epoch, in an order that is sampled anew every epoch; a batch may span two
             epochs. "random": windows sampled uniformly from all positions where a whole
             window fits, and from the starts of shorter sequences.
+        too_long: Treatment of sequences with a condition that are longer than a window:
+            "drop" or "cut".
 
     Raises:
-        UserError: If every sequence is shorter than a window.
+        UserError: If every sequence is shorter than a window, or every one with a condition
+            is dropped.
     """
+    if sequences.conditions is not None:
+        return _conditional(sequences, length, chunks, too_long)
     longest = int(sequences.lengths.max())
     if longest < length:
         raise UserError(
@@ -136,9 +190,37 @@ def make_windows(sequences: Sequences, *, length: int, chunks: str) -> Windows:
     return _CHUNKS[chunks](sequences, length)
 
 
-def _consecutive(sequences: Sequences, length: int) -> Windows:
+def _conditional(
+    sequences: Sequences, length: int, chunks: str, too_long: str
+) -> Windows:
+    """The first window of each sequence."""
     windows = consecutive_windows(sequences, length)
+    is_too_long = sequences.lengths > length
+    if too_long == "drop":
+        windows = windows[~is_too_long]
+    if not len(windows):
+        raise UserError(
+            f"train.sequence_length={length}: every sequence of the training split is "
+            f"longer, the shortest has {int(sequences.lengths.min())} steps: raise it, or "
+            "set data.too_long=cut"
+        )
+    make = _each_once if chunks == "consecutive" else _uniform
+    return make(windows, length)._replace(num_too_long=int(is_too_long.sum()))
 
+
+def _uniform(windows: np.ndarray, length: int) -> Windows:
+    def rows(seed: int, step: int, batch_size: int) -> np.ndarray:
+        generator = np.random.default_rng((seed, step))
+        return windows[generator.integers(len(windows), size=batch_size)]
+
+    return Windows(rows, bool(np.all(windows[:, 1] == length)))
+
+
+def _consecutive(sequences: Sequences, length: int) -> Windows:
+    return _each_once(consecutive_windows(sequences, length), length)
+
+
+def _each_once(windows: np.ndarray, length: int) -> Windows:
     def rows(seed: int, step: int, batch_size: int) -> np.ndarray:
         serial = np.arange(step * batch_size, (step + 1) * batch_size)
         chosen = [
@@ -178,141 +260,88 @@ _CHUNKS = {"consecutive": _consecutive, "random": _random}
 
 
 def gather_windows(
-    values: Array, rows: Array, *, length: int, are_whole: bool
+    source: Array | np.ndarray | Sequences, rows: Array, *, length: int, are_whole: bool
 ) -> Batch:
     """The windows of a batch; for use inside a jitted update.
 
     Args:
-        values: Field `values` of `Sequences`, on the device.
+        source: What `window_source` returns, on the device: field `values` of `Sequences`;
+            or all of `Sequences`, where they have conditions.
         rows: Start of each row's window, and how many of its steps count: `[B, 2]`; further
             columns are not read.
         length: Steps of a window `T`.
         are_whole: Whether all steps of all rows count; there is no mask then.
 
     Returns:
-        Inputs and targets `[T, B, ...]`, integers as int32. Steps past the end of a
-        sequence repeat its last value, and their mask is zero.
+        Inputs and targets `[T, B, ...]`, integers as int32, and the conditions of the
+        sequences that they are cut from. Steps past the end of a sequence repeat its last
+        value, and their mask is zero.
     """
     starts, counts = rows[:, 0], rows[:, 1]
     steps = jnp.arange(length + 1)[:, None]
     inside = steps if are_whole else jnp.minimum(steps, counts)
-    return _to_batch(values[inside + starts], counts, are_whole)
+    if not isinstance(source, Sequences):
+        return _to_batch(source[inside + starts], counts, are_whole)
+    batch = _to_batch(source.values[inside + starts], counts, are_whole)
+    offsets = jnp.asarray(source.offsets)
+    # Unrolled: a loop on a GPU would start a kernel for each of its steps.
+    owner = jnp.searchsorted(offsets, starts, side="right", method="scan_unrolled") - 1
+    return batch._replace(condition=batch_condition(source.conditions, owner))
+
+
+class CutWindows(NamedTuple):
+    """The windows of some rows of a batch, from `cut_windows`.
+
+    Attributes:
+        values: Values of each window, `[..., T + 1, ...]`.
+        counts: Number of steps of each window that count, `[...]`.
+        starts_anew: Whether the row starts anew, `[...]`; None where no carry is passed on.
+        conditions: Condition of each window's sequence, as from `take_conditions`.
+    """
+
+    values: Any
+    counts: Any
+    starts_anew: Any = None
+    conditions: Any = None
 
 
 def cut_windows(
-    values: np.ndarray, rows: np.ndarray, *, length: int, are_whole: bool
-) -> tuple[np.ndarray, ...]:
+    source: np.ndarray | Sequences, rows: np.ndarray, *, length: int, are_whole: bool
+) -> CutWindows:
     """The windows of some rows of a batch, cut on the host; for `windows_to_batch`.
 
     Args:
-        values: Field `values` of `Sequences`.
+        source: Field `values` of `Sequences`; or all of `Sequences`.
         rows: Start of each row's window, and how many of its steps count: `[..., 2]`; or
-            more columns.
+            also whether it starts anew, `[..., 3]`.
         length: Steps of a window `T`.
         are_whole: Whether all steps of all rows count.
 
     Returns:
-        The windows `[..., T + 1, ...]`, in the type of `values`, and the other columns of
-        `rows`, `[...]` each.
+        The windows, in the type of `values`, with the further columns of `rows`.
     """
     starts, counts = rows[..., 0], rows[..., 1]
     steps = np.arange(length + 1)
     inside = steps if are_whole else np.minimum(steps, counts[..., None])
-    return (
-        values[starts[..., None] + inside],
-        counts,
-        *np.moveaxis(rows[..., 2:], -1, 0),
-    )
+    values, conditions = source, None
+    if isinstance(source, Sequences):
+        values = source.values
+        owner = np.searchsorted(source.offsets, starts, side="right") - 1
+        conditions = take_conditions(source.conditions, owner)
+    starts_anew = rows[..., 2] if rows.shape[-1] > 2 else None
+    windows = values[starts[..., None] + inside]  # pyright: ignore[reportArgumentType, reportCallIssue]
+    return CutWindows(windows, counts, starts_anew, conditions)
 
 
-def windows_to_batch(windows: tuple[Array, ...], *, are_whole: bool) -> Batch:
+def windows_to_batch(windows: CutWindows, *, are_whole: bool) -> Batch:
     """The batch that `gather_windows` makes of the same rows, from `cut_windows`."""
-    values, counts, *_ = windows
-    return _to_batch(jnp.moveaxis(values, 1, 0), counts, are_whole)
+    batch = _to_batch(jnp.moveaxis(windows.values, 1, 0), windows.counts, are_whole)
+    return batch._replace(condition=as_condition(windows.conditions))
 
 
-def _to_batch(window: Array, counts: Array, are_whole: bool) -> Batch:
+def _to_batch(window: Any, counts: Any, are_whole: bool) -> Batch:
     """A batch of windows `[T + 1, B, ...]`."""
     window = as_inputs(window)
     steps = jnp.arange(len(window))[:, None]
     mask = None if are_whole else (steps[:-1] < counts).astype(jnp.float32)
     return Batch(window[:-1], window[1:], mask)
-
-
-class _Pieces(NamedTuple):
-    """Pieces of sequences, as positions in `values`; each field is `[P]`."""
-
-    first_read: np.ndarray
-    first_scored: np.ndarray
-    end: np.ndarray
-
-    def take(self, index: np.ndarray) -> "_Pieces":
-        return _Pieces(*(field[index] for field in self))
-
-
-def _cut(sequences: Sequences, num_streams: int, context: int) -> _Pieces:
-    """Pieces of at most `1 / num_streams` of the split, each within one sequence."""
-    lengths, offsets = sequences.lengths, sequences.offsets[:-1]
-    size = -(-sequences.num_steps // num_streams)
-    counts = -(-lengths // size)
-    owner, number = number_parts(counts)
-    first_scored = offsets[owner] + number * size
-    last = offsets[owner] + lengths[owner]
-    return _Pieces(
-        np.maximum(first_scored - context, offsets[owner]),
-        first_scored,
-        np.minimum(first_scored + size, last),
-    )
-
-
-def evaluation_groups(
-    sequences: Sequences, *, num_streams: int, context: int, segment_length: int
-) -> Iterator[Iterator[Batch]]:
-    """A whole split in batches, every value scored once.
-
-    Sequences longer than `P = ceil(N / S)` steps are cut into pieces of `P`. Each piece
-    also reads up to `context` steps before those that it scores, so that no value is
-    scored without context. Shorter sequences stay whole. `S` pieces are read at a time,
-    one per row.
-
-    Args:
-        sequences: The split, `N` steps in all.
-        num_streams: Number of rows `S`; fewer where there are fewer pieces.
-        context: Steps that a piece reads before the first one that it scores.
-        segment_length: Largest number of steps of a batch.
-
-    Yields:
-        Groups of pieces. Each group is an iterator of batches `[T, S, ...]` in order of
-        time: a new carry starts the group and is passed from batch to batch. The mask is
-        one where a target is scored.
-    """
-    if not sequences.num_steps:
-        return
-    pieces = _cut(sequences, num_streams, context)
-    # Sorted by length, so that the pieces of a group take about as many steps.
-    order = np.argsort(pieces.first_read - pieces.end, kind="stable")
-    pieces = pieces.take(order)
-    longest = int(np.max(pieces.end - pieces.first_read))
-    num_rows = min(num_streams, len(order))
-    # All segments have one length, since jit would compile every other length anew.
-    segment_length = -(-longest // -(-longest // segment_length))
-    for first in range(0, len(order), num_rows):
-        rows = np.arange(first, first + num_rows)
-        group = pieces.take(np.minimum(rows, len(order) - 1))
-        # The last group is filled up with rows in which no step is scored.
-        end = np.where(rows < len(order), group.end, group.first_read)
-        yield _segments(sequences.values, group._replace(end=end), segment_length)
-
-
-def _segments(
-    values: np.ndarray, pieces: _Pieces, segment_length: int
-) -> Iterator[Batch]:
-    num_steps = int(np.max(pieces.end - pieces.first_read))
-    last_target = np.maximum(pieces.end, pieces.first_read + 1)
-    for segment in range(0, num_steps, segment_length):
-        times = np.arange(segment, segment + segment_length)[:, None]
-        position = pieces.first_read + times
-        counts = (position >= pieces.first_scored) & (position < pieces.end)
-        inside = np.minimum(position, last_target - 1)
-        inputs, targets = as_inputs(values[inside]), as_inputs(values[inside + 1])
-        yield Batch(inputs, targets, counts.astype(np.float32))  # pyright: ignore[reportArgumentType]

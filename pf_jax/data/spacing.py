@@ -12,6 +12,8 @@ def spaced_starts(
 ) -> tuple[int, np.ndarray]:
     """Windows at equal distances, as long as the data allows.
 
+    A sequence with a condition has one window, from its start.
+
     Args:
         sequences: The split.
         length: Steps of a window; it is reduced until there are enough windows.
@@ -26,7 +28,8 @@ def spaced_starts(
 
     def count(length: int) -> np.ndarray:
         room = sequences.lengths - length
-        return np.where(room >= 0, room // spacing + 1, 0)
+        most_starts = room // spacing + 1 if sequences.conditions is None else 1
+        return np.where(room >= 0, most_starts, 0)
 
     fits = (n for n in range(length, 0, -1) if count(n).sum() >= least)
     length = next(fits, 0)
@@ -66,7 +69,8 @@ def grouped_windows(
     """As many windows as possible, of which enough share no values.
 
     A sequence is cut into stretches, each with a group of windows that may overlap. Longer
-    stretches hold more windows in all, but make fewer groups.
+    stretches hold more windows in all, but make fewer groups. A sequence with a condition
+    has one window, from its start.
 
     Args:
         sequences: The split.
@@ -79,10 +83,19 @@ def grouped_windows(
         The length of the windows, 0 where no length gives enough of them, and the windows.
     """
     lengths = sequences.lengths
-    fits = (n for n in range(length, 0, -1) if np.sum(lengths // n) >= least)
-    length = next(fits, 0)
+    has_conditions = sequences.conditions is not None
+
+    def count(length: int) -> int:
+        fitting = lengths // length
+        return int(np.sum(np.minimum(fitting, 1) if has_conditions else fitting))
+
+    length = next((n for n in range(length, 0, -1) if count(n) >= least), 0)
     if not length:
         return 0, Groups(np.zeros(0, np.int32), np.zeros(0, np.int32))
+    if has_conditions:
+        starts = sequences.offsets[:-1][lengths >= length].astype(np.int32)
+        firsts = Groups(starts, np.arange(len(starts), dtype=np.int32))
+        return length, _at_most(firsts, most)
     layouts = [
         _layout(sequences, length, spacing, size + 1) for size in range(MAX_GROUP)
     ]

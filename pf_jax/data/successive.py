@@ -27,6 +27,11 @@ def successive_windows(
     Raises:
         UserError: If no sequence has a second window, or there are fewer windows than rows.
     """
+    if sequences.conditions is not None:
+        raise UserError(
+            "train.carry=passed_on: every sequence has a condition of its own, and is read "
+            "from its start: set train.carry=zeros"
+        )
     windows = consecutive_windows(sequences, length)
     starts_anew = np.isin(windows[:, 0], sequences.offsets[:-1])
     if starts_anew.all():

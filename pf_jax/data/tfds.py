@@ -126,6 +126,30 @@ def mnist(path: str, manual_dir: str = "") -> dict[str, np.ndarray]:
         return {split: _images(source[split]) for split in ("train", "test")}
 
 
+def mnist_labels(path: str, manual_dir: str = "") -> dict[str, np.ndarray]:
+    """The classes of the images that `mnist` returns.
+
+    Args:
+        path: The `data_dir` of TFDS; TFDS's default if empty.
+        manual_dir: Folder with the four original `.gz` files; if empty, preparing needs a
+            network.
+
+    Returns:
+        Labels `[N]` uint8 by split: train and test.
+
+    Raises:
+        UserError: If the data set cannot be read or prepared.
+    """
+    with _reading(_MNIST, path, manual_dir) as source:
+        return {split: _labels(source[split]) for split in ("train", "test")}
+
+
+def _labels(source: Any) -> np.ndarray:
+    """All labels of a split, `[N]` uint8."""
+    examples = source.__getitems__(range(len(source)))
+    return np.array([example["label"] for example in examples], np.uint8)
+
+
 def _images(source: Any) -> np.ndarray:
     """All images of a split, `[N, H, W]` uint8."""
     # One call takes half the time of one call per image; decoding PNGs takes the rest.

@@ -46,7 +46,7 @@ class Words(TextEncoding):
     @property
     def measure(self) -> Measure:
         """Perplexity."""
-        return Measure("perplexity", "perplexity", _perplexity)
+        return Measure("perplexity", "perplexity", perplexity)
 
     @classmethod
     def from_text(cls, text: str) -> "Words":
@@ -92,7 +92,7 @@ class Words(TextEncoding):
         return f", {self.size:,} types"
 
 
-def _perplexity(nll: float) -> float:
+def perplexity(nll: float) -> float:
     """`exp(nll)`, infinite where a float cannot hold it."""
     try:
         return math.exp(nll)

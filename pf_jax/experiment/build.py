@@ -116,7 +116,7 @@ def load_experiment(
 def make_experiment(config: config_dict.ConfigDict, dataset: Dataset) -> Experiment:
     """An experiment on data that is at hand; see `load_experiment`."""
     # First: it takes no time to find that there is too little data.
-    windows = _make_windows(config.train, dataset.splits["train"])
+    windows = _make_windows(config, dataset.splits["train"])
     settings = make_settings(config, dataset.encoding)
     # By its key: as an attribute `update` is ConfigDict's own method.
     if has_discriminator(config) and config.train["update"] == "joint":
@@ -131,13 +131,19 @@ def make_experiment(config: config_dict.ConfigDict, dataset: Dataset) -> Experim
     )
 
 
-def _make_windows(train: config_dict.ConfigDict, split: Sequences) -> Windows:
-    """The windows of the training split, as section `train` of a config says."""
+def _make_windows(config: config_dict.ConfigDict, split: Sequences) -> Windows:
+    """The windows of the training split, as a config says."""
+    train = config.train
     if train.carry == "passed_on":
         return successive_windows(
             split, length=train.sequence_length, batch_size=train.batch_size
         )
-    return make_windows(split, length=train.sequence_length, chunks=train.chunks)
+    return make_windows(
+        split,
+        length=train.sequence_length,
+        chunks=train.chunks,
+        too_long=config.data.too_long,
+    )
 
 
 def _recurrent(config: config_dict.ConfigDict, encoding: Encoding) -> Discriminator:

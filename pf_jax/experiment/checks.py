@@ -31,6 +31,8 @@ DTYPES = ("float32", "bfloat16")
 BEHAVIOR_FIELDS = tuple(FIELDS)
 CHUNKS = ("consecutive", "random")
 COMPANDINGS = ("mu_law", "linear")
+UNITS = ("characters", "bytes", "words")
+TOO_LONG = ("drop", "cut")
 DISCRIMINATORS = ("recurrent", "convolutional")
 UPDATES = ("joint", "separate")
 CARRIES = ("zeros", "passed_on")
@@ -98,6 +100,17 @@ _RULES: Rules = (
     *text("data.name"),
     *text("data.path"),
     *text("data.tfds_manual_dir"),
+    *one_of("data.units", UNITS),
+    *whole("data.min_count", 1),
+    *true_or_false("data.lowercase"),
+    *text("data.source"),
+    *text("data.target"),
+    *whole("data.source_length", 0),
+    *one_of("data.too_long", TOO_LONG),
+    *true_or_false("data.labels"),
+    *text("data.task"),
+    *whole("data.length", 1, 1000),
+    *whole("data.test_length", 1, 1000),
     *whole("data.sample_rate", 1, MAX_SAMPLE_RATE),
     *whole("data.num_bins", 2, 65536),
     *one_of("data.companding", COMPANDINGS),

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from pf_jax.data import cut_windows, gather_windows, windows_to_batch
+from pf_jax.data import cut_windows, gather_windows, window_source, windows_to_batch
 from pf_jax.experiment.build import Experiment, num_carried_rows
 from pf_jax.experiment.streams import Stream
 from pf_jax.experiment.waiting import told_if_long
@@ -33,9 +33,9 @@ class Feed:
     def __init__(self, experiment: Experiment):
         self._experiment = experiment
         self._key = experiment.key(Stream.TRAINING)
-        values = experiment.dataset.splits["train"].values
+        self._source = window_source(experiment.dataset.splits["train"])
         self._is_alone = jax.process_count() == 1
-        self._data = replicate(values) if self._is_alone else ()
+        self._data = replicate(self._source) if self._is_alone else ()
         self._updates: dict[Step, Updates] = {}
 
     def compiles(self, function: Step) -> bool:
@@ -87,7 +87,7 @@ class Feed:
             return None
         if self._is_alone:
             return lambda rows: rows[:, 2] > 0
-        return lambda windows: windows[2] > 0
+        return lambda windows: windows.starts_anew > 0
 
     def _rows(self, first: int, num_updates: int) -> Any:
         """The rows of all updates, or their windows, filled up to one length."""
@@ -98,8 +98,7 @@ class Feed:
         ]
         rows: Any = shard_rows(np.stack(batches))
         if not self._is_alone:
-            values = self._experiment.dataset.splits["train"].values
-            rows = cut_windows(values, rows, **self._window)
+            rows = cut_windows(self._source, rows, **self._window)
         # Every other length would be compiled anew.
         missing = config.train.updates_per_dispatch - num_updates
         return jax.tree.map(

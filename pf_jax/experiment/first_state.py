@@ -8,7 +8,6 @@ import jax
 from jax.experimental import multihost_utils
 from ml_collections import config_dict
 
-from pf_jax.data import Dataset
 from pf_jax.experiment.agreement import check_same_input, check_same_step, tell
 from pf_jax.experiment.build import (
     Experiment,
@@ -82,7 +81,7 @@ def new_start(
             experiment = experiment_of(config, source)
     check_memory(experiment)
     check_same_input(experiment)
-    _print_sizes(experiment.config.data.name, experiment.dataset)
+    _print_sizes(experiment)
     state = _new_state(experiment)
     if source is not None:
         state = state_from(state, source, experiment)
@@ -117,7 +116,7 @@ def continued_start(
     step = int(state.step)
     check_same_step(step)
     check_same_input(experiment)
-    _print_sizes(experiment.config.data.name, experiment.dataset)
+    _print_sizes(experiment)
     warn_of_encoding(workdir, experiment.encoding, "it is written anew")
     digests = checkpoints.digests(step)
     warn_of_log(workdir, digests)
@@ -181,9 +180,10 @@ def _new_state(experiment: Experiment) -> TrainState:
     return multihost_utils.broadcast_one_to_all(state)
 
 
-def _print_sizes(name: str, dataset: Dataset) -> None:
-    """Prints the size of each split, and how many of its values are unknown."""
-    encoding = dataset.encoding
+def _print_sizes(experiment: Experiment) -> None:
+    """Prints the size of each split, and what of it is unknown, left out or cut."""
+    config, dataset = experiment.config, experiment.dataset
+    name, encoding = config.data.name, dataset.encoding
     sizes = ", ".join(
         f"{sequences.num_steps:,} {split}"
         for split, sequences in dataset.splits.items()
@@ -192,3 +192,11 @@ def _print_sizes(name: str, dataset: Dataset) -> None:
     for split, count in dataset.unknown.items():
         if count:
             tell(f"{split}: {count:,} {encoding.unit} {encoding.unknown_phrase}")
+    for note in dataset.notes:
+        tell(note)
+    if count := experiment.windows.num_too_long:
+        done = "cut" if config.data.too_long == "cut" else "left out"
+        tell(
+            f"train: {count:,} sequences have more steps than train.sequence_length="
+            f"{config.train.sequence_length}: {done}"
+        )

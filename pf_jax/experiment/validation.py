@@ -12,6 +12,7 @@ from pf_jax.data import (
     consecutive_windows,
     evaluation_groups,
     gather_windows,
+    window_source,
 )
 from pf_jax.errors import UserError
 from pf_jax.experiment.build import Experiment
@@ -92,7 +93,9 @@ def _own_rows(batch: Batch) -> tuple[Batch, bool]:
     """This process's rows of a batch; where it has none, the first one, and False."""
     own = own_part(range(batch.inputs.shape[1]))
     rows = slice(own.start, own.stop) if own else slice(1)
-    return jax.tree.map(lambda x: x[:, rows], batch), bool(own)
+    condition = jax.tree.map(lambda x: x[..., rows], batch.condition)
+    fields = jax.tree.map(lambda x: x[:, rows], batch._replace(condition=None))
+    return fields._replace(condition=condition), bool(own)
 
 
 def _of_all_processes(metrics: Metrics, counts: bool) -> Metrics:
@@ -112,17 +115,17 @@ def _of_all_processes(metrics: Metrics, counts: bool) -> Metrics:
 @functools.partial(jax.jit, static_argnums=(3, 4))
 def _eval_discriminator(
     state: TrainState,
-    values: jax.Array,
+    source: jax.Array | Sequences,
     rows: jax.Array,
     length: int,
     are_whole: bool,
     key: jax.Array,
 ) -> Metrics:
-    batch = gather_windows(values, rows, length=length, are_whole=are_whole)
+    batch = gather_windows(source, rows, length=length, are_whole=are_whole)
     carry = None
     if state.carry is not None:
         before = rows.at[:, 0].add(-length)
-        read = gather_windows(values, before, length=length, are_whole=True).inputs
+        read = gather_windows(source, before, length=length, are_whole=True).inputs
         carry = unroll_teacher_forced(
             state.generator.params, read, generator=state.settings.generator
         ).carry
@@ -140,6 +143,8 @@ def held_out_discriminator(
     before_each: Callable[[], None] = lambda: None,
 ) -> dict[str, float]:
     """The discriminator's accuracy and losses on sequences that were not trained on.
+
+    Of a sequence with a condition there is one window, from its start.
 
     Where carries are passed on, each window starts from the carry after the window before
     it, so the first window of a sequence is left out.
@@ -171,7 +176,8 @@ def held_out_discriminator(
     are_whole = bool(np.all(windows[:, 1] == length))
     num_batches = -(-count // batch_size)
     own = range(jax.process_index(), num_batches, jax.process_count())
-    metrics, values = None, jnp.asarray(split.values)
+    metrics = None
+    source = jax.tree.map(jnp.asarray, window_source(split))
     for index, first in enumerate(range(0, count, batch_size)):
         jax.block_until_ready(metrics)
         before_each()
@@ -179,7 +185,7 @@ def held_out_discriminator(
             continue
         batch_key = jax.random.fold_in(key, index)
         rows = jnp.asarray(chosen[first : first + batch_size])
-        more = _eval_discriminator(state, values, rows, length, are_whole, batch_key)
+        more = _eval_discriminator(state, source, rows, length, are_whole, batch_key)
         metrics = more if metrics is None else add(metrics, more)
     assert metrics is not None
     return compute(_of_all_processes(metrics, bool(own)))

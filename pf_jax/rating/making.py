@@ -5,6 +5,7 @@ import pathlib
 import secrets
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from pf_jax.analysis.present import Sampling, check_sampling, settle_sampling
@@ -190,7 +191,7 @@ def _check_same_data(run: Run, other: Run, a: pathlib.Path, b: pathlib.Path) -> 
         )
     for split in ("valid", "test"):
         values, others = (x.experiment.dataset.splits[split] for x in (run, other))
-        if not all(map(np.array_equal, values, others)):
+        if not all(map(np.array_equal, *map(jax.tree.leaves, (values, others)))):
             raise UserError(
                 f"{b}: its {split} split differs from that of {a}: compare runs of the "
                 "same data"

@@ -22,7 +22,7 @@ from pf_jax.analysis.measures.views import (
 )
 from pf_jax.analysis.measures.windows import LEAST_WINDOWS, training_windows
 from pf_jax.behavior import Behavior
-from pf_jax.data import gather_windows
+from pf_jax.data import Sequences, gather_windows, join_splits, window_source
 from pf_jax.discriminator import discriminator_logits, init_discriminator
 from pf_jax.gate import CHANCE
 from pf_jax.generator import GeneratorParams
@@ -59,12 +59,13 @@ class Data(NamedTuple):
 
     Attributes:
         params: Weights of the generator.
-        values: Values of the training and of the held-out split, `[S, ...]`.
+        source: Values of the training and of the held-out split, `[S, ...]`, or `Sequences`
+            with conditions, as `gather_windows` reads them.
         moments: Mean and deviation of each feature, `[2, F]`.
     """
 
     params: GeneratorParams
-    values: Array
+    source: Array | Sequences
     moments: Array
 
 
@@ -138,14 +139,14 @@ def train_and_test(subject: Subject, view: View) -> Logits | None:
     keys = [jax.random.fold_in(subject.key, stream) for stream in range(5)]
     params = subject.state.generator.params
     # One array for both splits: programs are compiled for the shape of it.
-    values = np.concatenate([subject.train.values, subject.split.values])
+    source = window_source(join_splits(subject.train, subject.split))
     stopping, tested = (
         rows + [len(subject.train.values), 0] for rows in (stopping, tested)
     )
     source = np.random.default_rng(np.asarray(jax.random.key_data(keys[0])).ravel())
     orders = _orders(source, len(training))
     first = training[orders[0, 0]]
-    data = Data(params, jnp.asarray(values), jnp.zeros((2, 1)))
+    data = Data(params, jax.tree.map(jnp.asarray, source), jnp.zeros((2, 1)))
     num_features = _num_features(view, data, first, keys[1])
     critic = create_player(
         init_discriminator(
@@ -180,8 +181,8 @@ def _orders(source: np.random.Generator, num_windows: int) -> np.ndarray:
     return order[: np.prod(shape)].reshape(shape)
 
 
-def _batch(view: View, values: Array, rows: Array) -> Batch:
-    return gather_windows(values, rows, length=view.length, are_whole=False)
+def _batch(view: View, source: Array | Sequences, rows: Array) -> Batch:
+    return gather_windows(source, rows, length=view.length, are_whole=False)
 
 
 def _seen(view: View, params: GeneratorParams, batch: Batch, key: Array) -> Array:
@@ -190,10 +191,10 @@ def _seen(view: View, params: GeneratorParams, batch: Batch, key: Array) -> Arra
 
 
 def _num_features(view: View, data: Data, rows: np.ndarray, key: Array) -> int:
-    def see(values: Array) -> Array:
-        return _seen(view, data.params, _batch(view, values, jnp.asarray(rows)), key)
+    def see(source: Array | Sequences) -> Array:
+        return _seen(view, data.params, _batch(view, source, jnp.asarray(rows)), key)
 
-    return jax.eval_shape(see, data.values).shape[-1]
+    return jax.eval_shape(see, data.source).shape[-1]
 
 
 def _moments_of(seen: Array) -> Array:
@@ -214,7 +215,7 @@ def _behavior(
     view: View, data: Data, rows: Array, key: Array
 ) -> tuple[Behavior, Array]:
     """What the critic sees of windows `[B, 2]` in both modes, `2B` rows; its moments."""
-    batch = _batch(view, data.values, rows)
+    batch = _batch(view, data.source, rows)
     seen = _seen(view, data.params, batch, key)
     assert batch.mask is not None
     mask = jnp.concatenate([batch.mask, batch.mask], axis=1)

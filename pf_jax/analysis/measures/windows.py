@@ -17,6 +17,7 @@ from pf_jax.data import (
     consecutive_windows,
     gather_windows,
     spaced_starts,
+    window_source,
 )
 from pf_jax.generator import Generator, GeneratorParams, initial_carry
 from pf_jax.state import TrainState
@@ -50,9 +51,8 @@ def training_windows(split: Sequences, length: int, most: int) -> np.ndarray:
 
 def gather(split: Sequences, rows: np.ndarray, length: int) -> Batch:
     """The windows `[W, 2]` of a split as a batch `[T, W, ...]`, with a mask."""
-    return gather_windows(
-        jnp.asarray(split.values), jnp.asarray(rows), length=length, are_whole=False
-    )
+    source = jax.tree.map(jnp.asarray, window_source(split))
+    return gather_windows(source, jnp.asarray(rows), length=length, are_whole=False)
 
 
 def long_values(
