@@ -50,6 +50,8 @@ def get_config() -> config_dict.ConfigDict:
     generator.hidden_size = 256  # units of each layer
     generator.embedding_size = 64  # size of an input's embedding
     generator.num_components = 20  # components of the mixture of strokes and series
+    generator.encoder_size = 128  # units of each direction of a source's encoder
+    generator.attention = "none"  # to a source: "none", "dot" or "additive"
     generator.dropout = 0.0  # share dropped of the embedding and the readout's input
     # Initial bias of the readout: "data", the training split's frequencies; or "zeros".
     generator.readout_bias = "data"
@@ -65,7 +67,8 @@ def get_config() -> config_dict.ConfigDict:
     generator.recompute = False  # save memory: recompute gates in the backward pass
 
     config.behavior = behavior = config_dict.ConfigDict()
-    # Inputs of the discriminator: any of "preactivation", "outputs", "hidden".
+    # Inputs of the discriminator: any of "preactivation", "outputs", "hidden"; and
+    # "context", the mean of a row's encoded condition, for data with labels or sources.
     behavior.fields = ("preactivation", "outputs")
 
     config.discriminator = discriminator = config_dict.ConfigDict()

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from pf_jax.analysis.states import continue_modes
+from pf_jax.analysis.states import context_at, continue_modes
 from pf_jax.data import Sequences, as_inputs, grouped_windows
-from pf_jax.generator import Generator, GeneratorParams, initial_carry
+from pf_jax.generator import Context, Generator, GeneratorParams, initial_carry
 from pf_jax.randomness import row_keys
 from pf_jax.state import TrainState
 from pf_jax.types import Array
@@ -100,7 +100,8 @@ def hidden_gap(
 
     generator = state.settings.generator.sampling
     params = state.generator.params
-    carry = initial_carry(params, num_sequences, generator=generator)
+    context = context_at(generator, params, split, starts)
+    carry = initial_carry(params, num_sequences, context=context, generator=generator)
     carries, last = (carry, carry), jnp.asarray(inputs[0])
     parts = []
     # The last segment is padded, since jit would compile a shorter one anew.
@@ -109,7 +110,7 @@ def hidden_gap(
     for start in range(0, length, SEGMENT_LENGTH):
         segment = jnp.asarray(inputs[start : start + SEGMENT_LENGTH])
         carries, last, part = _segment(
-            generator, params, keys, labels, segment, carries, last, start
+            generator, params, keys, labels, segment, carries, last, start, context
         )
         parts.append(jax.device_get(part))
     gap, swapped = (np.concatenate(values) for values in zip(*parts, strict=True))
@@ -126,10 +127,11 @@ def _segment(
     carries: tuple[Any, Any],
     first_input: Array,
     start: Array | int,
+    context: Context | None,
 ) -> tuple[tuple[Any, Any], Array, tuple[Array, Array]]:
     """`continue_modes`, with the gap and the swapped gaps at each step."""
     carries, last, hidden = continue_modes(
-        generator, params, keys, inputs, carries, first_input, start
+        generator, params, keys, inputs, carries, first_input, start, context
     )
     statistics = lax.map(lambda both: energy_gap(both[0], both[1], labels), hidden)
     return carries, last, statistics

@@ -9,7 +9,13 @@ import numpy as np
 
 from pf_jax.data import as_inputs
 from pf_jax.data.encoding import TextEncoding
-from pf_jax.generator import Generator, GeneratorParams, initial_carry
+from pf_jax.generator import (
+    Context,
+    Generator,
+    GeneratorParams,
+    encode_condition,
+    initial_carry,
+)
 from pf_jax.randomness import row_keys
 from pf_jax.state import TrainState
 from pf_jax.types import Array
@@ -27,6 +33,7 @@ def sample_pieces(
     num_steps: int,
     num_samples: int = 1,
     temperature: float = 1.0,
+    condition: Any = None,
     generator: Generator | None = None,
 ) -> Iterator[np.ndarray]:
     """The samples of `draw_samples`, piece by piece, for samples of any length.
@@ -41,6 +48,8 @@ def sample_pieces(
         num_steps: Number of steps to sample `T`, at least 1.
         num_samples: Number of samples `N`.
         temperature: Factor of the noise; 0 gives the most likely values.
+        condition: Condition of each sample, as in a batch of `N` rows; None for a
+            generator without an encoder.
         generator: Generator to sample with; by default that of training.
 
     Yields:
@@ -51,7 +60,9 @@ def sample_pieces(
     read = np.broadcast_to(as_inputs(read), (len(read), num_samples, *read.shape[2:]))
     num_read, total = len(read), len(read) - 1 + num_steps
     keys = row_keys(key, num_samples)
-    carry = initial_carry(state.generator.params, num_samples, generator=generator)
+    params = state.generator.params
+    context = _encode(generator, params, condition)
+    carry = initial_carry(params, num_samples, context=context, generator=generator)
     # All chunks have one length, since jit would compile a shorter last one anew.
     length = min(CHUNK_LENGTH, total)
     last = read[0]
@@ -64,7 +75,8 @@ def sample_pieces(
         is_given = np.arange(start, start + length) < num_read
         carry, samples = _draw(
             generator,
-            state.generator.params,
+            params,
+            context,
             keys,
             given,
             np.repeat(is_given[:, None], num_samples, axis=1),
@@ -88,6 +100,7 @@ def draw_samples(
     num_steps: int,
     num_samples: int = 1,
     temperature: float = 1.0,
+    condition: Any = None,
     generator: Generator | None = None,
 ) -> np.ndarray:
     """Sequences that the model puts out, each from a carry of zeros.
@@ -106,6 +119,8 @@ def draw_samples(
         num_steps: Number of steps to sample `T`, at least 1.
         num_samples: Number of samples `N`.
         temperature: Factor of the noise; 0 gives the most likely values.
+        condition: Condition of each sample, as in a batch of `N` rows; None for a
+            generator without an encoder.
         generator: Generator to sample with; by default that of training.
 
     Returns:
@@ -118,6 +133,7 @@ def draw_samples(
         num_steps=num_steps,
         num_samples=num_samples,
         temperature=temperature,
+        condition=condition,
         generator=generator,
     )
     return np.concatenate(list(pieces), axis=1)
@@ -158,9 +174,17 @@ def sample_text(
 
 
 @functools.partial(jax.jit, static_argnums=0)
+def _encode(
+    generator: Generator, params: GeneratorParams, condition: Any
+) -> Context | None:
+    return encode_condition(params, condition, generator=generator)
+
+
+@functools.partial(jax.jit, static_argnums=0)
 def _draw(
     generator: Generator,
     params: GeneratorParams,
+    context: Context | None,
     keys: Array,
     given: Array,
     is_given: Array,
@@ -177,6 +201,7 @@ def _draw(
         carry,
         start=start,
         temperature=temperature,
+        context=context,
         generator=generator,
     )
     return unroll.carry, unroll.samples  # pyright: ignore[reportReturnType]

@@ -8,7 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from pf_jax.data import Sequences, as_inputs, spaced_starts
-from pf_jax.generator import Generator, GeneratorParams, initial_carry
+from pf_jax.data.conditions import batch_condition
+from pf_jax.generator import (
+    Context,
+    Generator,
+    GeneratorParams,
+    encode_condition,
+    initial_carry,
+)
 from pf_jax.randomness import row_keys
 from pf_jax.state import TrainState
 from pf_jax.types import Array
@@ -42,6 +49,7 @@ def continue_modes(
     carries: tuple[Any, Any],
     first_input: Array,
     start: Array | int,
+    context: Context | None = None,
 ) -> tuple[tuple[Any, Any], Array, tuple[Array, Array]]:
     """Continues both modes from their own carries: one segment of `unroll_paired`.
 
@@ -53,13 +61,15 @@ def continue_modes(
         carries: Carry of the teacher-forced and of the free-running mode.
         first_input: Value that the free-running mode reads first, `[N, ...]`.
         start: Number of steps before this segment.
+        context: What is known of the rows' conditions; None for a generator without an
+            encoder.
 
     Returns:
         The carries after the segment, the last samples, and the hidden states of both modes
         `[T, N, H]`, all layers concatenated.
     """
     teacher_forced = unroll_teacher_forced(
-        params, inputs, carries[0], generator=generator
+        params, inputs, carries[0], context=context, generator=generator
     )
     free_running = unroll_free_running(
         params,
@@ -68,6 +78,7 @@ def continue_modes(
         carries[1],
         num_steps=inputs.shape[0],
         start=start,
+        context=context,
         generator=generator,
     )
     assert free_running.samples is not None
@@ -77,6 +88,29 @@ def continue_modes(
     )
     carries = (teacher_forced.carry, free_running.carry)
     return carries, free_running.samples[-1], (hidden[0], hidden[1])
+
+
+def context_at(
+    generator: Generator, params: GeneratorParams, split: Sequences, starts: np.ndarray
+) -> Context | None:
+    """What is known of the conditions of the sequences that windows are cut from.
+
+    Args:
+        generator: How the generator computes.
+        params: Weights of the generator.
+        split: The split.
+        starts: Start of each window in `values`, `[N]`.
+    """
+    owner = np.searchsorted(split.offsets, starts, side="right") - 1
+    condition = batch_condition(split.conditions, owner)
+    return _encode(generator, params, condition)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _encode(
+    generator: Generator, params: GeneratorParams, condition: Any
+) -> Context | None:
+    return encode_condition(params, condition, generator=generator)
 
 
 def mode_states(
@@ -109,13 +143,14 @@ def mode_states(
     size, num_rows = length // num_positions, len(starts)
     inputs = as_inputs(split.values[np.arange(length)[:, None] + starts])
     generator, params = state.settings.generator.sampling, state.generator.params
-    carry = initial_carry(params, num_rows, generator=generator)
+    context = context_at(generator, params, split, starts)
+    carry = initial_carry(params, num_rows, context=context, generator=generator)
     carries, last = (carry, carry), jnp.asarray(inputs[0])
     keys, parts = row_keys(key, num_rows), []
     for start in range(0, num_positions * size, size):
         segment = inputs[start : start + size]
         carries, last, part = _segment(
-            generator, params, keys, segment, carries, last, start
+            generator, params, keys, segment, carries, last, start, context
         )
         parts.append(jax.device_get(part))
     teacher_forced, free_running = (

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 from ml_collections import config_dict
 
+from pf_jax.behavior import CONTEXT
 from pf_jax.convolutional import ConvolutionalSizes, convolutional
 from pf_jax.data import (
     Dataset,
@@ -25,8 +26,14 @@ from pf_jax.discriminator import (
     check_discriminator,
     recurrent,
 )
+from pf_jax.encoders import ENCODERS
 from pf_jax.errors import UserError
-from pf_jax.experiment.checks import PLAYER_FIELDS, check_config, has_discriminator
+from pf_jax.experiment.checks import (
+    NO_ATTENTION,
+    PLAYER_FIELDS,
+    check_config,
+    has_discriminator,
+)
 from pf_jax.experiment.streams import Stream
 from pf_jax.feedback import find_relaxation
 from pf_jax.gate import AccuracyGate
@@ -184,6 +191,7 @@ def make_settings(config: config_dict.ConfigDict, encoding: Encoding) -> Setting
         UserError: If the config is not compatible with this data.
     """
     length, adversarial = config.train.sequence_length, config.adversarial
+    _check_condition(config, encoding)
     player, opponent = _player_options(config)
     make_kind, _ = DISCRIMINATORS[config.discriminator.kind]
     return Settings(
@@ -204,6 +212,28 @@ def make_settings(config: config_dict.ConfigDict, encoding: Encoding) -> Setting
         ),
         options=OBJECTIVES[config.objective].make_options(config),
     )
+
+
+def _check_condition(config: config_dict.ConfigDict, encoding: Encoding) -> None:
+    """Checks the fields that need a condition, and those that no condition allows."""
+    condition, name = encoding.condition, config.data.name
+    attention, fields = config.generator.attention, config.behavior.fields
+    has_memory = condition is not None and condition.kind == "sequence"
+    if attention != NO_ATTENTION and not has_memory:
+        raise UserError(
+            f"generator.attention={attention}: data.name={name} has no sources to attend "
+            f"to: set it to {NO_ATTENTION}"
+        )
+    if CONTEXT in fields and condition is None:
+        raise UserError(
+            f"behavior.fields={','.join(fields)}: data.name={name} has no condition: leave "
+            f"{CONTEXT} out"
+        )
+    if condition is not None and config.train.carry == "passed_on":
+        raise UserError(
+            "train.carry=passed_on: each sequence starts from its condition: set "
+            "train.carry=zeros"
+        )
 
 
 def _make_generator(config: config_dict.ConfigDict, encoding: Encoding) -> Generator:
@@ -229,6 +259,10 @@ def _make_generator(config: config_dict.ConfigDict, encoding: Encoding) -> Gener
         feedback_temperature=section.feedback_temperature,
         feedback_steps=section.feedback_steps,
         dropout=section.dropout,
+        encoder=None
+        if encoding.condition is None
+        else ENCODERS[encoding.condition.kind],
+        attention=None if section.attention == NO_ATTENTION else section.attention,
     )
 
 
@@ -276,7 +310,7 @@ def _create_state(model: Model, readout_bias: Any = None) -> TrainState:
     config = model.config
     generator, discriminator = config.generator, config.discriminator
     output = model.encoding.output(generator.num_components)
-    sizes = None
+    condition, sizes = model.encoding.condition, None
     if has_discriminator(config):
         _, kind_sizes = DISCRIMINATORS[discriminator.kind]
         sizes = kind_sizes(discriminator.hidden_size, discriminator.mlp_size)
@@ -288,6 +322,8 @@ def _create_state(model: Model, readout_bias: Any = None) -> TrainState:
             embedding_size=generator.embedding_size,
             num_layers=generator.num_layers,
             value_size=output.value_size,
+            condition_size=0 if condition is None else condition.size,
+            encoder_size=0 if condition is None else generator.encoder_size,
         ),
         discriminator=sizes,
         readout_bias=readout_bias,

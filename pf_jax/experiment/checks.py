@@ -4,7 +4,8 @@ from typing import Any
 
 from ml_collections import config_dict
 
-from pf_jax.behavior import FIELDS
+from pf_jax.attention import ATTENTIONS
+from pf_jax.behavior import CONTEXT, FIELDS
 from pf_jax.errors import UserError
 from pf_jax.generator import FEEDBACKS
 from pf_jax.mixture import PEN_STATES
@@ -28,7 +29,8 @@ from pf_jax.rules import (
 CELLS = ("gru", "lstm")
 READOUT_BIASES = ("data", "zeros")
 DTYPES = ("float32", "bfloat16")
-BEHAVIOR_FIELDS = tuple(FIELDS)
+BEHAVIOR_FIELDS = (*FIELDS, CONTEXT)
+NO_ATTENTION = "none"
 CHUNKS = ("consecutive", "random")
 COMPANDINGS = ("mu_law", "linear")
 UNITS = ("characters", "bytes", "words")
@@ -136,6 +138,8 @@ _RULES: Rules = (
     *whole("generator.hidden_size", 1, MAX_SIZE),
     *whole("generator.embedding_size", 1, MAX_SIZE),
     *whole("generator.num_components", 1, 10_000),
+    *whole("generator.encoder_size", 1, MAX_SIZE),
+    *one_of("generator.attention", (NO_ATTENTION, *ATTENTIONS)),
     *share("generator.dropout", "at least 0 and below 1", below_one=True),
     *one_of("generator.readout_bias", READOUT_BIASES),
     *one_of("generator.feedback", FEEDBACKS),

@@ -10,7 +10,7 @@ import numpy as np
 from pf_jax.behavior import unroll_behavior
 from pf_jax.data.encoding import Encoding
 from pf_jax.data.waveform import Waveform
-from pf_jax.generator import Generator, GeneratorParams
+from pf_jax.generator import Generator, GeneratorParams, encode_condition
 from pf_jax.types import Array, Batch
 from pf_jax.unroll import unroll_free_running, unroll_paired
 
@@ -83,7 +83,10 @@ def see_behavior(
     generator: Generator, params: GeneratorParams, batch: Batch, keys: Array
 ) -> Array:
     """Pre-tanh activations and output distributions, as in training, `[T, 2B, F]`."""
-    unroll = unroll_paired(params, keys, batch.inputs, generator=generator)
+    context = encode_condition(params, batch.condition, generator=generator)
+    unroll = unroll_paired(
+        params, keys, batch.inputs, context=context, generator=generator
+    )
     fields = ("preactivation", "outputs")
     return unroll_behavior(unroll, fields=fields, emission=generator.emission).features
 
@@ -101,6 +104,7 @@ def see_values(
         keys,
         batch.inputs[0],
         num_steps=batch.inputs.shape[0],
+        context=encode_condition(params, batch.condition, generator=generator),
         generator=generator,
     ).samples
     assert sampled is not None
