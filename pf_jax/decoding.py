@@ -80,7 +80,7 @@ def beam_search(
     context: Context,
     *,
     beam_size: int,
-    length_normalization: float = 0.0,
+    length_normalization: float = 1.0,
     num_steps: int,
     first_input: int | Array = 0,
     end: int | Array = 0,
