@@ -28,7 +28,8 @@ TFDS_MANUAL_DIR = flags.DEFINE_string(
     "Where the original files for TensorFlow Datasets lie now, if they have moved.",
 )
 NUM_SAMPLES = flags.DEFINE_integer(
-    "num_samples", None, "Number of samples. Default: 3; 8 drawings; 64 images."
+    "num_samples", None, "Number of samples. Default: 3; 8 drawings; 64 images, of "
+    "data with labels 8 of each class."
 )
 SAMPLE_LENGTH = flags.DEFINE_integer(
     "sample_length",
@@ -40,6 +41,17 @@ TEMPERATURE = flags.DEFINE_float(
     "temperature", 1.0, "Temperature of sampling; 0 takes the most likely value."
 )
 PROMPT = flags.DEFINE_string("prompt", "", "Text that every sample starts with.")
+BEAM = flags.DEFINE_integer(
+    "beam",
+    None,
+    "Sequences that a search keeps, for translations. Default: 1, the most likely symbol "
+    "at each step.",
+)
+LENGTH_NORMALIZATION = flags.DEFINE_float(
+    "length_normalization",
+    None,
+    "Exponent of the length by which a beam's log-probabilities are divided. Default: 1.",
+)
 BIAS = flags.DEFINE_float(
     "bias",
     0.0,
@@ -60,6 +72,12 @@ JUDGE = flags.DEFINE_string(
     None,
     "Folder of another run on the same data, whose model judges samples.",
 )
+BLEU = flags.DEFINE_boolean(
+    "bleu",
+    False,
+    "Demand BLEU and chrF of translations, which need sacrebleu; without this flag they "
+    "are reported where it is installed.",
+)
 
 
 def main() -> None:
@@ -77,11 +95,14 @@ def main() -> None:
             TEMPERATURE.value,
             PROMPT.value,
             BIAS.value,
+            beam=BEAM.value,
+            length_normalization=LENGTH_NORMALIZATION.value,
         ),
         Measures(
             CRITIC.value,
             REVERSE.value,
             None if JUDGE.value is None else pathlib.Path(JUDGE.value),
+            BLEU.value,
         ),
         split=SPLIT.value,
         checkpoint=CHECKPOINT.value,

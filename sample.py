@@ -23,7 +23,8 @@ CHECKPOINT = flags.DEFINE_enum(
 )
 SEED = flags.DEFINE_integer("seed", None, "Seed of the samples. Default: the run's.")
 NUM_SAMPLES = flags.DEFINE_integer(
-    "num_samples", None, "Number of samples. Default: 3; 8 drawings; 64 images."
+    "num_samples", None, "Number of samples. Default: 3; 8 drawings; 64 images, of "
+    "data with labels 8 of each class."
 )
 SAMPLE_LENGTH = flags.DEFINE_integer(
     "sample_length",
@@ -35,6 +36,21 @@ TEMPERATURE = flags.DEFINE_float(
     "temperature", 1.0, "Temperature of sampling; 0 takes the most likely value."
 )
 PROMPT = flags.DEFINE_string("prompt", "", "Text that every sample starts with.")
+LABEL = flags.DEFINE_integer(
+    "label", None, "Class of all samples. Default: the classes in turn."
+)
+SOURCE = flags.DEFINE_string("source", None, "Text to translate.")
+BEAM = flags.DEFINE_integer(
+    "beam",
+    None,
+    "Sequences that a search keeps, for translations. Default: 1, the most likely symbol "
+    "at each step.",
+)
+LENGTH_NORMALIZATION = flags.DEFINE_float(
+    "length_normalization",
+    None,
+    "Exponent of the length by which a beam's log-probabilities are divided. Default: 1.",
+)
 BIAS = flags.DEFINE_float("bias", 0.0, "Bias of pen strokes; higher values are neater.")
 
 
@@ -52,6 +68,10 @@ def main() -> None:
             TEMPERATURE.value,
             PROMPT.value,
             BIAS.value,
+            LABEL.value,
+            SOURCE.value,
+            BEAM.value,
+            LENGTH_NORMALIZATION.value,
         ),
         seed=SEED.value,
         out=None if OUT.value is None else pathlib.Path(OUT.value),

@@ -22,6 +22,9 @@ _GAP = 6
 _MARGIN = 14
 _HEADER = 34
 
+MOST_ROWS, MOST_COLUMNS = 40, 40
+"""Largest number of classes, and of images of each, that a picture of classes shows."""
+
 
 def _rgb(color: str) -> np.ndarray:
     return np.rint(255 * np.array(to_rgb(color))).astype(np.uint8)
@@ -64,10 +67,44 @@ def plot_image_grid(
     save_figure(figure, path)
 
 
-def _grid(images: np.ndarray, columns: int) -> np.ndarray:
-    """A picture of images side by side."""
+def plot_classes(
+    images: np.ndarray, path: pathlib.Path, *, data: np.ndarray | None = None
+) -> None:
+    """Plots images in rows of a class each, the first class on top.
+
+    Args:
+        images: Images of each class, `[K, C, H, W]`, 0 or 1; the first `MOST_ROWS` classes
+            and `MOST_COLUMNS` images of each are shown.
+        path: Path of the PNG file.
+        data: Images of the data, `[K, D, H, W]`, to the left of them.
+    """
+    parts = [images[:MOST_ROWS, :MOST_COLUMNS]]
+    titles = ["Samples, a row for each class"]
+    if data is not None:
+        parts.insert(0, data[:MOST_ROWS, :MOST_COLUMNS])
+        titles.insert(0, "Data")
+    columns = sum(part.shape[1] for part in parts)
+    grids = [
+        _grid(part.reshape(-1, *part.shape[2:]), part.shape[1], columns)
+        for part in parts
+    ]
+    gap = np.full((len(grids[0]), _HEADER, 3), 255, np.uint8)
+    pieces, lefts = [grids[0]], [0]
+    for grid in grids[1:]:
+        lefts.append(pieces[0].shape[1] + _HEADER)
+        pieces += [gap, grid]
+    figure, axes = _draw(np.concatenate(pieces, axis=1))
+    for left, title in zip(lefts, titles, strict=True):
+        axes.text(left, -_GAP, title, va="bottom", fontsize=11)
+    save_figure(figure, path)
+
+
+def _grid(
+    images: np.ndarray, columns: int, all_columns: int | None = None
+) -> np.ndarray:
+    """A picture of images side by side, of a size for all columns of the picture."""
     count, height, width = images.shape
-    scale = _scale(columns, width)
+    scale = _scale(all_columns or columns, width)
     rows = math.ceil(count / columns)
     picture = np.full((rows, columns, height * scale, width * scale, 3), 255, np.uint8)
     tiles = picture.reshape(rows * columns, *picture.shape[2:])

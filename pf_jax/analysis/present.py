@@ -10,16 +10,20 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pf_jax.analysis import sample_files
+from pf_jax.analysis import sample_files, translation_files
+from pf_jax.analysis.classes import default_samples, num_classes
 from pf_jax.analysis.request import Request, Sampling
 from pf_jax.data import Vocabulary
+from pf_jax.data.conditions import UNKNOWN
 from pf_jax.data.encoding import Encoding, TextEncoding, quoted
 from pf_jax.data.piano import PianoRoll
 from pf_jax.data.pixels import Pixels
 from pf_jax.data.series import Series
 from pf_jax.data.strokes import Strokes
+from pf_jax.data.translation import Translation
 from pf_jax.data.waveform import Waveform
 from pf_jax.data.words import Words
+from pf_jax.decoding import MOST_NORMALIZATION
 from pf_jax.errors import UserError, warn
 
 FREE_RUN_LENGTHS = 10
@@ -27,6 +31,13 @@ FREE_RUN_LENGTHS = 10
 
 MOST_SAMPLES, MOST_STEPS, MOST_NUMBERS = 10_000, 10_000_000, 1 << 27
 """Largest number of samples, of steps of one, and of numbers of all: half a GB."""
+
+
+MOST_BEAM = 100
+"""Largest beam of a search."""
+
+MOST_SOURCE = 10_000
+"""Largest number of tokens of a source that is typed."""
 
 
 class Presenter(NamedTuple):
@@ -53,6 +64,13 @@ def check_sampling(sampling: Sampling) -> None:
             raise UserError(f"--{name}={value}: must be at least 1")
         if value is not None and value > most:
             raise UserError(f"--{name}={value}: must be at most {most}")
+    if sampling.beam is not None and not 1 <= sampling.beam <= MOST_BEAM:
+        raise UserError(f"--beam={sampling.beam}: must be from 1 to {MOST_BEAM}")
+    alpha = sampling.length_normalization
+    if alpha is not None and not 0 <= alpha <= MOST_NORMALIZATION:
+        raise UserError(
+            f"--length_normalization={alpha}: must be from 0 to {MOST_NORMALIZATION:g}"
+        )
     for name, least, most in (("temperature", 1e-6, 1e6), ("bias", 1e-6, 50.0)):
         value = getattr(sampling, name)
         if not (math.isfinite(value) and value >= 0):
@@ -83,13 +101,18 @@ def settle_sampling(
             f"--bias={sampling.bias}: is for pen strokes, and this run's data is "
             f"{encoding.unit}: leave it out, or lower --temperature"
         )
+    sampling = _settle_condition(sampling, encoding)
     fixed, length = encoding.sequence_length, sampling.sample_length
     if fixed and length not in (None, fixed):
         raise UserError(
             f"--sample_length={length}: every sequence of this run's data has {fixed} "
             f"{encoding.unit}: leave it out"
         )
-    num_samples = sampling.num_samples or presenter.num_samples
+    num_samples = (
+        sampling.num_samples
+        or default_samples(encoding, sampling.label)
+        or presenter.num_samples
+    )
     length = (
         fixed or length or presenter.sample_length or FREE_RUN_LENGTHS * training_length
     )
@@ -103,8 +126,53 @@ def settle_sampling(
     return sampling._replace(num_samples=num_samples, sample_length=length)
 
 
-def warn_of_unknown(encoding: Encoding, prompt: str) -> None:
-    """Prints a warning where a prompt has symbols that training had not."""
+def _settle_condition(sampling: Sampling, encoding: Encoding) -> Sampling:
+    """Checks what asks for a label or a translation, and fills in their defaults."""
+    count, label, source = num_classes(encoding), sampling.label, sampling.source
+    if label is not None and not count:
+        raise UserError(
+            f"--label={label}: this run's data has no class labels: leave it out, or train "
+            "with --config.data.labels=True"
+        )
+    if label is not None and not 0 <= label < count:
+        raise UserError(f"--label={label}: must be from 0 to {count - 1}")
+    if isinstance(encoding, Translation):
+        if source is not None:
+            _check_source(encoding, source)
+        alpha = sampling.length_normalization
+        return sampling._replace(
+            beam=sampling.beam or 1, length_normalization=1.0 if alpha is None else alpha
+        )
+    for name in ("source", "beam", "length_normalization"):
+        value = getattr(sampling, name)
+        if value is not None:
+            raise UserError(
+                f"--{name}={value}: is for translations, and this run's data is "
+                f"{encoding.unit}: leave it out"
+            )
+    return sampling
+
+
+def _check_source(encoding: Translation, source: str) -> None:
+    size = len(encoding.encode_source(source))
+    if size < 2:
+        raise UserError("--source is empty: give a text to translate")
+    if size > MOST_SOURCE:
+        raise UserError(
+            f"--source has {size:,} {encoding.unit} with its end: must be at most "
+            f"{MOST_SOURCE:,}"
+        )
+
+
+def warn_of_unknown(encoding: Encoding, prompt: str, source: str | None = None) -> None:
+    """Prints a warning where a prompt or a source has symbols that training had not."""
+    if isinstance(encoding, Translation) and source is not None:
+        count = int(np.sum(encoding.encode_source(source) == UNKNOWN))
+        if count:
+            warn(
+                f"--source: {count} {encoding.unit} unseen in training are read as one "
+                "unknown symbol"
+            )
     if not isinstance(encoding, TextEncoding):
         return
     unknown = encoding.unknown(prompt)
@@ -154,5 +222,6 @@ PRESENTERS: dict[type[Encoding], Presenter] = {
     PianoRoll: Presenter(3, None, sample_files.write_rolls),
     # Long enough for an attractor and a spectrum.
     Series: Presenter(3, 10_000, sample_files.write_series),
+    Translation: Presenter(3, None, translation_files.write_translations),
 }
 """The presenter of each type of encoding."""

@@ -19,6 +19,13 @@ class Sampling(NamedTuple):
         prompt: Text that each sample continues; for texts only.
         bias: Bias of the mixture, for pen strokes only: 0 samples from the model, larger
             ones give cleaner strokes.
+        label: Class of all samples, for data with labels; None for the classes in turn.
+        source: Text to translate, for translations without data at hand; None for sources
+            of the data.
+        beam: Number of sequences that a search keeps, for translations; 1 takes the most
+            likely token of each step, None is the default.
+        length_normalization: Exponent of the length in the score of a search with a beam
+            of several; None is the default.
     """
 
     num_samples: int | None = None
@@ -26,6 +33,10 @@ class Sampling(NamedTuple):
     temperature: float = 1.0
     prompt: str = ""
     bias: float = 0.0
+    label: int | None = None
+    source: str | None = None
+    beam: int | None = None
+    length_normalization: float | None = None
 
 
 class Request(NamedTuple):

@@ -15,9 +15,11 @@ import jax
 import numpy as np
 
 from pf_jax.analysis import drawings, images, rolls, series, sound
+from pf_jax.analysis.classes import by_class, num_classes, sampled_labels
 from pf_jax.analysis.request import Request
 from pf_jax.analysis.samples import draw_samples, sample_pieces
 from pf_jax.data import Sequences
+from pf_jax.data.conditions import batch_condition
 from pf_jax.data.encoding import TextEncoding
 from pf_jax.files import encoded, written_in_pieces
 from pf_jax.generator import Generator
@@ -31,6 +33,9 @@ NUM_DRAWN = 4
 
 NUM_COMPLETED, NUM_COMPLETIONS = 8, 6
 """Number of images whose upper half is completed, and completions of each."""
+
+NUM_OF_CLASS = 3
+"""Number of images of the data of each class that are shown beside samples."""
 
 Add = Callable[[np.ndarray], None]
 """Function that appends values `[T, ...]` of one sample to a file."""
@@ -59,6 +64,7 @@ def _draw(
         num_steps=sampling.sample_length,
         num_samples=sampling.num_samples,
         temperature=sampling.temperature,
+        condition=sampled_labels(encoding, sampling.label, sampling.num_samples),
         generator=generator,
     )
     shown, room = [], SHOWN_STEPS
@@ -168,16 +174,38 @@ def _text_file(
 def write_images(request: Request) -> np.ndarray:
     """Writes `samples.png` and, where there is data, `completions.png`."""
     samples = _draw(request)
-    columns = math.ceil(math.sqrt(len(samples)))
-    data = _data(request, 2 * columns)
-    images.plot_image_grid(
-        np.stack(_decoded(request, samples)),
-        request.folder / "samples.png",
-        data=np.stack(data) if data else None,
-    )
+    if num_classes(request.encoding) and request.sampling.label is None:
+        _write_classes(request, samples)
+    else:
+        columns = math.ceil(math.sqrt(len(samples)))
+        data = _data(request, 2 * columns)
+        images.plot_image_grid(
+            np.stack(_decoded(request, samples)),
+            request.folder / "samples.png",
+            data=np.stack(data) if data else None,
+        )
     if request.split is not None:
         _write_completions(request, request.split)
     return samples
+
+
+def _write_classes(request: Request, samples: np.ndarray) -> None:
+    """Samples, and where there is data a few images of it, in rows of a class each."""
+    encoding, split = request.encoding, request.split
+    count = num_classes(encoding)
+    labels = sampled_labels(encoding, None, len(samples))
+    assert labels is not None
+    rows = by_class(np.stack(_decoded(request, samples)), labels, count)
+    data = None
+    if split is not None:
+        labels = np.asarray(split.conditions)
+        chosen = np.concatenate(
+            [np.flatnonzero(labels == each)[:NUM_OF_CLASS] for each in range(count)]
+        )
+        starts = split.offsets[chosen, None]
+        values = split.values[starts + np.arange(1, 1 + encoding.sequence_length)]
+        data = by_class(np.stack(_decoded(request, values)), labels[chosen], count)
+    images.plot_classes(rows, request.folder / "samples.png", data=data)
 
 
 def _write_completions(request: Request, split: Sequences) -> None:
@@ -198,6 +226,9 @@ def _write_completions(request: Request, split: Sequences) -> None:
         num_steps=encoding.sequence_length - num_given,
         num_samples=read.shape[1],
         temperature=request.sampling.temperature,
+        condition=batch_condition(
+            split.conditions, np.repeat(chosen, NUM_COMPLETIONS)
+        ),
     )
     completed = _decoded(request, np.concatenate([read[1:].T, drawn], axis=1))
     shape = (len(originals), NUM_COMPLETIONS, encoding.height, encoding.width)

@@ -16,12 +16,14 @@ from pf_jax.analysis.present import (
 )
 from pf_jax.analysis.request import Request, Sampling
 from pf_jax.data.encoding import Encoding, TextEncoding
+from pf_jax.data.translation import Translation
 from pf_jax.experiment.checks import has_discriminator
 from pf_jax.experiment.digests import json_digest
 from pf_jax.experiment.environment import environment
 from pf_jax.experiment.lock import FolderLock
 from pf_jax.experiment.measuring import (
     Measures,
+    check_measures,
     gap_curve,
     load_judge,
     measure,
@@ -33,6 +35,7 @@ from pf_jax.experiment.run_log import with_measure
 from pf_jax.experiment.runs import Run, load_run
 from pf_jax.experiment.saved_files import EVALUATION
 from pf_jax.experiment.streams import Stream
+from pf_jax.experiment.translating import write_translated
 from pf_jax.experiment.validation import validate
 from pf_jax.files import make_folder, write_whole
 from pf_jax.state import TrainState
@@ -79,6 +82,7 @@ def evaluate(
     experiment = run.experiment
     encoding, length = experiment.encoding, experiment.config.train.sequence_length
     sampling = settle_sampling(sampling, encoding, length)
+    check_measures(run, measures)
     judge = load_judge(run, workdir, measures)
     warn_of_unknown(encoding, sampling.prompt)
     folder = workdir / EVALUATION
@@ -108,6 +112,12 @@ def _evaluate(
     gap = _hidden_gap(run, split)
     metrics |= _gap_summary(gap, length)
     measured = measure(run, split, measures, judge) | gap_curve(gap)
+    if isinstance(encoding, Translation):
+        scored = write_translated(
+            run, split, sampling, folder, demands_bleu=measures.bleu
+        )
+        measured |= scored.measured
+        metrics["signatures"] = scored.signatures
     metrics["measures"] = {
         name: number.to_json() for name, number in measured.numbers.items()
     }

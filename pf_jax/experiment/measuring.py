@@ -17,7 +17,9 @@ from pf_jax.analysis.measures.reverse import (
     forward_cross_entropy,
     reverse_cross_entropy,
 )
+from pf_jax.analysis.measures.translation import check_sacrebleu
 from pf_jax.analysis.states import mode_states
+from pf_jax.data.translation import Translation
 from pf_jax.errors import UserError, warn
 from pf_jax.experiment.runs import Run, load_model
 from pf_jax.experiment.streams import Stream
@@ -33,11 +35,37 @@ class Measures(NamedTuple):
         reverse: Whether to train models on samples, see `reverse_cross_entropy`.
         judge: Workdir of a run on the same data whose model judges samples; None for no
             judge.
+        bleu: Whether BLEU and chrF are demanded, so that it is an error to be without
+            sacrebleu.
     """
 
     critic: bool = False
     reverse: bool = False
     judge: pathlib.Path | None = None
+    bleu: bool = False
+
+
+def check_measures(run: Run, measures: Measures) -> None:
+    """Raises a UserError where what is asked for has no meaning for this data."""
+    encoding = run.experiment.encoding
+    if measures.bleu and not isinstance(encoding, Translation):
+        raise UserError(
+            f"--bleu: is for translations, and this run's data is {encoding.unit}: leave "
+            "it out"
+        )
+    if measures.bleu:
+        check_sacrebleu()
+    if encoding.condition is None:
+        return
+    for flag, is_given in (
+        ("reverse", measures.reverse),
+        (f"judge={measures.judge}", measures.judge is not None),
+    ):
+        if is_given:
+            raise UserError(
+                f"--{flag}: does not know conditions, and each sequence of this run's data "
+                "has a label or a source: leave it out"
+            )
 
 
 def load_judge(
@@ -102,7 +130,9 @@ def measure(
             experiment.config.train.sequence_length,
         )
 
-    measured = measure_kind(subject(Stream.KIND)) | recovery(subject(Stream.RECOVERY))
+    measured = measure_kind(subject(Stream.KIND))
+    if experiment.encoding.condition is None:
+        measured |= recovery(subject(Stream.RECOVERY))
     if measures.critic:
         measured |= fresh_critic(subject(Stream.CRITIC))
     if judge is not None:

@@ -14,6 +14,7 @@ from pf_jax.analysis.present import (
 )
 from pf_jax.analysis.request import Request, Sampling
 from pf_jax.data.encoding import Encoding, TextEncoding
+from pf_jax.data.translation import Translation
 from pf_jax.errors import UserError
 from pf_jax.experiment.checks import MAX_SEED
 from pf_jax.experiment.lock import FolderLock
@@ -62,7 +63,11 @@ def sample(
     model, state = load_model(workdir, checkpoint)
     encoding, length = model.encoding, model.config.train.sequence_length
     sampling = settle_sampling(sampling, encoding, length)
-    warn_of_unknown(encoding, sampling.prompt)
+    if isinstance(encoding, Translation) and sampling.source is None:
+        raise UserError(
+            '--source is missing: this run translates: give a text, such as --source="..."'
+        )
+    warn_of_unknown(encoding, sampling.prompt, sampling.source)
     folder = workdir / SAMPLES if out is None else out
     make_folder(folder, "give another folder, with --out=FOLDER")
     record = {
@@ -77,7 +82,10 @@ def sample(
             Request(state, encoding, None, key, sampling, length, folder)
         )
         write_whole(folder / "sampling.json", json.dumps(record, indent=2) + "\n")
-    _print_samples(encoding, sampling, samples)
+    if isinstance(encoding, Translation):
+        print(_printable((folder / "samples.txt").read_text("utf-8")))
+    else:
+        _print_samples(encoding, sampling, samples)
     print(f"step {record['step']}, seed {record['seed']}: written to {folder}")
     return record
 

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from pf_jax.analysis.classes import sampled_labels
 from pf_jax.analysis.present import Sampling
 from pf_jax.analysis.samples import draw_samples, sample_text
 from pf_jax.data import Sequences
@@ -86,5 +87,9 @@ def _samples(run: Run, seed: int, sampling: Sampling) -> list[Any]:
         emission = biased_mixture(num_components, sampling.bias)
         generator = generator._replace(emission=emission)
     read = encoding.first_input[None, None]
-    values = draw_samples(state, key, read, generator=generator, **options)
+    # Equal for both runs, so that each pair is of one class.
+    labels = sampled_labels(encoding, sampling.label, sampling.num_samples)
+    values = draw_samples(
+        state, key, read, condition=labels, generator=generator, **options
+    )
     return [encoding.decode(sample) for sample in values]

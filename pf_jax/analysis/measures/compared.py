@@ -1,13 +1,14 @@
 """What the measures of a kind compare: a model's samples, held-out and training data."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from pf_jax.analysis.measures.measurement import Curve, Measurement, Subject
 from pf_jax.analysis.samples import draw_samples
 from pf_jax.data import Sequences
+from pf_jax.data.sequences import window_conditions
 
 NUM_SEQUENCES = 64
 """Largest number of sequences of a set: enough for 100,000 characters of a text at a
@@ -74,28 +75,57 @@ def compared_sets(
     Returns:
         The sets; None if one of the splits has no steps.
     """
-    length = length or NUM_LENGTHS * subject.training_length
-    splits = (subject.split, subject.train)
-    only_starts = all(np.sum(split.lengths > 0) >= num_sequences for split in splits)
-    windows = [_windows(split, length, only_starts) for split in splits]
-    count = min(num_sequences, *map(len, windows))
+    held_out_windows, train_windows = _chosen(subject, num_sequences, length)
+    count = len(held_out_windows)
     if not count:
         return None
-    held_out, train = (
-        _gather(split, rows, count) for split, rows in zip(splits, windows, strict=True)
-    )
+    held_out = _gather(subject.split, held_out_windows)
+    train = _gather(subject.train, train_windows)
     drawn = draw_samples(
         subject.state,
         subject.key,
         subject.encoding.first_input[None, None],
         num_steps=max(map(len, held_out)),
         num_samples=count,
+        condition=window_conditions(subject.split, held_out_windows[:, 0]),
     )
     samples = [
         sample[: len(real)][: subject.encoding.end_of(sample)]
         for sample, real in zip(drawn, held_out, strict=True)
     ]
     return Compared(samples, held_out, train)
+
+
+def held_out_conditions(
+    subject: Subject, *, num_sequences: int = NUM_SEQUENCES, length: int | None = None
+) -> Any:
+    """The condition of each sample of `compared_sets`, which is its partner's.
+
+    Args:
+        subject: The model and its data.
+        num_sequences: As for `compared_sets`.
+        length: As for `compared_sets`.
+
+    Returns:
+        The field `condition` of a batch of them; None where there are none.
+    """
+    windows, _ = _chosen(subject, num_sequences, length)
+    return window_conditions(subject.split, windows[:, 0])
+
+
+def _chosen(
+    subject: Subject, num_sequences: int, length: int | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The windows of the split and of the training split, as many of each."""
+    length = length or NUM_LENGTHS * subject.training_length
+    splits = (subject.split, subject.train)
+    only_starts = all(np.sum(split.lengths > 0) >= num_sequences for split in splits)
+    windows = [_windows(split, length, only_starts) for split in splits]
+    count = min(num_sequences, *map(len, windows))
+    chosen = [
+        rows[np.linspace(0, len(rows) - 1, count).astype(int)] for rows in windows
+    ]
+    return chosen[0], chosen[1]
 
 
 def _windows(split: Sequences, length: int, only_starts: bool) -> np.ndarray:
@@ -113,10 +143,9 @@ def _windows(split: Sequences, length: int, only_starts: bool) -> np.ndarray:
     return np.stack([starts[owner] + room, steps], axis=1)
 
 
-def _gather(split: Sequences, windows: np.ndarray, count: int) -> list[np.ndarray]:
-    """The values of so many windows, at equal distances among all."""
-    chosen = windows[np.linspace(0, len(windows) - 1, count).astype(int)]
-    return [split.values[start : start + steps] for start, steps in chosen]
+def _gather(split: Sequences, windows: np.ndarray) -> list[np.ndarray]:
+    """The values of windows."""
+    return [split.values[start : start + steps] for start, steps in windows]
 
 
 def distance(

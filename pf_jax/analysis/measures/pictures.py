@@ -1,7 +1,7 @@
 """Measures of images: Frechet distance, classes, nearest training image.
 
-There are no labels among the sequences of a split, so the classes are those of a small
-classifier that learns to tell clusters of training images apart.
+Most images have no labels, so the classes of histograms are those of a small classifier
+that learns to tell clusters of training images apart.
 """
 
 from collections.abc import Callable
@@ -13,8 +13,10 @@ from pf_jax.analysis.measures.compared import (
     SequenceSet,
     compared_sets,
     distance,
+    held_out_conditions,
     statistic,
 )
+from pf_jax.analysis.measures.class_reading import read_classes
 from pf_jax.analysis.measures.distances import frechet, jensen_shannon
 from pf_jax.analysis.measures.measurement import Measured, Subject
 from pf_jax.data import Sequences, training_values
@@ -55,8 +57,8 @@ def measure_pictures(subject: Subject) -> Measured:
         subject: The model and its data, with the encoding `Pixels`.
 
     Returns:
-        `frechet` and `classes`, both missing where training images are all alike, and
-        `nearest`.
+        `frechet` and `classes`, both missing where training images are all alike,
+        `nearest`, and of images with labels `read_as_class`.
     """
     encoding = subject.encoding
     assert isinstance(encoding, Pixels)
@@ -89,6 +91,13 @@ def measure_pictures(subject: Subject) -> Measured:
         lambda z: float(np.mean(nearest_distances(_stacked(z), images))),
         compared,
     )
+    if encoding.num_classes:
+        labels = held_out_conditions(
+            subject, num_sequences=NUM_IMAGES, length=encoding.sequence_length
+        )
+        reading = read_classes(_stacked(compared.samples), labels, images, subject)
+        if reading is not None:
+            numbers["read_as_class"] = reading
     return Measured(numbers)
 
 
