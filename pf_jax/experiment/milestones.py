@@ -9,6 +9,7 @@ from ml_collections import config_dict
 
 from pf_jax.analysis.samples import draw_samples
 from pf_jax.data import encoding_to_json
+from pf_jax.data.conditions import batch_condition
 from pf_jax.data.encoding import TextEncoding
 from pf_jax.errors import UserError, warn
 from pf_jax.experiment.agreement import GivenUp, Stopped, is_primary
@@ -194,13 +195,14 @@ class Milestones:
 
 
 def _sample(experiment: Experiment, state: TrainState) -> np.ndarray:
-    """The values of one sample, `[T, ...]`."""
-    encoding = experiment.encoding
+    """The values of one sample, `[T, ...]`, with the first valid sequence's condition."""
+    encoding, split = experiment.encoding, experiment.dataset.splits["valid"]
     samples = draw_samples(
         state,
         experiment.key(Stream.SAMPLES),
         encoding.first_input[None, None],
         num_steps=encoding.sequence_length
         or experiment.config.evaluation.sample_length,
+        condition=batch_condition(split.conditions, np.zeros(1, np.int32)),
     )
     return samples[0]
