@@ -28,8 +28,10 @@ TFDS_MANUAL_DIR = flags.DEFINE_string(
     "Where the original files for TensorFlow Datasets lie now, if they have moved.",
 )
 NUM_SAMPLES = flags.DEFINE_integer(
-    "num_samples", None, "Number of samples. Default: 3; 8 drawings; 64 images, of "
-    "data with labels 8 of each class."
+    "num_samples",
+    None,
+    "Number of samples. Default: 3; 8 drawings; 64 images, of "
+    "data with labels 8 of each class.",
 )
 SAMPLE_LENGTH = flags.DEFINE_integer(
     "sample_length",

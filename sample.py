@@ -23,8 +23,10 @@ CHECKPOINT = flags.DEFINE_enum(
 )
 SEED = flags.DEFINE_integer("seed", None, "Seed of the samples. Default: the run's.")
 NUM_SAMPLES = flags.DEFINE_integer(
-    "num_samples", None, "Number of samples. Default: 3; 8 drawings; 64 images, of "
-    "data with labels 8 of each class."
+    "num_samples",
+    None,
+    "Number of samples. Default: 3; 8 drawings; 64 images, of "
+    "data with labels 8 of each class.",
 )
 SAMPLE_LENGTH = flags.DEFINE_integer(
     "sample_length",

@@ -149,6 +149,10 @@ FLAGS: dict[str, dict[str, type]] = {
         "temperature": float,
         "prompt": str,
         "bias": float,
+        "label": int,
+        "source": str,
+        "beam": int,
+        "length_normalization": float,
     },
     "rate": {
         "a": str,

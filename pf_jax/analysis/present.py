@@ -141,7 +141,8 @@ def _settle_condition(sampling: Sampling, encoding: Encoding) -> Sampling:
             _check_source(encoding, source)
         alpha = sampling.length_normalization
         return sampling._replace(
-            beam=sampling.beam or 1, length_normalization=1.0 if alpha is None else alpha
+            beam=sampling.beam or 1,
+            length_normalization=1.0 if alpha is None else alpha,
         )
     for name in ("source", "beam", "length_normalization"):
         value = getattr(sampling, name)

@@ -226,9 +226,7 @@ def _write_completions(request: Request, split: Sequences) -> None:
         num_steps=encoding.sequence_length - num_given,
         num_samples=read.shape[1],
         temperature=request.sampling.temperature,
-        condition=batch_condition(
-            split.conditions, np.repeat(chosen, NUM_COMPLETIONS)
-        ),
+        condition=batch_condition(split.conditions, np.repeat(chosen, NUM_COMPLETIONS)),
     )
     completed = _decoded(request, np.concatenate([read[1:].T, drawn], axis=1))
     shape = (len(originals), NUM_COMPLETIONS, encoding.height, encoding.width)

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pf_jax.analysis.translation_plots import MOST_MAPS, AttentionMap, plot_attention
 from pf_jax.analysis.request import Request
+from pf_jax.analysis.translation_plots import MOST_MAPS, AttentionMap, plot_attention
 from pf_jax.analysis.translations import (
     Search,
     attended,

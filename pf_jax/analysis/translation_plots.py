@@ -11,7 +11,6 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib import font_manager
 
-from pf_jax.analysis.measures.measurement import Curve
 from pf_jax.analysis.plots import COLORS, finish_axes, make_figure, save_figure
 
 MOST_SYMBOLS = 40
@@ -54,7 +53,7 @@ def plot_attention(maps: Sequence[AttentionMap], path: pathlib.Path) -> None:
     ratios = [6 + count for count in rows]
     all_axes = figure.subplots(len(maps), squeeze=False, height_ratios=ratios)[:, 0]
     for axes, (weights, source, target) in zip(all_axes, maps, strict=True):
-        image = axes.imshow(weights, cmap="Greys", vmin=0, vmax=1, aspect="auto")
+        axes.imshow(weights, cmap="Greys", vmin=0, vmax=1, aspect="auto")
         for axis, symbols in ((axes.xaxis, source), (axes.yaxis, target)):
             names = list(map(printable, symbols))
             # Without mathematics: a text may have dollar signs.
@@ -66,25 +65,32 @@ def plot_attention(maps: Sequence[AttentionMap], path: pathlib.Path) -> None:
         axes.set_xlabel("source", fontsize=9)
         axes.set_ylabel("output", fontsize=9)
     all_axes[0].set_title("Attention", loc="left")
-    figure.colorbar(image, ax=list(all_axes), shrink=0.4, label="weight")
+    figure.colorbar(
+        all_axes[0].images[0], ax=list(all_axes), shrink=0.4, label="weight"
+    )
     save_figure(figure, path)
 
 
 def plot_lengths(
-    curves: Mapping[str, Curve], unit: str, path: pathlib.Path, longest: int
+    shares: Mapping[str, np.ndarray],
+    steps: np.ndarray,
+    unit: str,
+    longest: int,
+    path: pathlib.Path,
 ) -> None:
     """Plots shares by classes of lengths.
 
     Args:
-        curves: Curves whose steps are the longest lengths of the classes, by their label.
+        shares: Share of each class `[C]`, by its label.
+        steps: Longest length of each class, `[C]`.
         unit: Name of the symbols in the plural.
-        path: Path of the PNG file.
         longest: Longest target of the training split, without its end.
+        path: Path of the PNG file.
     """
     figure = make_figure(height=3.8)
     axes = figure.subplots()
-    for color, (label, curve) in zip(COLORS, curves.items(), strict=False):
-        axes.plot(curve.steps, curve.values, "o-", color=color, ms=4, label=label)
+    for color, (label, values) in zip(COLORS, shares.items(), strict=False):
+        axes.plot(steps, values, "o-", color=color, ms=4, label=label)
     axes.axvline(longest, color="0.4", lw=1, ls="--", label="longest in training")
     axes.set_ylim(-0.02, 1.02)
     axes.set_xlim(left=0)
@@ -111,4 +117,5 @@ def printable(symbol: str) -> str:
 @functools.cache
 def _characters() -> frozenset[int]:
     """Code points of the font that pictures have."""
-    return frozenset(font_manager.get_font(font_manager.findfont("")).get_charmap())
+    path = font_manager.findfont(font_manager.FontProperties())
+    return frozenset(font_manager.get_font(path).get_charmap())

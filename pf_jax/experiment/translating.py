@@ -6,7 +6,6 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from pf_jax.analysis.translation_plots import plot_lengths
 from pf_jax.analysis.measures.translation import (
     INSTALL_SACREBLEU,
     Scored,
@@ -21,6 +20,7 @@ from pf_jax.analysis.translation_files import (
     write_attention,
     write_table,
 )
+from pf_jax.analysis.translation_plots import plot_lengths
 from pf_jax.analysis.translations import Search, decode_sources, sample_sources
 from pf_jax.data.conditions import Pair, Sources, take_conditions
 from pf_jax.data.dataset import SOURCES
@@ -102,7 +102,12 @@ def translate(run: Run, split: str, sampling: Sampling) -> Translations:
 
 
 def write_translated(
-    run: Run, split: str, sampling: Sampling, folder: pathlib.Path, *, demands_bleu: bool
+    run: Run,
+    split: str,
+    sampling: Sampling,
+    folder: pathlib.Path,
+    *,
+    demands_bleu: bool,
 ) -> Scored:
     """Translates a split, writes its translations and pictures, and measures them.
 
@@ -139,12 +144,13 @@ def write_translated(
     curves = scored.measured.curves
     plot_lengths(
         {
-            "equal to the reference": curves["exact_match_by_length"],
-            f"right {encoding.unit}": curves["token_accuracy_by_length"],
+            "equal to the reference": curves["exact_match_by_length"].values,
+            f"right {encoding.unit}": curves["token_accuracy_by_length"].values,
         },
+        curves["exact_match_by_length"].steps,
         encoding.unit,
-        folder / "lengths.png",
         int(experiment.dataset.splits["train"].lengths.max()) - 1,
+        folder / "lengths.png",
     )
     return scored
 

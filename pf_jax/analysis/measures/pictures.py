@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from pf_jax.analysis.measures.class_reading import read_classes
 from pf_jax.analysis.measures.compared import (
     SequenceSet,
     compared_sets,
@@ -16,7 +17,6 @@ from pf_jax.analysis.measures.compared import (
     held_out_conditions,
     statistic,
 )
-from pf_jax.analysis.measures.class_reading import read_classes
 from pf_jax.analysis.measures.distances import frechet, jensen_shannon
 from pf_jax.analysis.measures.measurement import Measured, Subject
 from pf_jax.data import Sequences, training_values
