@@ -175,7 +175,7 @@ def constant_of(encoding, num_steps, value):
 def measure_constants(encoding, split, train, value, monkeypatch):
     """Samples of one value everywhere."""
 
-    def draw(state, key, read, *, num_steps, num_samples):
+    def draw(state, key, read, *, num_steps, num_samples, condition=None):
         return [constant_of(encoding, num_steps, value)] * num_samples
 
     monkeypatch.setattr(compared, "draw_samples", draw)

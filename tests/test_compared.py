@@ -20,7 +20,7 @@ def split_of(*lengths, start=0):
 
 
 def sets_of(split, train, monkeypatch, num_sequences=4, training_length=5):
-    def draw(state, key, read, *, num_steps, num_samples):
+    def draw(state, key, read, *, num_steps, num_samples, condition=None):
         assert read.shape == (1, 1)
         return np.arange(num_samples)[:, None] * 1000 + np.arange(num_steps)
 

@@ -59,7 +59,7 @@ def plot_attention(maps: Sequence[AttentionMap], path: pathlib.Path) -> None:
             # Without mathematics: a text may have dollar signs.
             axis.set_ticks(range(len(names)), names, fontsize=7, parse_math=False)
             axis.set_tick_params(length=0)
-        if max(map(len, source)) > 1:
+        if sum(len(symbol) > 1 for symbol in source) > 1:  # Beside the end.
             for label in axes.get_xticklabels():
                 label.set_rotation(90)
         axes.set_xlabel("source", fontsize=9)

@@ -1,4 +1,9 @@
-"""Measures of translations: exact match, accuracy of tokens, BLEU and chrF, by length."""
+"""Measures of translations: exact match, accuracy of tokens, BLEU and chrF, by length.
+
+An unknown symbol of a reference stands for one that no translation can have: it counts as
+wrong whatever the translation has there. References of measures are those of references that
+are scored against themselves: below 1 where some have unknown symbols.
+"""
 
 import importlib.util
 from collections.abc import Callable, Sequence
@@ -8,6 +13,7 @@ import numpy as np
 
 from pf_jax.analysis.measures.intervals import accuracy_interval, ratio_interval
 from pf_jax.analysis.measures.measurement import Curve, Measured, Measurement
+from pf_jax.data.conditions import UNKNOWN
 from pf_jax.errors import UserError
 
 CLASS_WIDTH = 10
@@ -80,8 +86,12 @@ def measure_translations(
         also `bleu` and `chrf`.
     """
     references, hypotheses = translated.references, translated.hypotheses
-    is_equal = exact_matches(hypotheses, references)
-    num_right = right_tokens(hypotheses, references)
+    is_equal, could_equal = (
+        exact_matches(each, references) for each in (hypotheses, references)
+    )
+    num_right, most_right = (
+        right_tokens(each, references) for each in (hypotheses, references)
+    )
     lengths = np.array([len(reference) for reference in references])
     labels = {
         "exact_match": "translations equal to the reference, share",
@@ -89,27 +99,32 @@ def measure_translations(
         "sampled_exact_match": "sampled translations equal to the reference, share",
     }
     numbers = {
-        "exact_match": _share(labels["exact_match"], is_equal),
+        "exact_match": _share(labels["exact_match"], is_equal, could_equal),
         "token_accuracy": Measurement(
             labels["token_accuracy"],
             float(num_right.sum() / lengths.sum()),
-            1.0,
+            float(most_right.sum() / lengths.sum()),
             "higher",
             ratio_interval(num_right, lengths),
         ),
     }
     if len(translated.samples):
         sampled = exact_matches(translated.samples, translated.sample_references)
-        numbers["sampled_exact_match"] = _share(labels["sampled_exact_match"], sampled)
+        possible = exact_matches(*[translated.sample_references] * 2)
+        numbers["sampled_exact_match"] = _share(
+            labels["sampled_exact_match"], sampled, possible
+        )
     curves = {
         "exact_match_by_length": _by_length(
             f"{labels['exact_match']}, by {unit} of the reference",
-            lambda rows: float(np.mean(is_equal[rows])),
+            lambda is_right, rows: float(np.mean(is_right[rows])),
+            (is_equal, could_equal),
             lengths,
         ),
         "token_accuracy_by_length": _by_length(
             f"{labels['token_accuracy']}, by {unit} of the reference",
-            lambda rows: float(num_right[rows].sum() / lengths[rows].sum()),
+            lambda right, rows: float(right[rows].sum() / lengths[rows].sum()),
+            (num_right, most_right),
             lengths,
         ),
     }
@@ -128,7 +143,7 @@ def exact_matches(
     """Whether each translation is its reference, its end included, `[N]`."""
     return np.array(
         [
-            np.array_equal(hypothesis, reference)
+            np.array_equal(hypothesis, reference) and UNKNOWN not in reference
             for hypothesis, reference in zip(hypotheses, references, strict=True)
         ]
     )
@@ -141,23 +156,32 @@ def right_tokens(
     counts = []
     for hypothesis, reference in zip(hypotheses, references, strict=True):
         size = min(len(hypothesis), len(reference))
-        counts.append(int(np.sum(hypothesis[:size] == reference[:size])))
+        is_right = (hypothesis[:size] == reference[:size]) & (
+            reference[:size] != UNKNOWN
+        )
+        counts.append(int(np.sum(is_right)))
     return np.array(counts)
 
 
-def _share(label: str, is_right: np.ndarray) -> Measurement:
+def _share(label: str, is_right: np.ndarray, could_be: np.ndarray) -> Measurement:
     interval = accuracy_interval(int(is_right.sum()), len(is_right))
-    return Measurement(label, float(is_right.mean()), 1.0, "higher", interval)
+    reference = float(could_be.mean())
+    return Measurement(label, float(is_right.mean()), reference, "higher", interval)
 
 
 def _by_length(
-    label: str, of: Callable[[np.ndarray], float], lengths: np.ndarray
+    label: str,
+    of: Callable[[np.ndarray, np.ndarray], float],
+    right: tuple[np.ndarray, np.ndarray],
+    lengths: np.ndarray,
 ) -> Curve:
     """A measure by classes of lengths; the end of a reference is not counted.
 
     Args:
         label: The measure in words.
-        of: Function from the numbers of the pairs of a class to their measure.
+        of: Function from what is right of all pairs, and the numbers of the pairs of a
+            class, to their measure.
+        right: What is right of the translations, and of the references, `[N]` each.
         lengths: Number of tokens of each reference, its end included.
 
     Returns:
@@ -167,8 +191,11 @@ def _by_length(
     width = CLASS_WIDTH * -(-int(lengths.max()) // (CLASS_WIDTH * MOST_CLASSES))
     number = (lengths - 1) // width
     classes = np.unique(number)
-    values = np.array([of(np.flatnonzero(number == each)) for each in classes])
-    return Curve(label, width * (classes + 1), values, np.ones(len(classes)))
+    values, reference = (
+        np.array([of(each, np.flatnonzero(number == one)) for one in classes])
+        for each in right
+    )
+    return Curve(label, width * (classes + 1), values, reference)
 
 
 def corpus_scores(
