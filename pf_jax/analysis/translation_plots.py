@@ -109,7 +109,7 @@ def printable(symbol: str) -> str:
     return "".join(
         character
         if ord(character) in known and character.isprintable()
-        else character.encode("ascii", "backslashreplace").decode()
+        else character.encode("unicode_escape").decode()
         for character in symbol[:20]
     )
 

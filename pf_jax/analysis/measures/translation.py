@@ -1,8 +1,8 @@
 """Measures of translations: exact match, accuracy of tokens, BLEU and chrF, by length.
 
 An unknown symbol of a reference stands for one that no translation can have: it counts as
-wrong whatever the translation has there. References of measures are those of references that
-are scored against themselves: below 1 where some have unknown symbols.
+wrong whatever the translation has there. The reference of a measure is that of references
+scored against themselves: below 1 where some of them have unknown symbols.
 """
 
 import importlib.util
