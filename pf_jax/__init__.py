@@ -12,6 +12,7 @@ import importlib.metadata
 from typing import Any
 
 from pf_jax.affine import Affine
+from pf_jax.attention import AttentionParams, Memory, attention_weights
 from pf_jax.behavior import Behavior, behavior_size, unroll_behavior
 from pf_jax.convolutional import ConvolutionalSizes, convolutional
 from pf_jax.discriminator import (
@@ -29,12 +30,21 @@ from pf_jax.emissions import (
     categorical,
     independent_bernoullis,
 )
+from pf_jax.encoders import (
+    Encoded,
+    Encoder,
+    EncoderSizes,
+    label_encoder,
+    source_encoder,
+)
 from pf_jax.errors import UserError
 from pf_jax.gate import AccuracyGate
 from pf_jax.generator import (
+    Context,
     Dropout,
     Generator,
     GeneratorParams,
+    encode_condition,
     init_generator,
     initial_carry,
 )
@@ -55,6 +65,7 @@ from pf_jax.objectives import (
     discriminator_eval_step,
     discriminator_step,
     eval_step,
+    first_carry,
     generator_step,
     input_noise_step,
     joint_step,
@@ -89,7 +100,7 @@ from pf_jax.state import (
     create_train_state,
     start_anew,
 )
-from pf_jax.types import Batch, Unroll
+from pf_jax.types import Batch, Source, Unroll
 from pf_jax.unroll import (
     split_modes,
     unroll_free_running,
@@ -102,17 +113,22 @@ from pf_jax.unroll import (
 __all__ = [
     "AccuracyGate",
     "Affine",
+    "AttentionParams",
     "Average",
     "Batch",
     "Behavior",
     "Cell",
     "CellOutput",
+    "Context",
     "ConvolutionalSizes",
     "Discriminator",
     "DiscriminatorParams",
     "DiscriminatorSizes",
     "Dropout",
     "Emission",
+    "Encoded",
+    "Encoder",
+    "EncoderSizes",
     "GRUParams",
     "InputNoise",
     "Generator",
@@ -121,16 +137,19 @@ __all__ = [
     "LSTMCarry",
     "LSTMParams",
     "Loop",
+    "Memory",
     "Metrics",
     "OBJECTIVES",
     "Objective",
     "Player",
     "ScheduledSampling",
     "Settings",
+    "Source",
     "StateMatching",
     "TrainState",
     "Unroll",
     "UserError",
+    "attention_weights",
     "behavior_size",
     "bernoulli",
     "categorical",
@@ -143,7 +162,9 @@ __all__ = [
     "discriminator_loss",
     "discriminator_step",
     "draw_dropout",
+    "encode_condition",
     "eval_step",
+    "first_carry",
     "free_running_loss",
     "generator_step",
     "gru",
@@ -158,6 +179,7 @@ __all__ = [
     "input_noise_step",
     "initial_carry",
     "joint_step",
+    "label_encoder",
     "lstm",
     "lstm_step",
     "make_optimizer",
@@ -170,6 +192,7 @@ __all__ = [
     "scheduled_sampling_step",
     "separate_step",
     "split_modes",
+    "source_encoder",
     "start_anew",
     "state_matching_step",
     "teacher_forced_loss",
