@@ -15,6 +15,7 @@ from pf_jax.affine import Affine
 from pf_jax.attention import AttentionParams, Memory, attention_weights
 from pf_jax.behavior import Behavior, behavior_size, unroll_behavior
 from pf_jax.convolutional import ConvolutionalSizes, convolutional
+from pf_jax.decoding import Decoded, beam_search, greedy
 from pf_jax.discriminator import (
     Discriminator,
     DiscriminatorParams,
@@ -121,6 +122,7 @@ __all__ = [
     "CellOutput",
     "Context",
     "ConvolutionalSizes",
+    "Decoded",
     "Discriminator",
     "DiscriminatorParams",
     "DiscriminatorSizes",
@@ -150,6 +152,7 @@ __all__ = [
     "Unroll",
     "UserError",
     "attention_weights",
+    "beam_search",
     "behavior_size",
     "bernoulli",
     "categorical",
@@ -167,6 +170,7 @@ __all__ = [
     "first_carry",
     "free_running_loss",
     "generator_step",
+    "greedy",
     "gru",
     "gru_params_from_flax",
     "gru_params_from_torch",

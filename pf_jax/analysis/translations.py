@@ -90,7 +90,7 @@ def decode_sources(
         Tokens `[N_i]` of each, up to its end, in the order of the sources.
     """
     generator, params = state.settings.generator.sampling, state.generator.params
-    rows = max(1, min(MOST_ROWS, MOST_BEAMS // search.beam))
+    rows = max(1, min(MOST_ROWS, MOST_BEAMS // search.beam, len(sources.lengths)))
 
     def decode(bucket: Bucket) -> Decoded:
         context = _encode(generator, params, bucket.source)

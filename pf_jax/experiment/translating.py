@@ -1,9 +1,9 @@
 """The translations of a split, with the texts of its files as references."""
 
 import pathlib
+from collections.abc import Mapping
 from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from pf_jax.analysis.measures.translation import (
@@ -24,7 +24,6 @@ from pf_jax.analysis.translation_plots import plot_lengths
 from pf_jax.analysis.translations import Search, decode_sources, sample_sources
 from pf_jax.data.conditions import Pair, Sources, take_conditions
 from pf_jax.data.dataset import SOURCES
-from pf_jax.data.parallel import ParallelTexts
 from pf_jax.data.translation import Translation
 from pf_jax.errors import UserError
 from pf_jax.experiment.build import Experiment
@@ -80,7 +79,7 @@ def translate(run: Run, split: str, sampling: Sampling) -> Translations:
     few = evenly_spaced(len(chosen), MOST_SAMPLED)
     samples = sample_sources(
         run.state,
-        jax.random.fold_in(experiment.key(Stream.KIND), 0),
+        experiment.key(Stream.KIND),
         take_conditions(sources, few),
         num_steps=num_steps,
     )
@@ -167,7 +166,7 @@ def raw_pairs(experiment: Experiment, split: str) -> list[Pair]:
     data, encoding = experiment.config.data, experiment.encoding
     assert isinstance(encoding, Translation)
     raw = SOURCES[data.name].read(data)
-    pairs = list((raw.splits if isinstance(raw, ParallelTexts) else raw)[split])
+    pairs = list((raw if isinstance(raw, Mapping) else raw.splits)[split])
     if data.source_length and data.too_long == "drop":
         pairs = [
             pair
