@@ -173,9 +173,9 @@ def test_text_error_for_latin_1_gives_the_offset(tmp_path: pathlib.Path):
 
 
 def test_text_error_for_a_file_that_cannot_be_read(tmp_path: pathlib.Path):
-    (tmp_path / "folder.txt").mkdir()
+    (tmp_path / "a.txt").symlink_to("gone")
     message = error_of(text.text, str(tmp_path))
-    assert str(tmp_path / "folder.txt") in message and "cannot be read" in message
+    assert str(tmp_path / "a.txt") in message and "cannot be read" in message
 
 
 def test_ptb_char_strips_lines_and_ends_them(tmp_path: pathlib.Path):

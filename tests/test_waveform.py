@@ -378,7 +378,7 @@ def test_wav_error_for_a_rate_of_zero_in_the_file(tmp_path: pathlib.Path):
 
 @pytest.mark.parametrize(
     "sample, cause",
-    [(np.nan, "NaN or infinite"), (np.inf, "NaN or infinite"), (-3, "full scale (3)")],
+    [(np.nan, "NaN or infinite"), (np.inf, "NaN or infinite")],
 )
 def test_wav_error_for_float_samples_out_of_range(
     tmp_path: pathlib.Path, sample: float, cause: str
@@ -389,9 +389,9 @@ def test_wav_error_for_float_samples_out_of_range(
 
 
 def test_wav_error_for_a_file_that_cannot_be_read(tmp_path: pathlib.Path):
-    (tmp_path / "folder.wav").mkdir()
+    (tmp_path / "a.wav").symlink_to("gone")
     message = error_of(wav.wav, str(tmp_path), RATE)
-    assert str(tmp_path / "folder.wav") in message and "cannot be read (Is" in message
+    assert str(tmp_path / "a.wav") in message and "cannot be read (No such" in message
 
 
 def test_wav_counts_of_the_real_digits():

@@ -1,5 +1,6 @@
 """What a run starts from: its data, and a new state or that of the newest checkpoint."""
 
+import functools
 import json
 import pathlib
 from typing import NamedTuple
@@ -9,6 +10,7 @@ from jax.experimental import multihost_utils
 from ml_collections import config_dict
 
 from pf_jax.data import Dataset
+from pf_jax.errors import warn
 from pf_jax.experiment.agreement import check_same_input, check_same_step, tell
 from pf_jax.experiment.build import (
     Experiment,
@@ -60,13 +62,16 @@ class Start(NamedTuple):
 
 
 def new_start(
-    config: config_dict.ConfigDict, init_from: pathlib.Path | None = None
+    config: config_dict.ConfigDict,
+    init_from: pathlib.Path | None = None,
+    dataset: Dataset | None = None,
 ) -> Start:
     """The data of a new run and a new state.
 
     Args:
         config: Fields of `configs/default.py`.
         init_from: Folder of a run whose trained model the new one starts from.
+        dataset: Data that was built in Python; None to read it.
 
     Raises:
         UserError: If the data cannot be read or is not that of the other processes, the
@@ -76,13 +81,13 @@ def new_start(
     source = None
     with told_if_long("reading the data"):
         if init_from is None:
-            experiment = load_experiment(config)
+            experiment = load_experiment(config, dataset=dataset)
         else:
             source = load_source(init_from, config)
-            experiment = experiment_of(config, source)
+            experiment = experiment_of(config, source, dataset)
     check_memory(experiment)
     check_same_input(experiment)
-    _print_sizes(experiment.config.data.name, experiment.dataset)
+    _print_sizes(experiment)
     state = _new_state(experiment)
     if source is not None:
         state = state_from(state, source, experiment)
@@ -90,7 +95,10 @@ def new_start(
 
 
 def continued_start(
-    config: config_dict.ConfigDict, workdir: pathlib.Path, checkpoints: Checkpoints
+    config: config_dict.ConfigDict,
+    workdir: pathlib.Path,
+    checkpoints: Checkpoints,
+    dataset: Dataset | None = None,
 ) -> Start:
     """The data of a run that goes on, and the state of its newest whole checkpoint.
 
@@ -98,6 +106,7 @@ def continued_start(
         config: Fields of `configs/default.py`.
         workdir: Folder of the run.
         checkpoints: Checkpoints of the run, at least one.
+        dataset: Data that was built in Python; None to read it.
 
     Raises:
         UserError: If the config is not compatible with the run, no checkpoint is whole, or
@@ -110,14 +119,14 @@ def continued_start(
             checkpoints,
             checkpoints.steps()[::-1],
             config,
-            load_experiment,
+            functools.partial(load_experiment, dataset=dataset),
             all_devices(),
         )
     check_memory(experiment)
     step = int(state.step)
     check_same_step(step)
     check_same_input(experiment)
-    _print_sizes(experiment.config.data.name, experiment.dataset)
+    _print_sizes(experiment)
     warn_of_encoding(workdir, experiment.encoding, "it is written anew")
     digests = checkpoints.digests(step)
     warn_of_log(workdir, digests)
@@ -181,9 +190,14 @@ def _new_state(experiment: Experiment) -> TrainState:
     return multihost_utils.broadcast_one_to_all(state)
 
 
-def _print_sizes(name: str, dataset: Dataset) -> None:
+MANY_OUTPUTS = 2000
+"""Number of outputs of a step from which on a discriminator that sees them is slow."""
+
+
+def _print_sizes(experiment: Experiment) -> None:
     """Prints the size of each split, and how many of its values are unknown."""
-    encoding = dataset.encoding
+    config, dataset = experiment.config, experiment.dataset
+    encoding, name = dataset.encoding, config.data.name
     sizes = ", ".join(
         f"{sequences.num_steps:,} {split}"
         for split, sequences in dataset.splits.items()
@@ -191,4 +205,13 @@ def _print_sizes(name: str, dataset: Dataset) -> None:
     tell(f"{name}: {sizes} {encoding.unit}{encoding.summary()}")
     for split, count in dataset.unknown.items():
         if count:
-            tell(f"{split}: {count:,} {encoding.unit} {encoding.unknown_phrase}")
+            tell(f"{split}: {count:,} {encoding.unit} {encoding.describe_unknown()}")
+    num_outputs = encoding.output(config.generator.num_components).num_outputs
+    sees_outputs = "outputs" in config.behavior.fields and has_discriminator(config)
+    if sees_outputs and num_outputs >= MANY_OUTPUTS:
+        others = [field for field in config.behavior.fields if field != "outputs"]
+        warn(
+            f"behavior.fields={','.join(config.behavior.fields)}: {num_outputs:,} outputs "
+            "of every step enter the discriminator, which is slow: leave them out with "
+            f"--config.behavior.fields={','.join(others) or 'preactivation'}"
+        )
