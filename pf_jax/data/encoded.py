@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pf_jax.data.encoding import Encoding
-from pf_jax.data.own_code import call_own
+from pf_jax.data.own_code import OwnCodeError, call_own
 from pf_jax.data.saved_encoding import encoding_from_json, encoding_to_json
 from pf_jax.data.sequences import Sequences, join_sequences
 from pf_jax.errors import UserError
@@ -40,7 +40,13 @@ def make_dataset(splits: RawSplits, encoding: Encoding) -> Dataset:
         splits: Raw sequences by split, train, valid and test, each as `encoding.encode`
             takes it.
         encoding: Conversion of raw sequences to values.
+
+    Raises:
+        UserError: If a split has no sequences.
     """
+    for split, sequences in splits.items():
+        if not len(sequences):
+            raise UserError(f"the {split} split is empty: give more data")
     return Dataset(
         {
             split: join_sequences(
@@ -124,8 +130,12 @@ def _check_split(sequences: Any, encoding: Encoding, where: str) -> None:
 
 def _check_saving(encoding: Encoding, where: str) -> None:
     """Checks that an encoding comes back from JSON as it was."""
-    saved = json.loads(json.dumps(encoding_to_json(encoding)))
-    if encoding_from_json(saved) != encoding:
+    try:
+        saved = json.loads(json.dumps(encoding_to_json(encoding)))
+        is_same = encoding_from_json(saved) == encoding
+    except OwnCodeError as error:
+        raise UserError(f"{where}: {error}") from error
+    if not is_same:
         raise UserError(
             f"{where}: its encoding is another one when it is read back: from_json must "
             "be the inverse of to_json, and the class a dataclass or have an __eq__"

@@ -1,6 +1,7 @@
 """The evaluation of a trained model: metrics, samples and pictures in files."""
 
 import json
+import os
 import pathlib
 from typing import Any
 
@@ -43,7 +44,7 @@ GAP_LENGTHS = 4
 
 
 def evaluate(
-    workdir: pathlib.Path,
+    workdir: str | os.PathLike[str],
     sampling: Sampling,
     measures: Measures = Measures(),
     *,
@@ -76,6 +77,7 @@ def evaluate(
         UserError: If the input is wrong, or another process evaluates the run; nothing is
             written then.
     """
+    workdir = pathlib.Path(workdir)
     check_sampling(sampling)
     run = load_run(
         workdir,
