@@ -150,13 +150,15 @@ def _named_by_split(
                     f"{_short(file, path)} are both named {split}: keep one of them"
                 )
             named[split] = file
+    if not named:
+        return {}
     for split in ("train", "valid", "test"):
-        if named and split not in named:
+        if split not in named:
             raise UserError(
                 f"data.path={path}: has files named by splits, but none for {split}: "
                 f"add {split}.txt"
             )
-    return named
+    return {split: named[split] for split in ("train", "valid", "test")}
 
 
 def _short(file: pathlib.Path, path: str) -> str:
