@@ -12,7 +12,7 @@ def get_config() -> config_dict.ConfigDict:
     config.dtype = "float32"  # type of matrix products: "float32" or "bfloat16"
 
     config.data = data = config_dict.ConfigDict()
-    data.name = "python_reference"  # a data set of the README's table, or MODULE:FUNCTION
+    data.name = "python_reference"  # one of the README's table, or MODULE:FUNCTION
     data.path = ""  # file or folder, for the data sets that are read from one
     data.tfds_manual_dir = ""  # original files for TensorFlow Datasets; "": a network
     data.units = "characters"  # tokens of a text: "characters", "bytes" or "words"
