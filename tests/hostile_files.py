@@ -128,6 +128,13 @@ def _gzip(folder, num_bytes, header=b""):
     return {"name": "mnist", "path": str(folder)}
 
 
+def _gzip_text(folder, num_bytes, names=("a.txt.gz",)):
+    zeros = gzip.compress(bytes(1 << 24)) * (num_bytes >> 24)
+    for name in names:
+        (folder / name).write_bytes(zeros)
+    return {"name": "text", "path": str(folder)}
+
+
 def _packed(folder, name, kind):
     """Three arrays of 48 MB, packed by another method than numpy's."""
     array = npy_bytes((2 << 20, 3), "<f8", bytes(48 << 20))
@@ -214,6 +221,9 @@ FILES: dict[str, Callable[[pathlib.Path], dict]] = {
     "csv_field": lambda f: _split(f, b"a,b\n1," + b"1" * 200_000, ".csv", "series"),
     # Much, packed into little.
     "gzip": lambda f: _gzip(f, 3 * GIB),
+    "gzip_text": lambda f: _gzip_text(f, 3 * GIB),
+    "gzip_texts": lambda f: _gzip_text(f, GIB // 5, [f"{n}.txt.gz" for n in "abcd"]),
+    "gzip_text_damaged": lambda f: _split(f, b"\x1f\x8b\x08", ".txt.gz", "text"),
     "zip": lambda f: _raw_zip(f, "sketch_rnn", GIB),
     "zip_series": lambda f: _raw_zip(f, "series", GIB),
     "zip_of_bytes": lambda f: {
