@@ -34,7 +34,7 @@ class ParallelTexts(NamedTuple):
     notes: tuple[str, ...]
 
 
-def parallel(path: str, source: str = "", target: str = "") -> ParallelTexts:
+def parallel_texts(path: str, source: str = "", target: str = "") -> ParallelTexts:
     """Line-aligned texts, from two files a split or from one with tab-separated columns.
 
     Files are named by split, such as `train.de` and `train.en`, `val.de`,
