@@ -1,6 +1,7 @@
 """Class labels of images."""
 
 import gzip
+import os
 import pathlib
 import struct
 
@@ -10,7 +11,7 @@ from errors import error_of
 from sklearn.datasets import load_digits
 
 from configs import default
-from pf_jax.data import encoding_from_json, encoding_to_json, load_dataset, tfds
+from pf_jax.data import encoding_from_json, encoding_to_json, load_dataset, pixels, tfds
 from pf_jax.data.pixels import Pixels
 
 LABELS = {"train": [3, 1, 4, 0, 2, 4, 1], "t10k": [0, 4, 2]}
@@ -106,6 +107,23 @@ def test_labels_of_mnist_without_files_are_those_of_tfds(monkeypatch):
 def test_errors_of_label_files(tmp_path, changed, message):
     path = write(tmp_path, **changed)
     assert message in error_of(load_dataset, data_of("mnist", path))
+
+
+def test_labels_of_the_real_mnist():
+    folder = pathlib.Path(os.environ.get("PF_JAX_DATA", "")) / "mnist"
+    if not folder.is_dir() or "PF_JAX_DATA" not in os.environ:
+        pytest.skip("PF_JAX_DATA does not name a folder with mnist/")
+    images = pixels.mnist(str(folder))
+    labels = pixels.mnist_labels(str(folder), images)
+    counts = {split: len(part) for split, part in labels.items()}
+    assert counts == {"train": 50_000, "valid": 10_000, "test": 10_000}
+    # As published: a test image is a seven, then a two, a one and a zero.
+    assert labels["test"][:4].tolist() == [7, 2, 1, 0]
+    assert labels["train"][:4].tolist() == [5, 0, 4, 1]
+    assert np.bincount(labels["test"]).tolist() == [
+        *(980, 1135, 1032, 1010, 982),
+        *(892, 958, 1028, 974, 1009),
+    ]
 
 
 @pytest.mark.parametrize("name", ["binarized_mnist", "text", "transduction"])

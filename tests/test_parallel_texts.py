@@ -17,6 +17,8 @@ from pf_jax.data.conditions import Pair
 from pf_jax.data.parallel_texts import parallel_texts
 from pf_jax.data.translation import Translation
 from pf_jax.data.units import UNITS, join_words, split_words
+from pf_jax.experiment.loop import train_and_evaluate
+from pf_jax.experiment.run_log import read_metrics
 
 GERMAN, ENGLISH = "Ein Mann.\nZwei Hunde!\n", "A man.\nTwo dogs!\n"
 FILES = {
@@ -257,6 +259,49 @@ def test_padding_that_would_fill_the_memory_is_an_error():
     message = error_of(encode_splits, {"train": pairs}, encoding)
     assert "the longest source has 200,001 tokens" in message
     assert "data.source_length" in message
+
+
+# The unit's and the encoding's parts have tests of their own.
+@pytest.mark.slow
+def test_a_run_on_parallel_texts_says_what_it_leaves_out(tmp_path, capsys):
+    source = np.random.default_rng(0)
+    (data := tmp_path / "data").mkdir()
+    for split, size in (("train", 30), ("valid", 10), ("test", 10)):
+        words = source.choice(["ja", "nein", "wir", "du"], (size, 4))
+        lines = [" ".join(row) + "\t" + " ".join(row[::-1]) for row in words]
+        (data / f"{split}.tsv").write_text("\n".join(lines) + "\n\n")
+    with (data / "train.tsv").open("a") as file:
+        file.write(f"{'ja ' * 9}\tja\nja\t{'ja ' * 9}\n")
+    config = default.get_config()
+    small = {
+        "data.name": "parallel",
+        "data.path": str(data),
+        "data.units": "words",
+        "data.source_length": 6,
+        "generator.hidden_size": 6,
+        "generator.embedding_size": 3,
+        "discriminator.hidden_size": 4,
+        "discriminator.mlp_size": 4,
+        "train.sequence_length": 6,
+        "train.batch_size": 8,
+        "train.num_steps": 2,
+        "train.log_every": 1,
+    }
+    config.update_from_flattened_dict(small)
+    train_and_evaluate(config, tmp_path / "run")
+    printed = capsys.readouterr().out
+    for line in (
+        "train: 1 of 33 pairs left out: a side is empty in train.tsv",
+        "train: 1 sources have more tokens than data.source_length=6: left out with their "
+        "targets",
+        "train: 1 sequences have more steps than train.sequence_length=6: left out",
+    ):
+        assert f"{line}\n" in printed
+    valid = read_metrics(tmp_path / "run")[-1]
+    assert valid["split"] == "valid" and valid["step"] == 2
+    # Five symbols and the end, of which the model knows next to nothing.
+    assert 1 < valid["perplexity"] < 9
+    assert 0 <= valid["discriminator_accuracy"] <= 1
 
 
 def test_multi30k_has_its_published_sizes():
