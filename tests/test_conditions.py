@@ -11,7 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trees import assert_same_bits
 
-from pf_jax.data import Sequences, Sources, gather_windows, join_sequences
+from pf_jax.data import (
+    Sequences,
+    Sources,
+    gather_windows,
+    join_sequences,
+    take_rows,
+)
 from pf_jax.data.sequences import (
     consecutive_windows,
     cut_windows,
@@ -245,3 +251,15 @@ def test_held_out_discriminator_reads_the_conditions_of_its_windows(monkeypatch)
     )
     # Two batches, with the labels 5 and 6, and 7 and 8.
     assert found == {"wrong": 0.0, "sum": (11 + 15) / 2}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_take_rows_takes_values_and_conditions_of_the_same_rows(kind):
+    split = split_of(3, 2, 4, kind=kind)
+    rows = jnp.asarray(consecutive_windows(split, 4))
+    source = jax.tree.map(jnp.asarray, split)
+    batch = gather_windows(source, rows, length=4, are_whole=False)
+    taken = take_rows(batch, np.array([2, 0]))
+    expected = gather_windows(source, rows[[2, 0]], length=4, are_whole=False)
+    assert_same_bits(taken, expected)
+    assert_is_of(taken.condition, [2, 0], kind)

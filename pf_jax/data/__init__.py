@@ -1,6 +1,6 @@
 """Data, from files to batches; a batch is a pure function of `(seed, step)`."""
 
-from pf_jax.data.conditions import Condition, Pair, Sources
+from pf_jax.data.conditions import Condition, Pair, Sources, take_rows
 from pf_jax.data.dataset import (
     SOURCES,
     Dataset,
@@ -61,6 +61,7 @@ __all__ = [
     "save_encoding",
     "spaced_starts",
     "successive_windows",
+    "take_rows",
     "training_values",
     "window_conditions",
     "window_source",
