@@ -260,6 +260,8 @@ def test_take_rows_takes_values_and_conditions_of_the_same_rows(kind):
     source = jax.tree.map(jnp.asarray, split)
     batch = gather_windows(source, rows, length=4, are_whole=False)
     taken = take_rows(batch, np.array([2, 0]))
-    expected = gather_windows(source, rows[[2, 0]], length=4, are_whole=False)
+    expected = gather_windows(
+        source, rows[jnp.array([2, 0])], length=4, are_whole=False
+    )
     assert_same_bits(taken, expected)
     assert_is_of(taken.condition, [2, 0], kind)
