@@ -8,8 +8,15 @@ from errors import error_of
 
 from configs import default
 from pf_jax.data import load_dataset
+from pf_jax.data import transduction as module
 from pf_jax.data.transduction import MOST_DIGITS, TASKS, in_words, transduction
 from pf_jax.data.translation import Translation
+
+
+@pytest.fixture
+def few_pairs(monkeypatch):
+    """Fewer pairs, which take less time."""
+    monkeypatch.setattr(module, "NUM_PAIRS", {"train": 3000, "valid": 300, "test": 900})
 
 
 @pytest.mark.parametrize(
@@ -34,7 +41,7 @@ def test_in_words_by_hand(number, words):
 
 
 @pytest.mark.parametrize("task", list(TASKS))
-def test_transduction_is_the_same_again_with_no_source_twice(task):
+def test_transduction_is_the_same_again_with_no_source_twice(task, few_pairs):
     splits = transduction(task, 7, 12)
     assert splits == transduction(task, 7, 12)
     sources = [pair.condition for pairs in splits.values() for pair in pairs]
@@ -62,7 +69,7 @@ def test_transduction_tests_lengths_beyond_training():
 
 
 @pytest.mark.parametrize("task", list(TASKS))
-def test_load_dataset_knows_every_character_of_a_task(task):
+def test_load_dataset_knows_every_character_of_a_task(task, few_pairs):
     data = default.get_config().data
     data.update(name="transduction", task=task, length=5, test_length=9)
     dataset = load_dataset(data)
