@@ -190,6 +190,14 @@ def _repeated(count: int) -> bytes:
     return pickle.dumps(array, protocol=2)
 
 
+def _table(folder: pathlib.Path, content: bytes) -> dict:
+    """A packed parallel text."""
+    for name in NAMES:
+        with gzip.open(folder / f"{name}.tsv.gz", "wb", compresslevel=1) as file:
+            file.write(content if name == "train" else b"a\tb\n")
+    return {"name": "parallel", "path": str(folder)}
+
+
 FILES: dict[str, Callable[[pathlib.Path], dict]] = {
     # Headers that claim much.
     "wav_rate": lambda f: _wav(f, rate=99_999_989),
@@ -245,6 +253,8 @@ FILES: dict[str, Callable[[pathlib.Path], dict]] = {
     "pickle_repeats": lambda f: _npz(f, pickled(_repeated(1000))),
     "pickle_nested": lambda f: _npz(f, pickled(b"(" * 10**6 + b"t" * 10**6 + b".")),
     "xml_entities": lambda f: _entities(f),
+    "parallel_lines": lambda f: _table(f, b"\n" * 100_000_000),
+    "parallel_line": lambda f: _table(f, b"a" * 100_000_000),
     # What is no file.
     "device": lambda f: {"name": "text", "path": "/dev/null"},
     "device_zero": lambda f: {"name": "text", "path": "/dev/zero"},
@@ -263,6 +273,7 @@ FILES: dict[str, Callable[[pathlib.Path], dict]] = {
     "pipe_amat": lambda f: _fifo(f, "binarized_mnist", "binarized_mnist_train.amat"),
     "pipe_idx": lambda f: _fifo(f, "mnist", IDX[0]),
     "pipe_iam": lambda f: _fifo(f, "iam_ondb", "trainset.txt"),
+    "pipe_tsv": lambda f: _fifo(f, "parallel", "train.tsv"),
     "pipe_itself": lambda f: _fifo(f, "text", "a") | {"path": str(f / "a")},
     "socket": lambda f: _socket(f, "text", "a.txt"),
     "socket_itself": lambda f: _socket(f, "text", "a") | {"path": str(f / "a")},

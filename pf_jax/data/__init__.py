@@ -1,7 +1,7 @@
 """Data, from files to batches; a batch is a pure function of `(seed, step)`."""
 
 from pf_jax.data.byte_tokens import Bytes
-from pf_jax.data.conditions import Condition, Pair, Sources
+from pf_jax.data.conditions import Condition, Pair, Sources, take_rows
 from pf_jax.data.dataset import SOURCES, load_dataset
 from pf_jax.data.encoded import Dataset, check_dataset, make_dataset
 from pf_jax.data.encoding import Encoding, Measure, Output, TextEncoding, for_kind
@@ -67,6 +67,7 @@ __all__ = [
     "save_encoding",
     "spaced_starts",
     "successive_windows",
+    "take_rows",
     "training_values",
     "window_conditions",
     "window_source",

@@ -10,7 +10,7 @@ from pf_jax.data import (
     byte_tokens,
     iam_ondb,
     lorenz,
-    parallel,
+    parallel_texts,
     piano,
     pixels,
     series,
@@ -52,7 +52,7 @@ class Source(NamedTuple):
             encoding.
     """
 
-    read: Callable[[Any], RawSplits | parallel.ParallelTexts]
+    read: Callable[[Any], RawSplits | parallel_texts.ParallelTexts]
     make_encoding: Callable[[Sequence[Any], Any], Encoding]
 
 
@@ -86,8 +86,8 @@ def _read_mnist(data: Any) -> RawSplits:
     return _images(images, pixels.mnist_labels(data.path, images, data.tfds_manual_dir))
 
 
-def _read_parallel(data: Any) -> parallel.ParallelTexts:
-    return parallel.parallel(data.path, data.source, data.target)
+def _read_parallel(data: Any) -> parallel_texts.ParallelTexts:
+    return parallel_texts.parallel_texts(data.path, data.source, data.target)
 
 
 def _parallel(train: Sequence[Pair], data: Any) -> Encoding:
@@ -241,7 +241,7 @@ def load_dataset(data: Any, encoding: Encoding | None = None) -> Dataset:
         )
     source = SOURCES[data.name]
     raw, notes = source.read(data), ()
-    if isinstance(raw, parallel.ParallelTexts):
+    if isinstance(raw, parallel_texts.ParallelTexts):
         raw, notes = raw
     for split, sequences in raw.items():
         if not sum(len(sequence) for sequence in sequences):
