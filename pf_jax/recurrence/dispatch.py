@@ -119,16 +119,23 @@ def _choose_on_tpu(
     form: str, loop: Loop, *static: Any, carry: Array, sampling: dict[str, int]
 ) -> Callable[..., Any]:
     """`choose`, of a TPU's kernel and the plain loop."""
-    memory = vmem.find_memory()
-    if memory is None or carry.dtype != jnp.float32:
-        return functools.partial(getattr(loops, form), loop, *static)
-    reason = vmem.reason_against(form, loop, carry.shape, memory, sampling)
+    plain = functools.partial(getattr(loops, form), loop, *static)
+    available = vmem.find_memory()
+    if available is None or carry.dtype != jnp.float32:
+        return plain
+    needed = vmem.needed_memory(form, loop, carry.shape, sampling)
+    reason = vmem.reason_against(loop, carry.shape[-1])
+    if reason is None and needed > available:
+        reason = (
+            f"{form} of {carry.shape[-2]} rows of {carry.shape[-1]} units needs "
+            f"{needed / 2**20:.0f} MiB of vector memory, of {available / 2**20:.0f}"
+        )
     if reason is not None:
         _report("no TPU kernel of a GRU, a plain loop instead: %s", reason)
-        return functools.partial(getattr(loops, form), loop, *static)
+        return plain
     # Imported here alone: it loads Pallas, which no CPU or GPU needs.
     module = importlib.import_module("pf_jax.recurrence.tpu")
-    kernel = functools.partial(getattr(module, form), memory, loop, *static)
+    kernel = functools.partial(getattr(module, form), needed, loop, *static)
     return tiles.on_tpu(kernel, functools.partial(_AS_KERNELS[form], loop, *static))
 
 

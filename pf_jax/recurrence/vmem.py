@@ -41,7 +41,7 @@ def _itemsize(dtype: object) -> int:
     return 4 if dtype is None else np.dtype(dtype).itemsize  # pyright: ignore
 
 
-def layers_memory(form: str, loop: Loop, shape: tuple[int, ...]) -> int:
+def _layers_memory(form: str, loop: Loop, shape: tuple[int, ...]) -> int:
     """Bytes of vector memory of "forward" or "backward".
 
     Args:
@@ -63,7 +63,7 @@ def layers_memory(form: str, loop: Loop, shape: tuple[int, ...]) -> int:
     return weights + 2 * streamed + (4 + _TEMPORARY) * one
 
 
-def rollout_memory(
+def _rollout_memory(
     loop: Loop, shape: tuple[int, ...], *, classes: int, layers: int
 ) -> int:
     """Bytes of vector memory of "rollout".
@@ -87,19 +87,30 @@ def rollout_memory(
     return weights + of_classes + 2 * streamed + (3 * layers + _TEMPORARY) * one
 
 
-def reason_against(
-    form: str, loop: Loop, shape: tuple[int, ...], memory: int, sampling: dict[str, int]
-) -> str | None:
+def needed_memory(
+    form: str, loop: Loop, shape: tuple[int, ...], sampling: dict[str, int]
+) -> int:
+    """Bytes of vector memory that a kernel needs, estimated from above.
+
+    Args:
+        form: Name of the form: "forward", "backward" or "rollout".
+        loop: How the loop computes.
+        shape: Shape of the carry: `[N, H]` for a rollout, else `[S, N, H]`.
+        sampling: Remaining fields of `tiles.Work`, for rollouts.
+    """
+    if form != "rollout":
+        return _layers_memory(form, loop, shape)
+    classes, layers = sampling["classes"], sampling["layers"]
+    return _rollout_memory(loop, shape, classes=classes, layers=layers)
+
+
+def reason_against(loop: Loop, size: int) -> str | None:
     """Why a loop has no TPU kernel, for the log; None where it has one.
 
     Args:
-        form: Name of the form.
         loop: How the loop computes.
-        shape: Shape of the carry: `[N, H]` for a rollout, else `[S, N, H]`.
-        memory: Bytes of vector memory that a kernel may take.
-        sampling: Remaining fields of `tiles.Work`, for rollouts.
+        size: Number of hidden units.
     """
-    size = shape[-1]
     dtype = np.dtype("float32" if loop.dtype is None else loop.dtype).name
     precision = getattr(jax.config, "jax_default_matmul_precision", None)
     if dtype not in _DTYPES:
@@ -108,14 +119,4 @@ def reason_against(
         return f"the precision of products is {precision}"
     if size % _LANES:
         return f"{size} units are no multiple of {_LANES}"
-    if form == "rollout":
-        classes, layers = sampling["classes"], sampling["layers"]
-        needed = rollout_memory(loop, shape, classes=classes, layers=layers)
-    else:
-        needed = layers_memory(form, loop, shape)
-    if needed > memory:
-        return (
-            f"{form} of {shape[-2]} rows of {size} units needs {needed / _MIB:.0f} MiB "
-            f"of vector memory, of which {memory / _MIB:.0f} are at hand"
-        )
     return None
