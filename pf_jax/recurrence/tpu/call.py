@@ -30,9 +30,7 @@ def kept(array: Any) -> Block:
     """An array that all steps see whole; it is copied to vector memory once."""
     index = (0,) * len(array.shape)
     once = pl.Buffered(buffer_count=1)
-    return Block(
-        array, pl.BlockSpec(array.shape, lambda *_: index, pipeline_mode=once)
-    )
+    return Block(array, pl.BlockSpec(array.shape, lambda *_: index, pipeline_mode=once))
 
 
 def _as_bits(dtype: Any) -> Any:
@@ -40,9 +38,7 @@ def _as_bits(dtype: Any) -> Any:
 
 
 def _bitcast(array: Array, dtype: Any) -> Array:
-    return (
-        array if array.dtype == dtype else lax.bitcast_convert_type(array, dtype)
-    )
+    return array if array.dtype == dtype else lax.bitcast_convert_type(array, dtype)
 
 
 def launch(

@@ -136,7 +136,11 @@ def forward(
         "gru_forward",
         kernel,
         (num_directions, num_steps),
-        (_weights(course, loop, weights), course.side(projections), course.alike(carry)),
+        (
+            _weights(course, loop, weights),
+            course.side(projections),
+            course.alike(carry),
+        ),
         made._replace(
             hidden=course.side(made.hidden),
             gates=course.gates(made.gates),
@@ -184,7 +188,8 @@ def _backward_step(
     save(made.product, delta)
     save(made.projections, jnp.concatenate([delta_r, delta_z, da], axis=-1))
     made.input_bias[0] += jnp.concatenate(
-        [jnp.sum(each, axis=0, keepdims=True) for each in (delta_r, delta_z, da)], axis=-1
+        [jnp.sum(each, axis=0, keepdims=True) for each in (delta_r, delta_z, da)],
+        axis=-1,
     )
     made.candidate_bias[0] += jnp.sum(delta_n, axis=0, keepdims=True)
 

@@ -1,0 +1,444 @@
+"""TPU kernels, run by Pallas's interpreter of TPUs on a CPU, against the plain loops.
+
+Its memory is NaN until it is written, and a block is copied where its index changes, as on
+a TPU. Nothing here shows what a TPU computes: `tests/test_tpu_compiled.py` compiles.
+"""
+
+import functools
+import logging
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+from lowering import lowered_for_tpu
+from test_kernels import EMISSIONS
+from trees import assert_close, random_like
+
+import pf_jax
+from pf_jax.affine import Affine, stored
+from pf_jax.generator import interface_of
+from pf_jax.recurrence import dispatch, loops, tiles, tpu, vmem
+from pf_jax.recurrence.loops import GRUWeights, Loop, RolloutInputs, Scaled
+from pf_jax.recurrence.scan import gru_forward
+from pf_jax.recurrence.tpu.half import from_half, to_half
+
+MEMORY = 100 * 2**20
+SINGLE = Loop()
+HALF = Loop(dtype="bfloat16")
+LOOPS = pytest.mark.parametrize("loop", [SINGLE, HALF], ids=["float32", "bfloat16"])
+
+
+@pytest.fixture
+def interpreted(monkeypatch, on_eight_cpus):
+    run = functools.partial(pl.pallas_call, interpret=pltpu.InterpretParams())
+    monkeypatch.setattr(pl, "pallas_call", run)
+
+
+@pytest.fixture
+def on_a_tpu(monkeypatch):
+    """Loops find the memory of a v5e, as if they ran on one."""
+    monkeypatch.setattr(vmem, "find_memory", lambda: MEMORY)
+
+
+def draw(seed, *shape):
+    return jax.random.normal(jax.random.key(seed), shape)
+
+
+def drawn_loop(loop, directions, num_steps, num_rows, size):
+    """Weights, projections and carry."""
+    kernel = draw(0, directions, size, 3 * size) / size**0.5
+    projections = draw(2, num_steps, num_rows, directions * 3 * size)
+    return (
+        GRUWeights(kernel, draw(1, directions, size)),
+        stored(projections, loop.storage.gates),
+        draw(3, directions, num_rows, size),
+    )
+
+
+def assert_equal_runs(loop, found, expected):
+    """Equal types, and equal numbers within a few roundings.
+
+    In float32, sums over a step's terms are in another order, passed on over the steps. In
+    bfloat16 such a difference rounds a few numbers to a neighbor, 4e-3 away, so that the
+    norm of all differences is far below one rounding; but for sums of cotangents, which a
+    kernel forms before they are rounded to be stored, and the plain loop after.
+    """
+
+    def check(path, actual, desired):
+        name = jax.tree_util.keystr(path)
+        assert (actual.dtype, actual.shape) == (desired.dtype, desired.shape), name
+        bound = 2e-6 if loop.dtype is None else 4e-3 if "bias" in name else 1e-3
+        actual, desired = (np.asarray(x, np.float64) for x in (actual, desired))
+        difference = np.linalg.norm(actual - desired)
+        assert difference <= bound * np.linalg.norm(desired), (name, difference)
+
+    jax.tree_util.tree_map_with_path(check, found, expected)
+
+
+# Directions, steps, rows, units.
+SHAPES = [
+    pytest.param((1, 1, 13, 128), id="one-T1-N13-H128"),
+    pytest.param((2, 4, 13, 128), id="two-T4-N13-H128"),
+    pytest.param((1, 5, 16, 256), id="one-T5-N16-H256", marks=pytest.mark.slow),
+    pytest.param((2, 3, 5, 256), id="two-T3-N5-H256", marks=pytest.mark.slow),
+    pytest.param((2, 1, 8, 128), id="two-T1-N8-H128", marks=pytest.mark.slow),
+]
+
+
+@LOOPS
+@pytest.mark.parametrize("shape", SHAPES)
+def test_forward_equals_the_plain_loop(interpreted, loop, shape):
+    arguments = drawn_loop(loop, *shape)
+    trace = jax.jit(functools.partial(tpu.forward, MEMORY, loop, True))(*arguments)
+    plain = jax.jit(functools.partial(loops.forward_whole, loop, True))
+    assert_equal_runs(loop, trace, plain(*arguments))
+
+
+def test_forward_without_a_backward_pass_keeps_two_arrays(interpreted):
+    arguments = drawn_loop(HALF, 2, 3, 8, 128)
+    trace = jax.jit(functools.partial(tpu.forward, MEMORY, HALF, False))(*arguments)
+    assert trace.before is None
+    assert [each[1:] for each in trace.gates] == [(None, None, None)] * 2
+    expected = loops.forward(HALF, False, *arguments)
+    assert_equal_runs(HALF, trace, expected)
+
+
+@LOOPS
+@pytest.mark.parametrize("shape", SHAPES)
+def test_backward_equals_the_plain_loop(interpreted, loop, shape):
+    weights, projections, carry = drawn_loop(loop, *shape)
+    trace = jax.jit(functools.partial(loops.forward_whole, loop, True))(
+        weights, projections, carry
+    )
+    # Two directions are the discriminator's: cotangents over a scale, none of `a`.
+    d_hidden, d_preactivation = Scaled(draw(4, *trace.hidden.shape)), None
+    if shape[0] == 2:
+        d_hidden = Scaled(
+            stored(d_hidden.values / 4, loop.storage.scaled), jnp.float32(4)
+        )
+    else:
+        d_preactivation = draw(6, *trace.hidden.shape)
+    arguments = weights, carry, trace, d_hidden, d_preactivation, draw(5, *carry.shape)
+    found = jax.jit(functools.partial(tpu.backward, MEMORY, loop))(*arguments)
+    expected = jax.jit(functools.partial(loops.backward, loop))(*arguments)
+    assert_equal_runs(loop, found, expected)
+
+
+def drawn_rollout(
+    emission,
+    loop=SINGLE,
+    *,
+    reading=5,
+    sampling=8,
+    num_layers=1,
+    given=0.3,
+    num_steps=6,
+    size=128,
+):
+    """Interface and inputs of a rollout; `given` is the share of given later steps."""
+    kind, num_outputs, num_tokens = EMISSIONS[emission]
+    generator = pf_jax.Generator(emission=kind, dtype=loop.dtype)
+    params = pf_jax.init_generator(
+        jax.random.key(0),
+        num_outputs=num_outputs,
+        hidden_size=size,
+        embedding_size=8,
+        num_layers=num_layers,
+        readout_bias=draw(1, num_outputs),
+        generator=generator,
+    )
+    around = interface_of(params, None, reading, generator)
+    first, num_rows = params.layers[0], reading + sampling
+    chosen = jax.random.bernoulli(jax.random.key(7), given, (num_steps, sampling))
+    inputs = RolloutInputs(
+        table=around["compose"](first.input_kernel, first.input_bias),
+        inner=tuple(Affine(x.input_kernel, x.input_bias) for x in params.layers[1:]),
+        weights=tuple(
+            GRUWeights(x.recurrent_kernel, draw(3, size)) for x in params.layers
+        ),
+        readout=around["readout"],
+        carry=tuple(draw(2 + n, num_rows, size) for n in range(num_layers)),
+        given=jax.random.randint(
+            jax.random.key(9), (num_steps, num_rows), 0, num_tokens
+        ),
+        is_given=chosen.at[0].set(True),
+        noise=jax.random.gumbel(jax.random.key(8), (num_steps, sampling, num_outputs)),
+        temperature=0.7,
+    )
+    return around["interface"], inputs
+
+
+def run_both(loop, interface, inputs, is_saved=True):
+    """The kernel's rollout and the plain loop's."""
+    run = functools.partial(tpu.rollout, MEMORY, loop, is_saved, interface)
+    plain = functools.partial(loops.rollout_whole, loop, is_saved, interface)
+    return jax.jit(run)(inputs), jax.jit(plain)(inputs)
+
+
+@pytest.mark.parametrize(
+    ("emission", "loop", "options"),
+    [
+        pytest.param("categorical", SINGLE, {}, id="paired"),
+        pytest.param(
+            "bernoulli",
+            SINGLE,
+            {"reading": 0, "sampling": 13, "given": 0.0},
+            id="free-running-pixels",
+        ),
+        pytest.param(
+            "categorical",
+            SINGLE,
+            {"num_layers": 2, "size": 256},
+            id="two-layers",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "bernoulli",
+            HALF,
+            {"num_layers": 2},
+            id="two-layers-bfloat16",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            "categorical",
+            HALF,
+            {"reading": 0, "num_steps": 1},
+            id="one-step-bfloat16",
+            marks=pytest.mark.slow,
+        ),
+    ],
+)
+def test_rollout_equals_the_plain_loop(interpreted, emission, loop, options):
+    interface, inputs = drawn_rollout(emission, loop, **options)
+    found, expected = run_both(loop, interface, inputs)
+    assert len(np.unique(found.samples)) > 1
+    np.testing.assert_array_equal(found.samples, expected.samples)
+    assert_equal_runs(loop, found.traces, expected.traces)
+
+
+def test_rollout_shows_tokens_outside_the_vocabulary_and_unreadable_weights(
+    interpreted,
+):
+    interface, inputs = drawn_rollout("categorical", given=0.0, num_steps=3)
+    given = inputs.given.at[1, 3].set(5).at[1, 4].set(-1).at[0, 9].set(7)
+    inputs = inputs._replace(given=given)
+    hidden, expected = (
+        np.asarray(run.traces[0].hidden)
+        for run in run_both(SINGLE, interface, inputs, is_saved=False)
+    )
+    is_nan = np.isnan(hidden).all(-1)
+    assert is_nan[1:, 3:5].all() and is_nan[:, 9].all()
+    assert not is_nan[0, 3:5].any() and not is_nan[:, :3].any()
+    np.testing.assert_array_equal(np.isnan(hidden), np.isnan(expected))
+    # Only the rows that read a broken row of the table show it.
+    read = int(given[0, 0])
+    inputs = inputs._replace(table=inputs.table.at[read, 4].set(jnp.nan))
+    hidden = np.asarray(run_both(SINGLE, interface, inputs)[0].traces[0].hidden)
+    np.testing.assert_array_equal(np.isnan(hidden[0, :5, 4]), given[0, :5] == read)
+
+
+@pytest.mark.slow
+def test_rollout_takes_the_lowest_of_equal_classes(interpreted):
+    interface, inputs = drawn_rollout("categorical", given=0.0)
+
+    def equal(x):
+        return x.at[..., 4].set(x[..., 1])
+
+    noise = equal(inputs.noise.at[..., 1].add(9))
+    inputs = inputs._replace(readout=jax.tree.map(equal, inputs.readout), noise=noise)
+    samples = run_both(SINGLE, interface, inputs)[0].samples
+    assert (samples == 1).mean() > 0.5 and not (samples == 4).any()
+
+
+def test_half_precision_is_read_as_numpy_reads_it():
+    bits = np.arange(2**16, dtype=np.uint16).view(np.int16)
+    expected = bits.view(np.float16).astype(np.float32)
+    found = np.asarray(jax.jit(from_half)(bits))
+    is_finite = np.isfinite(expected)
+    assert found[is_finite].tobytes() == expected[is_finite].tobytes()
+    assert np.isnan(found[~is_finite]).all()
+
+
+def test_half_precision_is_written_as_it_is_stored():
+    source = np.random.default_rng(0)
+    numbers = source.integers(0, 2**32, 2**17, dtype=np.uint32).view(np.float32)
+    half = np.arange(2**16, dtype=np.uint16).view(np.float16).astype(np.float32)
+    half = half[np.isfinite(half)]
+    # Halfway between neighbors, and just beside.
+    ties = (half[:-1] + half[1:]) / 2
+    beside = [np.nextafter(ties, np.float32(to)) for to in (-np.inf, np.inf)]
+    special = np.array([0.0, -0.0, np.nan, np.inf, -np.inf, 65519, 65520, 1e-8])
+    numbers = np.concatenate([numbers, half, ties, *beside, special.astype(np.float32)])
+    with np.errstate(over="ignore"):
+        expected = np.clip(numbers, -65504, 65504).astype(np.float16)
+    found = np.asarray(jax.jit(to_half)(numbers)).view(np.float16)
+    is_nan = np.isnan(numbers)
+    assert found[~is_nan].tobytes() == expected[~is_nan].tobytes()
+    assert np.isnan(found[is_nan]).all()
+
+
+def update_with(kernels, dtype, tokens):
+    """A joint step's players and metrics from a state that is always the same."""
+    state = jax.eval_shape(
+        lambda: pf_jax.create_train_state(
+            jax.random.key(0),
+            generator=pf_jax.GeneratorSizes(5, 128, 8),
+            discriminator=pf_jax.DiscriminatorSizes(128, 8),
+            settings=pf_jax.Settings(
+                generator=pf_jax.Generator(dtype=dtype, kernels=kernels),
+                gate=pf_jax.AccuracyGate(0.0, 1.0, 1.0),
+                optimizer=optax.sgd(1.0),
+            ),
+        )
+    )
+    state = random_like(state, 3, 0.1)
+    batch = pf_jax.Batch(tokens[:-1], tokens[1:])
+    state, metrics = pf_jax.joint_step(state, batch, jax.random.key(2))
+    return state.generator, state.discriminator, metrics
+
+
+@pytest.mark.parametrize(
+    ("dtype", "bound"),
+    [
+        # Sums in another order, of numbers around one.
+        (None, 1e-5),
+        # A number that rounds to its neighbor moves a gradient by 2^-8 of one summand.
+        pytest.param("bfloat16", 2e-3, marks=pytest.mark.slow),
+    ],
+)
+def test_joint_step_equals_the_plain_loops(
+    interpreted, on_a_tpu, monkeypatch, dtype, bound
+):
+    taken = []
+    monkeypatch.setattr(tiles, "on_tpu", lambda run, plain: taken.append(run) or run)
+    tokens = jax.random.randint(jax.random.key(1), (4, 8), 0, 5)
+    found, expected = (
+        jax.jit(functools.partial(update_with, kernels, dtype))(tokens)
+        for kernels in ("tpu", "none")
+    )
+    assert len(taken) == 4
+    assert_close(found, expected, rtol=bound, atol=bound)
+
+
+def count_on_a_tpu(function, *arguments):
+    """Numbers of kernels and of loops as a TPU would run the function."""
+    text = lowered_for_tpu(function, *arguments)
+    return text.count("@tpu_custom_call"), text.count("stablehlo.while")
+
+
+@pytest.mark.parametrize(
+    ("kernels", "dtype", "expected"),
+    [
+        ("tpu", "bfloat16", (4, 0)),
+        ("tpu", None, (4, 0)),
+        ("tpu", "float16", (0, 4)),
+        ("auto", "bfloat16", (0, 4)),
+        ("none", None, (0, 4)),
+    ],
+)
+def test_a_joint_step_is_four_kernels_on_a_tpu_that_wants_them(
+    on_a_tpu, kernels, dtype, expected
+):
+    tokens = jnp.zeros((10, 16), jnp.int32)
+    update = functools.partial(update_with, kernels, dtype)
+    assert count_on_a_tpu(update, tokens) == expected
+
+
+def test_a_batch_of_unrolls_is_no_kernel_on_a_tpu(on_a_tpu):
+    generator = pf_jax.Generator(kernels="tpu")
+    params = pf_jax.init_generator(
+        jax.random.key(0), num_outputs=5, hidden_size=128, embedding_size=8
+    )
+    tokens = jnp.zeros((2, 9, 16), jnp.int32)
+
+    def hidden(tokens):
+        return pf_jax.unroll_teacher_forced(params, tokens, generator=generator).hidden
+
+    assert count_on_a_tpu(hidden, tokens[0]) == (1, 0)
+    assert count_on_a_tpu(jax.vmap(hidden), tokens) == (0, 1)
+
+
+def forward_of(loop, num_rows=8, size=128):
+    weights, projections, carry = (
+        jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), each)
+        for each in jax.eval_shape(lambda: drawn_loop(loop, 1, 9, num_rows, size))
+    )
+    return functools.partial(gru_forward, loop=loop), weights, projections, carry
+
+
+def test_a_loop_without_a_tpu_kernel_is_plain_and_reported_once(on_a_tpu, caplog):
+    loop = Loop(kernels="tpu")
+    dispatch._report.cache_clear()
+    assert count_on_a_tpu(*forward_of(loop)) == (1, 0)
+    assert not caplog.records
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            assert count_on_a_tpu(*forward_of(loop, num_rows=4096, size=512)) == (0, 1)
+            assert count_on_a_tpu(*forward_of(loop, size=192)) == (0, 1)
+    messages = [record.getMessage() for record in caplog.records]
+    assert len(messages) == 2
+    assert "forward of 4096 rows of 512 units needs" in messages[0]
+    assert "of vector memory, of 100" in messages[0]
+    assert "192 units are no multiple of 128" in messages[1]
+
+
+def test_no_tpu_kernel_is_imported_elsewhere(on_eight_cpus, monkeypatch):
+    def refuse(name):
+        raise AssertionError(name)
+
+    monkeypatch.setattr(dispatch.importlib, "import_module", refuse)
+    function, *arguments = forward_of(Loop(kernels="tpu"))
+    trace = jax.eval_shape(function, *arguments)
+    assert trace.before is None  # the plain loop's
+
+
+@pytest.mark.parametrize(
+    ("kind", "mebibytes"),
+    [("TPU v5 lite", 102), ("TPU v6 lite", 102), ("TPU v3", 12)],
+)
+def test_find_memory_knows_kinds_of_tpus(monkeypatch, kind, mebibytes):
+    device = jax.sharding.AbstractDevice(device_kind=kind, num_cores=1, platform="tpu")
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    monkeypatch.setattr(jax, "local_devices", lambda: [device])
+    assert vmem.find_memory() // 2**20 == mebibytes
+
+
+def test_needed_memory_counts_weights_and_blocks():
+    shape = 1, 16, 256
+    weights = 256 * 768
+    for loop, size in ((SINGLE, 4), (HALF, 2)):
+        needed = vmem.needed_memory("forward", loop, shape, {})
+        # Five arrays and projections of three, twice; hidden states in float32.
+        blocks = 2 * size * 9 * 16 * 256
+        assert needed == weights * size + blocks + 20 * 4 * 16 * 256
+    # Rows are padded to eight.
+    padded, whole = (
+        vmem.needed_memory("backward", SINGLE, (2, n, 128), {}) for n in (9, 16)
+    )
+    assert padded == whole
+    one, two = (
+        vmem.needed_memory(
+            "rollout", HALF, (8, 512), {"classes": 50, "layers": n} | OTHERS
+        )
+        for n in (1, 2)
+    )
+    # The second layer has two kernels.
+    assert two - one > 2 * 512 * 1536 * 2
+
+
+OTHERS = {"reading": 0, "sampling": 8}
+"""Fields of `tiles.Work` that do not count."""
+
+
+@pytest.mark.parametrize("precision", ["tensorfloat32", "highest"])
+def test_products_in_a_precision_that_mosaic_lacks_take_the_plain_loop(
+    on_a_tpu, precision
+):
+    function, *arguments = forward_of(Loop(kernels="tpu"))
+    with jax.default_matmul_precision(precision):
+        kernels, _ = count_on_a_tpu(function, *arguments)
+    assert kernels == (precision == "highest")
