@@ -26,10 +26,15 @@ class Block(NamedTuple):
     spec: pl.BlockSpec
 
 
-def kept(array: Any) -> Block:
-    """An array that all steps see whole; it is copied to vector memory once."""
+def kept(array: Any, *, is_once: bool = True) -> Any:
+    """A `Block`: an array that all steps see whole.
+
+    Args:
+        array: The array.
+        is_once: Whether it takes that memory once, as for arrays that are read alone.
+    """
     index = (0,) * len(array.shape)
-    once = pl.Buffered(buffer_count=1)
+    once = pl.Buffered(buffer_count=1) if is_once else None
     return Block(array, pl.BlockSpec(array.shape, lambda *_: index, pipeline_mode=once))
 
 

@@ -1,10 +1,11 @@
 """GRUs over time, one or two in opposite directions; `loops.py` has the plain loops.
 
 The grid is `[S, T]`: two directions run one after the other, each with its own weights in
-vector memory. The array of a direction's own gates stays at one of its steps while the
-other direction runs, and nothing is copied.
+vector memory. The state is in the block of what a pass ends in, which is the same at all
+steps of a direction, and is copied to the device's memory behind the last.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -25,73 +26,14 @@ from pf_jax.recurrence.loops import (
     trace_shapes,
 )
 from pf_jax.recurrence.tpu.call import Block, launch, load, save
+from pf_jax.recurrence.tpu.course import Course
 from pf_jax.types import Array
 
 
-class _Course(NamedTuple):
-    """Which steps a grid runs through.
-
-    Attributes:
-        shape: Numbers of directions, steps, rows and units.
-        is_backward: Whether each direction runs against its own.
-    """
-
-    shape: tuple[int, int, int, int]
-    is_backward: bool = False
-
-    def _time(self, direction: Any, number: Any) -> Any:
-        """Step in the order of time of a grid's `number`-th step of a direction."""
-        first, last = number, self.shape[1] - 1 - number
-        if self.is_backward:
-            first, last = last, first
-        return jnp.where(direction == 0, first, last)
-
-    def side(self, array: Any) -> Block:
-        """`[T, N, S G]`, of which a step sees its direction's columns."""
-        directions, _, num_rows, _ = self.shape
-        block = (1, num_rows, array.shape[-1] // directions)
-        return Block(array, pl.BlockSpec(block, lambda s, n: (self._time(s, n), 0, s)))
-
-    def stacked(self, array: Any) -> Block:
-        """`[S, T, N, G]`."""
-        block = (1, 1, *array.shape[2:])
-        return Block(
-            array, pl.BlockSpec(block, lambda s, n: (s, self._time(s, n), 0, 0))
-        )
-
-    def of_direction(self, array: Any, direction: int) -> Block:
-        """`[T, N, H]` of one direction; it stays where it is while others run."""
-
-        def index(s: Any, n: Any) -> Any:
-            n = jnp.where(s < direction, 0, n)
-            n = jnp.where(s > direction, self.shape[1] - 1, n)
-            return self._time(direction, n), 0, 0
-
-        return Block(array, pl.BlockSpec((1, *array.shape[1:]), index))
-
-    def gates(self, gates: tuple[Gates, ...]) -> tuple[Gates, ...]:
-        """`of_direction` of all gates of all directions."""
-        return tuple(
-            jax.tree.map(lambda x, d=direction: self.of_direction(x, d), each)
-            for direction, each in enumerate(gates)
-        )
-
-    def alike(self, array: Any) -> Block:
-        """`[S, ...]`, of which all steps of a direction see the same."""
-        rest = array.shape[1:]
-        index = (0,) * len(rest)
-        once = pl.Buffered(buffer_count=1)
-        spec = pl.BlockSpec((1, *rest), lambda s, n: (s, *index), pipeline_mode=once)
-        return Block(array, spec)
-
-
-def _for_each_direction(course: _Course, run: Any) -> None:
+def _for_each_direction(course: Course, run: Callable[[int], None]) -> None:
+    """Runs the function of the direction that is at its turn."""
     for direction in range(course.shape[0]):
         pl.when(pl.program_id(0) == direction)(lambda d=direction: run(d))
-
-
-def _rounded(loop: Loop, kernel: Array) -> Array:
-    return kernel if loop.dtype is None else kernel.astype(loop.dtype)
 
 
 def _is_first_step() -> Any:
@@ -109,7 +51,7 @@ def forward(
     """`loops.forward` as one kernel, in `memory` bytes of vector memory."""
     num_directions, num_rows, size = carry.shape
     num_steps = len(projections)
-    course = _Course((num_directions, num_steps, num_rows, size))
+    course = Course((num_directions, num_steps, num_rows, size))
 
     def kernel(read: Any, trace: Trace, scratch: Any) -> None:
         del scratch
@@ -119,7 +61,6 @@ def forward(
         def _start() -> None:
             trace.last[0] = carry[0]
 
-        # The block of the last carries is the same at all steps, and so the state.
         before = trace.last[0]
         product = matmul(before, weights.kernel[0], loop.dtype, out=before.dtype)
         hidden, gates = gru_trace(
@@ -131,16 +72,20 @@ def forward(
             save(trace.before, before)
         _for_each_direction(course, lambda d: save(trace.gates[d], gates))
 
+    read = (
+        GRUWeights(
+            course.weights(weights.kernel, loop.dtype),
+            course.alike(weights.bias[:, None]),
+        ),
+        course.side(projections),
+        course.alike(carry),
+    )
     made = trace_shapes(loop, is_saved, num_steps, carry)
     return launch(
         "gru_forward",
         kernel,
         (num_directions, num_steps),
-        (
-            _weights(course, loop, weights),
-            course.side(projections),
-            course.alike(carry),
-        ),
+        read,
         made._replace(
             hidden=course.side(made.hidden),
             gates=course.gates(made.gates),
@@ -148,14 +93,6 @@ def forward(
             before=None if made.before is None else course.stacked(made.before),
         ),
         memory=memory,
-    )
-
-
-def _weights(course: _Course, loop: Loop, weights: GRUWeights) -> GRUWeights:
-    kernel, bias = weights
-    return GRUWeights(
-        course.alike(_rounded(loop, kernel)),  # pyright: ignore
-        course.alike(bias[:, None]),  # pyright: ignore
     )
 
 
@@ -207,7 +144,7 @@ def backward(
     """`loops.backward` as one kernel, in `memory` bytes of vector memory."""
     num_directions, num_rows, size = carry.shape
     num_steps = len(d_hidden.values)
-    course = _Course((num_directions, num_steps, num_rows, size), is_backward=True)
+    course = Course((num_directions, num_steps, num_rows, size), is_backward=True)
     scale = jnp.ones((), carry.dtype) if d_hidden.scale is None else d_hidden.scale
 
     def kernel(read: _BackwardInputs, made: Deltas, scratch: Any) -> None:
@@ -224,7 +161,7 @@ def backward(
         )
 
     read = _BackwardInputs(
-        kernel=course.alike(_rounded(loop, jnp.swapaxes(weights.kernel, -1, -2))),
+        kernel=course.weights(jnp.swapaxes(weights.kernel, -1, -2), loop.dtype),
         before=course.stacked(trace.before),
         gates=course.gates(trace.gates),
         d_hidden=course.side(d_hidden.values),
@@ -248,7 +185,7 @@ def backward(
     )
 
 
-def _delta_blocks(course: _Course, loop: Loop, carry: Array) -> Deltas:
+def _delta_blocks(course: Course, loop: Loop, carry: Array) -> Deltas:
     """What a backward kernel makes; sums over rows and steps as `[S, 1, G]`."""
     directions, steps, rows, size = course.shape
     kept = carry.dtype if loop.storage.operands is None else loop.storage.operands

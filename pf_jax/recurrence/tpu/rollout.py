@@ -123,8 +123,8 @@ def _step(loop: Loop, is_saved: bool, read: _Read, made: _Made, own: Any) -> Non
     made.samples[0] = sampled
 
 
-def _over_time(array: Any) -> Block:
-    """`[*1, T, N, G]`, of which a step sees its own."""
+def _over_time(array: Any) -> Any:
+    """A `Block` of `[*1, T, N, G]`, of which a step sees its own."""
     *ones, _, rows, columns = array.shape
     zeros = (0,) * len(ones)
     return Block(
@@ -133,11 +133,10 @@ def _over_time(array: Any) -> Block:
 
 
 def _trace_blocks(trace: Trace) -> Trace:
-    return Trace(
-        *jax.tree.map(_over_time, (trace.hidden, trace.gates)),
-        kept(trace.last),  # pyright: ignore
-        jax.tree.map(_over_time, trace.before),
+    hidden, gates, before = jax.tree.map(
+        _over_time, (trace.hidden, trace.gates, trace.before)
     )
+    return Trace(hidden, gates, kept(trace.last, is_once=False), before)
 
 
 def rollout(
@@ -154,7 +153,7 @@ def rollout(
     noise = jnp.swapaxes(inputs.temperature * noise, 1, 2)
     noise = jnp.pad(noise, [(0, 0), (0, 0), (num_reading, 0)])
 
-    def kept_layer(kernel: Array, bias: Array) -> tuple[Block, Block]:
+    def kept_layer(kernel: Array, bias: Array) -> tuple[Any, Any]:
         kernel = kernel if loop.dtype is None else kernel.astype(loop.dtype)
         return kept(kernel), kept(bias)
 
@@ -162,11 +161,10 @@ def rollout(
         tokens=_over_time(inputs.tokens()[:, None]),
         noise=_over_time(noise.astype(inputs.table.dtype)),
         table=kept(_finite(inputs.table)),
-        readout=Affine(*kept_layer(readout.kernel.T, readout.bias[:, None])),  # pyright: ignore
+        readout=Affine(*kept_layer(readout.kernel.T, readout.bias[:, None])),
         inner=tuple(kept_layer(x.kernel, x.bias[None]) for x in inputs.inner),
         weights=tuple(
-            GRUWeights(*kept_layer(x.kernel, x.bias[None]))  # pyright: ignore
-            for x in inputs.weights
+            GRUWeights(*kept_layer(x.kernel, x.bias[None])) for x in inputs.weights
         ),
         carry=tuple(kept(x[None]) for x in inputs.carry),
     )
