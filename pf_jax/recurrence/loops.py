@@ -59,8 +59,8 @@ class Loop(NamedTuple):
         dtype: Type of the matrix products' operands; None keeps the arguments' own.
         unroll: Number of steps in the loop's body, as in `lax.scan`; 0 is 4 on a GPU,
             where each round of the loop has work of its own, and 1 elsewhere.
-        kernels: Kernels that a loop may run as on a GPU, one of `dispatch.KERNELS`; True
-            is "auto", False is "none".
+        kernels: Kernels that a loop may run as on a GPU or a TPU, one of
+            `dispatch.KERNELS`; True is "auto", False is "none".
         is_tf32: Whether products without a `dtype` are computed in TF32, so that what is
             multiplied needs ten bits; `dispatch.on_device` sets it.
     """
