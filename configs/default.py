@@ -63,7 +63,8 @@ def get_config() -> config_dict.ConfigDict:
     generator.feedback_temperature = 1.0  # softmax temperature of "soft" feedback etc.
     generator.feedback_steps = 0  # steps a feedback gradient goes back; 0: all the way
     generator.unroll = 0  # steps in the body of a loop over time; 0: 4 on a GPU, else 1
-    # Kernels that loops over time run as on a GPU: "auto", "cuda", "triton" or "none".
+    # Kernels that loops over time run as: "auto", "cuda" and "triton" on a GPU; "tpu" on a
+    # TPU, which "auto" does not choose, since no TPU has run them yet; or "none".
     generator.kernels = "auto"
     generator.recompute = False  # save memory: recompute gates in the backward pass
 
