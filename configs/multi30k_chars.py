@@ -6,10 +6,11 @@ from configs import multi30k_words
 
 
 def get_config() -> config_dict.ConfigDict:
-    """One GRU of 256 units, batches of 64 pairs."""
+    """One GRU of 320 units with attention, batches of 64 pairs."""
     config = multi30k_words.get_config()
     config.data.units = "characters"
     config.data.min_count = 1
+    config.data.source_length = 0
     config.generator.embedding_size = 64
     config.behavior.fields = ("preactivation", "outputs")
     config.train.sequence_length = 206  # the longest target of the training split
