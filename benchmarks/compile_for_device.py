@@ -4,7 +4,8 @@
         --hidden 512 --vocab 2 --disc 512 --mlp 512 --precision bfloat16 \
         [--form joint_step] [--generator_kernels auto] [--above MB] [--json FILE] \
         [--hlo FILE] [--kernels DIR]
-    python benchmarks/compile_for_device.py --device v5e:2x2 --batch 256 ...
+    python benchmarks/compile_for_device.py --device v5e:2x2 --batch 256 \
+        --generator_kernels tpu ...
 
 Nothing runs, so there are no times. On a TPU the batch is spread over all devices.
 """
@@ -122,6 +123,21 @@ def report_kernels(folder: pathlib.Path, hlo: str) -> dict[str, Any]:
     }
 
 
+def report_tpu_kernels(hlo: str) -> dict[str, Any]:
+    """The Pallas kernels of a TPU's program, and the vector memory that each reserves.
+
+    Args:
+        hlo: Text of the compiled program.
+    """
+    return {
+        "tpu_kernels": [
+            {"name": each.name, "vector_memory": each.vector_memory}
+            for each in compiled_report.instructions(hlo)
+            if each.kind == compiled_report.TPU_KERNEL
+        ]
+    }
+
+
 def report_all(
     arguments: argparse.Namespace, compiled: Any, folder: pathlib.Path
 ) -> dict[str, Any]:
@@ -132,7 +148,11 @@ def report_all(
         compiled: The compiled program.
         folder: Folder that the compilation left its files in.
     """
-    on_gpu = arguments.target.platform == "cuda"
+    hlo = compiled.as_text()
+    if arguments.target.platform == "cuda":
+        kernels = report_kernels(folder, hlo)
+    else:
+        kernels = report_tpu_kernels(hlo)
     return {
         "device": arguments.device,
         "num_devices": len(arguments.target.devices),
@@ -140,7 +160,7 @@ def report_all(
         "precision": arguments.precision,
         "shape": arguments.shape._asdict(),
         **report_program(compiled),
-        **(report_kernels(folder, compiled.as_text()) if on_gpu else {}),
+        **kernels,
         "versions": timing.surroundings()["versions"],
     }
 
@@ -183,6 +203,13 @@ def text_of(report: Mapping[str, Any], hlo: str, above: int | None) -> str:
     if "pallas_kernels" in report:
         parts.append(f"{report['cuda_kernels']} CUDA kernels")
         parts.append(kernel_table(report))
+    else:
+        number = len(report["tpu_kernels"])
+        parts.append(f"{number} TPU kernels, with MiB of vector memory:")
+        parts += [
+            f"    {row['name']:24}{row['vector_memory'] / 2**20:8.1f}"
+            for row in report["tpu_kernels"]
+        ]
     if above:
         parts.append(compiled_report.largest(found, 1e6 * above))
     return "\n\n".join(parts)

@@ -26,6 +26,7 @@ _INSTRUCTION = re.compile(
 _HEADER = re.compile(r"(?P<entry>ENTRY )?%?(?P<name>[\w.\-]+) .*\{$")
 _PALLAS = "__gpu$xla.gpu.triton"
 PALLAS = "pallas kernel"
+TPU_KERNEL = "tpu_custom_call"
 PRODUCT = "product"
 
 
@@ -71,6 +72,11 @@ class Instruction(NamedTuple):
     def kernel(self) -> str:
         """Name of a Pallas kernel; empty for anything else."""
         return self._attribute(r'\bname = "(\w+)", num_stages')
+
+    @property
+    def vector_memory(self) -> int:
+        """Bytes of a TPU's vector memory that a kernel reserves; 0 for anything else."""
+        return int(self._attribute(r'"scoped_memory_configs":\[.*?"size":"(\d+)"') or 0)
 
     @property
     def kind(self) -> str:

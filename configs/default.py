@@ -14,11 +14,10 @@ def get_config() -> config_dict.ConfigDict:
     config.dtype = "float32"  # type of matrix products: "float32" or "bfloat16"
 
     config.data = data = config_dict.ConfigDict()
-    data.name = "python_reference"  # a data set, such as "text"
+    data.name = "python_reference"  # one of the README's table, or MODULE:FUNCTION
     data.path = ""  # file or folder, for the data sets that are read from one
     data.tfds_manual_dir = ""  # original files for TensorFlow Datasets; "": a network
-    # Tokens of the texts of data.name=parallel: "characters", "words" or "bytes".
-    data.units = "characters"
+    data.units = "characters"  # tokens of a text: "characters", "bytes" or "words"
     data.min_count = 1  # symbols seen fewer times in training are unknown
     data.lowercase = False  # read the texts of data.name=parallel in lower case
     data.source = ""  # suffix of a parallel data set's source files, such as "de"
@@ -34,6 +33,8 @@ def get_config() -> config_dict.ConfigDict:
     data.sample_rate = 1000  # samples a second of a waveform
     data.num_bins = 256  # number of values that a sample of a waveform can take
     data.companding = "mu_law"  # spacing of a waveform's bins: "mu_law" or "linear"
+    # Sounds with samples beyond full scale, of floats: "clip", "normalize" or "skip".
+    data.too_loud = "clip"
     data.frames_per_second = 2.0  # speed at which piano rolls are played
     data.max_offset = 10.0  # longest pen offset, in standard deviations: clips the rest
     data.pen_states = 2  # states of a pen: down, lifted; 3: and the end of a drawing
@@ -62,7 +63,8 @@ def get_config() -> config_dict.ConfigDict:
     generator.feedback_temperature = 1.0  # softmax temperature of "soft" feedback etc.
     generator.feedback_steps = 0  # steps a feedback gradient goes back; 0: all the way
     generator.unroll = 0  # steps in the body of a loop over time; 0: 4 on a GPU, else 1
-    # Kernels that loops over time run as on a GPU: "auto", "cuda", "triton" or "none".
+    # Kernels that loops over time run as: "auto", "cuda" and "triton" on a GPU; "tpu" on a
+    # TPU, which "auto" does not choose, since no TPU has run them yet; or "none".
     generator.kernels = "auto"
     generator.recompute = False  # save memory: recompute gates in the backward pass
 

@@ -101,6 +101,36 @@ def visible(folder: pathlib.Path) -> list[pathlib.Path]:
     return [folder / name for name in names if not name.startswith(".")]
 
 
+def files_below(folder: pathlib.Path, suffixes: tuple[str, ...]) -> list[pathlib.Path]:
+    """The files with these suffixes in a folder and below it, in the order of their paths.
+
+    Hidden files and folders are left out, and links to folders are not followed: they can
+    go in circles.
+
+    Args:
+        folder: Path of the folder.
+        suffixes: Ends of names in lower case, such as `.txt`.
+
+    Raises:
+        UserError: If a folder cannot be read.
+    """
+    files = []
+
+    def refuse(error: OSError) -> None:
+        raise UserError(
+            f"{error.filename}: cannot be read ({_cause(error)})"
+        ) from error
+
+    for place, folders, names in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        files += [
+            pathlib.Path(place, name)
+            for name in names
+            if name.lower().endswith(suffixes) and not name.startswith(".")
+        ]
+    return sorted(files)
+
+
 def check_file(file: pathlib.Path) -> None:
     """Checks that something can be read whole: opening a pipe would wait for ever.
 
@@ -132,22 +162,24 @@ def read_file(file: pathlib.Path) -> bytes:
         raise UserError(f"{file}: cannot be read ({_cause(error)})") from error
 
 
-def gunzip(file: pathlib.Path, content: bytes) -> bytearray:
+def gunzip(file: pathlib.Path, content: bytes, most: int | None = None) -> bytearray:
     """What gzip packed into the content of a file.
 
     Args:
         file: Path of the file, for messages.
         content: The packed bytes.
+        most: Largest number of bytes, below `MOST_UNPACKED`, which is the default.
 
     Raises:
-        UserError: If they are damaged, or unpack to more than `MOST_UNPACKED` bytes.
+        UserError: If they are damaged, or unpack to more.
     """
+    most = MOST_UNPACKED if most is None else most
     unpacked = bytearray()
     try:
         with gzip.GzipFile(fileobj=io.BytesIO(content)) as stream:
             while part := stream.read(_CHUNK):
                 unpacked += part
-                if len(unpacked) > MOST_UNPACKED:
+                if len(unpacked) > most:
                     raise too_large(file, "unpack it with gunzip")
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{file}: damaged gzip file ({error}): get it again") from error

@@ -9,6 +9,7 @@ import pytest
 
 # Read when JAX starts, so set before any test module imports it: a small machine with
 # several devices stands in for a large one. JAX_PLATFORMS=cuda tests a GPU.
+os.environ["PF_JAX_CACHE"] = ""  # The user's cache is not the tests'.
 _FLAGS = {"--xla_force_host_platform_device_count": "8"}
 if os.environ.setdefault("JAX_PLATFORMS", "cpu") == "cpu":
     # Compiling takes most of the tests' time, and they need no fast code. Set it to 0 to

@@ -21,7 +21,16 @@ from whole_runs import SIZES, write_text
 
 from configs import default
 
-SLOW_FILES = {"gzip", "zip_of_bytes", "mat_packed", "lzma", "bzip2", "pickle_nested"}
+SLOW_FILES = {
+    "gzip",
+    "gzip_text",
+    "gzip_texts",
+    "zip_of_bytes",
+    "mat_packed",
+    "lzma",
+    "bzip2",
+    "pickle_nested",
+}
 """Hostile files that take seconds to write or to refuse."""
 
 

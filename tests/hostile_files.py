@@ -128,6 +128,13 @@ def _gzip(folder, num_bytes, header=b""):
     return {"name": "mnist", "path": str(folder)}
 
 
+def _gzip_text(folder, num_bytes, names=("a.txt.gz",)):
+    zeros = gzip.compress(bytes(1 << 24)) * (num_bytes >> 24)
+    for name in names:
+        (folder / name).write_bytes(zeros)
+    return {"name": "text", "path": str(folder)}
+
+
 def _packed(folder, name, kind):
     """Three arrays of 48 MB, packed by another method than numpy's."""
     array = npy_bytes((2 << 20, 3), "<f8", bytes(48 << 20))
@@ -183,6 +190,14 @@ def _repeated(count: int) -> bytes:
     return pickle.dumps(array, protocol=2)
 
 
+def _table(folder: pathlib.Path, content: bytes) -> dict:
+    """A packed parallel text."""
+    for name in NAMES:
+        with gzip.open(folder / f"{name}.tsv.gz", "wb", compresslevel=1) as file:
+            file.write(content if name == "train" else b"a\tb\n")
+    return {"name": "parallel", "path": str(folder)}
+
+
 FILES: dict[str, Callable[[pathlib.Path], dict]] = {
     # Headers that claim much.
     "wav_rate": lambda f: _wav(f, rate=99_999_989),
@@ -214,6 +229,9 @@ FILES: dict[str, Callable[[pathlib.Path], dict]] = {
     "csv_field": lambda f: _split(f, b"a,b\n1," + b"1" * 200_000, ".csv", "series"),
     # Much, packed into little.
     "gzip": lambda f: _gzip(f, 3 * GIB),
+    "gzip_text": lambda f: _gzip_text(f, 3 * GIB),
+    "gzip_texts": lambda f: _gzip_text(f, GIB // 5, [f"{n}.txt.gz" for n in "abcd"]),
+    "gzip_text_damaged": lambda f: _split(f, b"\x1f\x8b\x08", ".txt.gz", "text"),
     "zip": lambda f: _raw_zip(f, "sketch_rnn", GIB),
     "zip_series": lambda f: _raw_zip(f, "series", GIB),
     "zip_of_bytes": lambda f: {
@@ -235,6 +253,8 @@ FILES: dict[str, Callable[[pathlib.Path], dict]] = {
     "pickle_repeats": lambda f: _npz(f, pickled(_repeated(1000))),
     "pickle_nested": lambda f: _npz(f, pickled(b"(" * 10**6 + b"t" * 10**6 + b".")),
     "xml_entities": lambda f: _entities(f),
+    "parallel_lines": lambda f: _table(f, b"\n" * 100_000_000),
+    "parallel_line": lambda f: _table(f, b"a" * 100_000_000),
     # What is no file.
     "device": lambda f: {"name": "text", "path": "/dev/null"},
     "device_zero": lambda f: {"name": "text", "path": "/dev/zero"},
@@ -253,6 +273,7 @@ FILES: dict[str, Callable[[pathlib.Path], dict]] = {
     "pipe_amat": lambda f: _fifo(f, "binarized_mnist", "binarized_mnist_train.amat"),
     "pipe_idx": lambda f: _fifo(f, "mnist", IDX[0]),
     "pipe_iam": lambda f: _fifo(f, "iam_ondb", "trainset.txt"),
+    "pipe_tsv": lambda f: _fifo(f, "parallel", "train.tsv"),
     "pipe_itself": lambda f: _fifo(f, "text", "a") | {"path": str(f / "a")},
     "socket": lambda f: _socket(f, "text", "a.txt"),
     "socket_itself": lambda f: _socket(f, "text", "a") | {"path": str(f / "a")},

@@ -6,7 +6,7 @@ from errors import error_of
 
 from configs import default
 from pf_jax.data import load_dataset
-from pf_jax.experiment import build
+from pf_jax.experiment import build, first_state
 from pf_jax.experiment.streams import Stream
 
 
@@ -68,3 +68,38 @@ def test_state_shapes_are_those_of_create_state(config):
     assert jax.tree.structure(shapes) == jax.tree.structure(state)
     for shape, leaf in zip(*map(jax.tree.leaves, (shapes, state)), strict=True):
         assert (shape.shape, shape.dtype) == (leaf.shape, leaf.dtype)
+
+
+@pytest.mark.parametrize(
+    ("fields", "others"),
+    [
+        (("preactivation", "outputs"), "preactivation"),
+        (("outputs",), "preactivation"),
+        (("hidden", "outputs", "preactivation"), "hidden,preactivation"),
+    ],
+)
+def test_a_discriminator_that_sees_thousands_of_outputs_is_warned_of(
+    config, capsys, fields, others
+):
+    symbols = [chr(0x4E00 + index) for index in range(first_state.MANY_OUTPUTS - 1)]
+    pathlib.Path(config.data.path).write_text("".join(symbols) * 2, encoding="utf-8")
+    config.behavior.fields = fields
+    first_state._print_sizes(build.load_experiment(config))
+    assert capsys.readouterr().err == (
+        f"warning: behavior.fields={','.join(fields)}: 2,000 outputs of every step enter "
+        "the discriminator, which is slow: leave them out with "
+        f"--config.behavior.fields={others}\n"
+    )
+    for name, value in (
+        ("objective", "teacher_forcing"),
+        ("behavior.fields", ("hidden",)),
+        ("data.units", "bytes"),
+        ("data.min_count", 2),
+    ):
+        changed = config.copy_and_resolve_references()
+        changed.update_from_flattened_dict({name: value})
+        if name == "data.min_count":
+            text = "".join(symbols[1:]) * 2 + symbols[0]
+            pathlib.Path(config.data.path).write_text(text, encoding="utf-8")
+        first_state._print_sizes(build.load_experiment(changed))
+        assert not capsys.readouterr().err

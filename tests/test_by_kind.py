@@ -10,7 +10,7 @@ from pf_jax.analysis.measures import compared
 from pf_jax.analysis.measures.by_kind import KINDS, measure_kind
 from pf_jax.analysis.measures.measurement import Measured, Subject
 from pf_jax.analysis.samples import draw_samples
-from pf_jax.data import Vocabulary, join_sequences
+from pf_jax.data import Bytes, Vocabulary, for_kind, join_sequences
 from pf_jax.data.piano import PianoRoll
 from pf_jax.data.pixels import Pixels
 from pf_jax.data.strokes import Strokes
@@ -54,7 +54,8 @@ IS_TEXT = ("characters", "words", "waveform")
 
 
 def test_every_encoding_has_its_measures():
-    assert {type(encoding) for encoding in ENCODINGS.values()} <= KINDS.keys()
+    assert all(for_kind(KINDS, encoding) for encoding in ENCODINGS.values())
+    assert for_kind(KINDS, Bytes()) is for_kind(KINDS, ENCODINGS["characters"])
 
 
 def state_of(encoding):

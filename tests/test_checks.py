@@ -7,6 +7,8 @@ from ml_collections import config_dict
 
 from configs import default
 from pf_jax.data import load_dataset, waveform
+from pf_jax.data.dataset import UNITS
+from pf_jax.data.loud import TOO_LOUD
 from pf_jax.errors import UserError
 from pf_jax.experiment import build, checks, environment, memory
 
@@ -53,6 +55,19 @@ def _config(**overrides):
             {"train__carry": "passed_on", "discriminator__kind": "convolutional"},
             "train.carry=passed_on: discriminator.kind=convolutional sees whole images, "
             "after which nothing follows: set train.carry=zeros",
+        ),
+        (
+            {"data__units": "runes"},
+            "data.units=runes: must be one of characters, bytes, words",
+        ),
+        ({"data__min_count": 0}, "data.min_count=0: must be at least 1"),
+        (
+            {"data__units": "bytes", "data__min_count": 2},
+            "data.min_count=2: data.units=bytes knows every byte: leave it at 1",
+        ),
+        (
+            {"data__too_loud": "cut"},
+            "data.too_loud=cut: must be one of clip, normalize, skip",
         ),
         (
             {"train__update": "both"},
@@ -528,3 +543,8 @@ def test_check_environment_names_the_platform_that_is_not_there(monkeypatch, err
         f"JAX_PLATFORMS={os.environ['JAX_PLATFORMS']}: JAX cannot"
     )
     assert ("(no cuda)" in message) == bool(str(error))
+
+
+def test_settings_of_data_are_those_that_its_readers_know():
+    assert set(checks.UNITS) == UNITS.keys()
+    assert set(checks.TOO_LOUD) == TOO_LOUD.keys()

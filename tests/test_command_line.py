@@ -186,9 +186,9 @@ def test_run_takes_tuples_in_every_form(arguments, fields):
         (
             ["--config=nowhere.py"],
             "--config=nowhere.py: no such file; give a Python file with a "
-            "get_config(), or one of default, handwriting, lorenz, lorenz_full, music, "
-            "ptb_char, ptb_char_small, ptb_word, seq_digits, seq_mnist, waveform, "
-            "waveform_digits",
+            "get_config(), or one of default, digits_by_class, handwriting, lorenz, "
+            "lorenz_full, multi30k_chars, multi30k_words, music, ptb_char, ptb_char_small, "
+            "ptb_word, reverse, seq_digits, seq_mnist, waveform, waveform_digits",
         ),
     ],
 )

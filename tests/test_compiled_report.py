@@ -107,3 +107,15 @@ def test_largest_lists_what_is_above_the_limit_by_size():
     names = [line.split()[0] for line in text.splitlines()]
     assert names == ["instruction", "dot.1", "kernel.1"]
     assert "f32[4,8], s32[3]" in text
+
+
+def test_vector_memory_is_what_a_tpu_kernel_reserves():
+    (kernel,) = report.instructions("""
+ENTRY main {
+  %x = f32[8]{0} parameter(0)
+  ROOT %gru.1 = f32[8]{0} custom-call(%x), custom_call_target="tpu_custom_call", \
+backend_config={"scoped_memory_configs":[{"memory_space":"1","offset":"0","size":"4096"}]}
+}
+""")
+    assert (kernel.kind, kernel.vector_memory) == (report.TPU_KERNEL, 4096)
+    assert all(each.vector_memory == 0 for each in report.instructions(PROGRAM))

@@ -336,7 +336,9 @@ def test_a_kernel_is_launched_where_rows_are_spread_over_devices(
 
 @pytest.mark.parametrize("kernels", ["fast", 3, None])
 def test_kernel_choice_error_names_the_choices(kernels):
-    with pytest.raises(ValueError, match="must be one of auto, cuda, triton, none"):
+    with pytest.raises(
+        ValueError, match="must be one of auto, cuda, triton, tpu, none"
+    ):
         dispatch.kernel_choice(kernels)
 
 

@@ -1,4 +1,6 @@
+import gzip
 import json
+import math
 import os
 import pathlib
 
@@ -8,7 +10,8 @@ from errors import error_of
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pf_jax.data import Vocabulary, text
+from pf_jax.data import Bytes, Vocabulary, text
+from pf_jax.data.words import Words
 
 ASTRAL = "a\u00e9\u4e2d\U0001f600\U0010ffff"
 
@@ -126,6 +129,132 @@ def test_text_takes_the_splits_from_the_names(
     assert text.text(path) == {"train": "one", "valid": "two", "test": "three"}
 
 
+def _write_below(folder: pathlib.Path, **contents: str) -> str:
+    """Writes files whose names have `__` for `/` and `_` for `.`; `.gz` ones packed."""
+    for name, content in contents.items():
+        file = folder / name.replace("__", "/").replace("_", ".")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        packed = gzip.compress(content.encode())
+        file.write_bytes(packed if file.suffix == ".gz" else content.encode())
+    return str(folder)
+
+
+def test_text_joins_files_of_subfolders_packed_or_not(tmp_path: pathlib.Path):
+    path = _write_below(
+        tmp_path,
+        b_txt="two",
+        a__z_txt_gz="on\u00e9" * 30,
+        c__d__e_TXT="three",
+        a__x_md="-",
+    )
+    (tmp_path / ".hidden").mkdir()
+    (tmp_path / ".hidden" / "f.txt").write_text("hidden")
+    (tmp_path / "c" / "back").symlink_to(tmp_path)
+    joined = "\n".join(["on\u00e9" * 30, "two", "three"])
+    assert text.text(path) == text.split_text(joined)
+    file = str(tmp_path / "a" / "z.txt.gz")
+    assert text.text(file) == text.split_text("on\u00e9" * 30)
+
+
+def test_text_takes_the_splits_from_subfolders(tmp_path: pathlib.Path):
+    path = _write_below(
+        tmp_path,
+        train__b__c_txt="2",
+        train__a_txt_gz="1",
+        Validation__v_txt="3",
+        test__train_txt="4",
+        other__train_txt="5",
+    )
+    assert text.text(path) == {"train": "1\n2", "valid": "3", "test": "4"}
+    # Files named so in the folder itself come first.
+    _write_below(tmp_path, train_txt_gz="6", valid_txt="7", test_txt="8")
+    assert text.text(path) == {"train": "6", "valid": "7", "test": "8"}
+
+
+def test_text_takes_the_splits_from_names_below(tmp_path: pathlib.Path):
+    path = _write_below(tmp_path, a__train_txt="1", a__b__valid_txt="2", test_md="")
+    assert "none for test: add test.txt" in error_of(text.text, path)
+    _write_below(tmp_path, c__test_txt_gz="3")
+    assert text.text(path) == {"train": "1", "valid": "2", "test": "3"}
+    _write_below(tmp_path, d__test_txt="4")
+    message = error_of(text.text, path)
+    assert "c/test.txt.gz and d/test.txt are both named test" in message
+
+
+@pytest.mark.parametrize(
+    ("names", "cause"),
+    [
+        (["train__a_txt", "valid__a_txt"], "none for test: add them or rename"),
+        (["train__a_txt", "valid__a_txt", "test__a_md"], "/test: no *.txt files there"),
+        (["a__b_txt", "a__b_txt_gz"], "a/b.txt and a/b.txt.gz are both there"),
+    ],
+)
+def test_text_error_for_folders(tmp_path: pathlib.Path, names, cause):
+    assert cause in error_of(
+        text.text, _write_below(tmp_path, **dict.fromkeys(names, "x"))
+    )
+
+
+def test_text_error_for_a_packed_file_that_is_damaged(tmp_path: pathlib.Path):
+    (tmp_path / "a.txt.gz").write_bytes(b"not packed")
+    message = error_of(text.text, str(tmp_path))
+    assert message.startswith(
+        f"{tmp_path / 'a.txt.gz'}: damaged gzip file (Not a gzipped"
+    )
+
+
+def test_text_bounds_what_all_packed_files_unpack_to(tmp_path, monkeypatch):
+    monkeypatch.setattr(text, "MOST_UNPACKED", 1000)
+    path = _write_below(tmp_path, a_txt_gz="x" * 600, b_txt_gz="y" * 400)
+    assert len("".join(text.text(path).values())) == 1001
+    _write_below(tmp_path, b_txt_gz="y" * 401)
+    message = error_of(text.text, path)
+    assert message.startswith(f"{tmp_path / 'b.txt.gz'}: unpacks to more than ")
+
+
+def test_text_as_bytes_keeps_what_is_not_utf_8(tmp_path: pathlib.Path):
+    content = bytes(range(256)) * 2 + "\u4f60\U0001d11e".encode()
+    (tmp_path / "a.bin").write_bytes(content)
+    splits = text.text(str(tmp_path / "a.bin"), "surrogateescape")
+    tokens = [Bytes().encode(part) for part in splits.values()]
+    assert np.concatenate(tokens).tobytes() == content
+
+
+def test_bytes_of_a_text_are_tokens_that_are_always_known():
+    encoding, raw = Bytes(), "a\u00e9\U0001d11e\0"
+    values = encoding.encode(raw)
+    assert values.tolist() == [97, 0xC3, 0xA9, 0xF0, 0x9D, 0x84, 0x9E, 0]
+    assert encoding.decode(values) == raw and encoding.count_unknown(raw) == 0
+    assert encoding.decode(values[:2]) == "a\ufffd"
+    assert (encoding.size, encoding.output(1).num_outputs) == (256, 256)
+    assert encoding.measure.of_nll(math.log(2)) == 1
+    # A character that the prompt starts and the sample ends.
+    assert encoding.continued("a\udcc3", values[2:3]) == "a\u00e9"
+    assert Bytes.from_json(json.loads(json.dumps(encoding.to_json()))) == encoding
+    assert encoding != Vocabulary.from_text("abc")
+
+
+def test_min_count_makes_rare_symbols_unknown():
+    content = "aaabbc"
+    vocabulary = Vocabulary.from_text(content, 2)
+    assert vocabulary.symbols == ("\ufffd", "a", "b")
+    assert vocabulary.encode(content).tolist() == [1, 1, 1, 2, 2, 0]
+    assert vocabulary.count_unknown(content) == 1
+    assert vocabulary.describe_unknown() == (
+        "seen fewer than 2 times in training become one unknown symbol"
+    )
+    assert Vocabulary.from_json(vocabulary.to_json()) == vocabulary
+    assert Vocabulary.from_text(content, 1) == Vocabulary.from_text(content)
+    # As in runs of before.
+    assert Vocabulary.from_text(content).to_json() == {"symbols": ["\ufffd", *"abc"]}
+    words = Words.from_text("a b a\nc a b", 2)
+    assert words.symbols == ("<eos>", "<unk>", "a", "b")
+    for encoding in (Vocabulary, Words):
+        assert "data.min_count=4: no symbol" in error_of(
+            encoding.from_text, "a b a\nc a", 4
+        )
+
+
 def test_text_error_without_a_path():
     message = error_of(text.text, "")
     assert "data.path is empty" in message and "--config.data.path=" in message
@@ -173,9 +302,9 @@ def test_text_error_for_latin_1_gives_the_offset(tmp_path: pathlib.Path):
 
 
 def test_text_error_for_a_file_that_cannot_be_read(tmp_path: pathlib.Path):
-    (tmp_path / "folder.txt").mkdir()
+    (tmp_path / "a.txt").symlink_to("gone")
     message = error_of(text.text, str(tmp_path))
-    assert str(tmp_path / "folder.txt") in message and "cannot be read" in message
+    assert str(tmp_path / "a.txt") in message and "cannot be read" in message
 
 
 def test_ptb_char_strips_lines_and_ends_them(tmp_path: pathlib.Path):

@@ -79,3 +79,32 @@ def test_load_encoding_error_where_it_is_missing_or_damaged(tmp_path, content):
         path.write_text(content)
     message = error_of(load_encoding, path)
     assert "encoding.json" in message and "--workdir" in message
+
+
+@pytest.mark.parametrize(
+    ("fields", "symbols", "unknown"),
+    [
+        ({}, ("\ufffd", "\n", "a", "b", "\u4f60"), (0, 1, 0)),
+        ({"min_count": 2}, ("\ufffd", "a", "b"), (2, 1, 1)),
+        ({"units": "words"}, ("<eos>", "<unk>", "ab", "a\u4f60b"), (0, 1, 1)),
+        ({"units": "bytes"}, tuple(map(chr, range(256))), (0, 0, 0)),
+    ],
+)
+def test_load_dataset_of_a_text_in_units(tmp_path, fields, symbols, unknown):
+    folder = _write(tmp_path, train="ab\na\u4f60b", valid="abc", test="b\u4f60")
+    section = data_of("text", folder)
+    section.update(fields)
+    dataset = load_dataset(section)
+    assert dataset.encoding.symbols == symbols
+    assert tuple(dataset.unknown.values()) == unknown
+    assert encoding_from_json(encoding_to_json(dataset.encoding)) == dataset.encoding
+    assert load_dataset(section, dataset.encoding).encoding is dataset.encoding
+
+
+def test_load_dataset_error_for_bytes_of_words(tmp_path):
+    section = data_of("ptb_word", "")
+    _write(tmp_path, **{f"ptb.{s}": "a b" for s in ("train", "valid", "test")})
+    section.path, section.units = str(tmp_path), "bytes"
+    assert error_of(load_dataset, section) == (
+        "data.units=bytes: data.name=ptb_word is read in words: set data.name=ptb_char"
+    )

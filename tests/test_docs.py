@@ -6,6 +6,8 @@ import importlib
 import json
 import pathlib
 import re
+import sys
+import types
 
 import pytest
 
@@ -28,8 +30,12 @@ def examples(page):
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if examples(page)], ids=lambda page: page.stem
 )
-def test_examples_of_a_page_run_in_order(page):
-    names = {"__name__": page.stem}
+def test_examples_of_a_page_run_in_order(page, tmp_path, monkeypatch):
+    # As a module, which classes that are saved can be imported from again.
+    module = types.ModuleType(page.stem)
+    monkeypatch.setitem(sys.modules, page.stem, module)
+    monkeypatch.chdir(tmp_path)
+    names = vars(module)
     for first, block in examples(page):
         # Errors name the page's own lines.
         exec(compile("\n" * first + block, str(page), "exec"), names)

@@ -47,6 +47,7 @@ ADVERSARIAL_METRICS = {
     "generator_gate_open",
 }
 NOT_IN_OLDER_CONFIGS = {
+    "data": ("labels", "length", "source", "too_long", "units"),
     "generator": ("cell", "dropout", "feedback", "readout_bias"),
     "discriminator": ("learning_rate", "schedule"),
     "adversarial": ("warmup_steps",),

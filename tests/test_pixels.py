@@ -125,13 +125,21 @@ def test_binarized_mnist_reads_numbers_written_in_other_ways(
     np.testing.assert_array_equal(pixels.binarized_mnist(path)["train"], images)
 
 
-def test_binarized_mnist_reads_the_packed_copy_again(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def cache(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
+    """A cache folder, which most tests go without."""
+    monkeypatch.setenv("PF_JAX_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_binarized_mnist_reads_the_cache_again(
+    tmp_path: pathlib.Path, cache: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ):
     path = _write_amats(tmp_path, train=_amat(_binary(7)))
     first = pixels.binarized_mnist(path)
-    copy = tmp_path / "binarized_mnist_train.amat.packed"
-    assert 7 * 98 < copy.stat().st_size < 7 * 98 + 100
+    # Nothing lies beside the data.
+    assert {file.suffix for file in tmp_path.iterdir()} == {".amat", ""}
+    assert len(list(cache.glob("amat-*.npz"))) == 3
 
     def parse(file: pathlib.Path):
         raise AssertionError(f"{file}: must not be parsed again")
@@ -144,7 +152,7 @@ def test_binarized_mnist_reads_the_packed_copy_again(
 
 @pytest.mark.parametrize("same_size", [True, False])
 def test_binarized_mnist_parses_anew_what_has_changed(
-    tmp_path: pathlib.Path, same_size: bool
+    tmp_path: pathlib.Path, cache: pathlib.Path, same_size: bool
 ):
     path = _write_amats(tmp_path, train=_amat(_binary(2)))
     pixels.binarized_mnist(path)
@@ -155,40 +163,6 @@ def test_binarized_mnist_parses_anew_what_has_changed(
     os.utime(file, ns=(time, time + same_size))
     np.testing.assert_array_equal(pixels.binarized_mnist(path)["train"], changed)
     np.testing.assert_array_equal(pixels.binarized_mnist(path)["train"], changed)
-
-
-@pytest.mark.parametrize(
-    "damage",
-    [
-        lambda content: b"",
-        lambda content: content[:-1],
-        lambda content: content + b"\0",
-        lambda content: content[:-1] + bytes([content[-1] ^ 1]),
-    ],
-    ids=["empty", "truncated", "too long", "one bit"],
-)
-def test_binarized_mnist_parses_anew_where_the_packed_copy_is_damaged(
-    tmp_path: pathlib.Path, damage
-):
-    path = _write_amats(tmp_path)
-    images = pixels.binarized_mnist(path)["train"]
-    copy = tmp_path / "binarized_mnist_train.amat.packed"
-    whole = copy.read_bytes()
-    copy.write_bytes(damage(whole))
-    np.testing.assert_array_equal(pixels.binarized_mnist(path)["train"], images)
-    assert copy.read_bytes() == whole
-
-
-def test_binarized_mnist_reads_a_folder_that_cannot_be_written_to(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
-):
-    def write(path: pathlib.Path, content: bytes):
-        raise PermissionError(f"{path}, {len(content)} bytes")
-
-    monkeypatch.setattr(mnist_files, "write_whole", write)
-    path = _write_amats(tmp_path, train=_amat(_binary(2)))
-    np.testing.assert_array_equal(pixels.binarized_mnist(path)["train"], _binary(2))
-    assert not list(tmp_path.glob("*.packed"))
 
 
 @pytest.mark.parametrize("loader", [pixels.binarized_mnist, pixels.mnist])
@@ -238,7 +212,6 @@ def test_binarized_mnist_error_for_a_truncated_line(tmp_path: pathlib.Path):
     message = error_of(pixels.binarized_mnist, path)
     assert "binarized_mnist_valid.amat: line 3 has 774 numbers" in message
     assert "must have 784" in message
-    assert not (tmp_path / "binarized_mnist_valid.amat.packed").exists()
 
 
 @pytest.mark.parametrize("value", ["2", "0.5", "-1", "nan", "0x1", "\u00e9", "\0"])
@@ -401,13 +374,13 @@ def _real(tmp_path: pathlib.Path, name: str) -> str:
     if not (folder := os.environ.get("PF_JAX_DATA")):
         pytest.skip(f"PF_JAX_DATA does not name a folder with {name}/")
     for file in (pathlib.Path(folder) / name).iterdir():
-        # Packed copies are not linked, so that loaders write theirs to `tmp_path`.
-        if file.suffix != ".packed":
-            (tmp_path / file.name).symlink_to(file)
+        (tmp_path / file.name).symlink_to(file)
     return str(tmp_path)
 
 
-def test_binarized_mnist_counts_of_the_real_files(tmp_path: pathlib.Path):
+def test_binarized_mnist_counts_of_the_real_files(
+    tmp_path: pathlib.Path, cache: pathlib.Path
+):
     path = _real(tmp_path, "binarized_mnist")
     for splits in (pixels.binarized_mnist(path), pixels.binarized_mnist(path)):
         sums = {name: (len(images), images.sum()) for name, images in splits.items()}

@@ -12,7 +12,7 @@ from ratings import RULE, A, B, expected_shares, make_key, simulated, write_rati
 from scipy import stats
 from scipy.io import wavfile
 
-from pf_jax.data import Vocabulary, join_sequences
+from pf_jax.data import Bytes, Vocabulary, join_sequences
 from pf_jax.data.piano import PianoRoll
 from pf_jax.data.pixels import Pixels
 from pf_jax.data.series import Series
@@ -191,6 +191,7 @@ def test_page_loads_nothing_and_escapes_samples():
 
 ENCODINGS = {
     "text": (Vocabulary.from_text("abc <&"), "text"),
+    "bytes": (Bytes(), "text"),
     "words": (Words.from_text("a b c"), "text"),
     "pixels": (Pixels(4, 6), "picture"),
     "strokes": (Strokes((0.5, -0.5), 2.0, 10.0), "picture"),

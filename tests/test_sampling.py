@@ -19,7 +19,7 @@ from trees import random_like
 from configs import default
 from pf_jax.analysis import drawings, rolls, sample_files, samples, series, sound
 from pf_jax.analysis.request import Request, Sampling
-from pf_jax.data import Vocabulary, encoding_to_json, save_encoding
+from pf_jax.data import Bytes, Vocabulary, encoding_to_json, save_encoding
 from pf_jax.data.piano import PianoRoll
 from pf_jax.data.pixels import Pixels
 from pf_jax.data.series import Series
@@ -206,6 +206,17 @@ def test_words_of_pieces_are_joined_as_those_of_the_whole(tmp_path, prompt):
         for piece in np.split(tokens, [1, 2, 3, 10, 11, 30]):
             add(piece)
     assert path.read_text() == encoding.continued(prompt, tokens)
+
+
+def test_files_of_bytes_have_the_bytes_wherever_pieces_end(tmp_path):
+    # Characters that pieces cut, and bytes that are no characters.
+    content = "a\u4f60\U0001d11e".encode() + bytes([0xFF, 0, 0xE4])
+    tokens = np.frombuffer(content, np.uint8)
+    for start in range(len(content) + 1):
+        with sample_files._text_file(Bytes(), "\u00e9", tmp_path / "text") as add:
+            add(tokens[:start])
+            add(tokens[start:])
+        assert (tmp_path / "text").read_bytes() == "\u00e9".encode() + content
 
 
 def test_files_of_pieces_are_those_of_the_whole(tmp_path):

@@ -182,7 +182,10 @@ def test_gather_windows_stays_inside_the_split(chunks: str):
 def _scored(sequences, **sizes):
     """For each group its inputs, targets and mask, `[T, S]` each."""
     return [
-        [np.concatenate(field) for field in zip(*group, strict=True)]
+        [
+            np.concatenate(field)
+            for field in zip(*(batch[:3] for batch in group), strict=True)
+        ]
         for group in evaluation_groups(sequences, **sizes)
     ]
 

@@ -72,7 +72,10 @@ class _Builder:
             }
             return {split: [{"text": texts[split].encode()}] for split in texts}
         return {
-            split: _Source({"image": image, "label": 0} for image in _images(split))
+            split: _Source(
+                {"image": image, "label": label}
+                for label, image in enumerate(_images(split))
+            )
             for split in ("train", "validation", "test")
             if (self.name, split) != ("mnist", "validation")
         }
@@ -129,6 +132,14 @@ def test_mnist_reads_gray_levels_of_train_and_test(monkeypatch: pytest.MonkeyPat
     assert list(splits) == ["train", "test"]
     for split, images in splits.items():
         np.testing.assert_array_equal(images, _images(split)[..., 0])
+
+
+def test_mnist_labels_are_in_the_order_of_its_images(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(tensorflow_datasets, "builder", _Builder)
+    labels = tfds.mnist_labels("")
+    assert list(labels) == ["train", "test"]
+    np.testing.assert_array_equal(labels["train"], np.arange(12))
+    np.testing.assert_array_equal(labels["test"], np.arange(3))
 
 
 def test_mnist_of_pixels_thresholds_and_splits_what_tfds_reads(

@@ -378,7 +378,7 @@ def test_wav_error_for_a_rate_of_zero_in_the_file(tmp_path: pathlib.Path):
 
 @pytest.mark.parametrize(
     "sample, cause",
-    [(np.nan, "NaN or infinite"), (np.inf, "NaN or infinite"), (-3, "full scale (3)")],
+    [(np.nan, "NaN or infinite"), (np.inf, "NaN or infinite")],
 )
 def test_wav_error_for_float_samples_out_of_range(
     tmp_path: pathlib.Path, sample: float, cause: str
@@ -388,10 +388,72 @@ def test_wav_error_for_float_samples_out_of_range(
     assert path in message and cause in message and "[-1, 1]" in message
 
 
-def test_wav_error_for_a_file_that_cannot_be_read(tmp_path: pathlib.Path):
-    (tmp_path / "folder.wav").mkdir()
+LOUD = np.array([0, -3, 0.5, 1.5, 1], np.float32)
+
+
+@pytest.mark.parametrize(
+    ("too_loud", "signal", "phrase"),
+    [
+        ("clip", [0, -1, 0.5, 1, 1], "clipped"),
+        ("normalize", LOUD / 3, "scaled down to full scale"),
+        ("skip", None, "left out"),
+    ],
+)
+def test_wav_too_loud_is_clipped_or_normalized_or_skipped(
+    tmp_path: pathlib.Path, capsys, too_loud: str, signal, phrase: str
+):
+    quiet = LOUD / 4
+    for split in ("train", "valid", "test"):
+        _write(tmp_path / split / "quiet.wav", quiet)
+    for index in range(7):
+        _write(tmp_path / "train" / f"r{index}.wav", LOUD)
+    train = wav.wav(str(tmp_path), RATE, too_loud)["train"]
+    np.testing.assert_array_equal(train[0], quiet)
+    loud = [] if signal is None else [signal] * 7
+    assert len(train) == 1 + len(loud)
+    for found, expected in zip(train[1:], loud, strict=True):
+        np.testing.assert_array_equal(found, np.asarray(expected, np.float32))
+    assert capsys.readouterr().err == (
+        f"warning: data.path={tmp_path}: 7 of 10 files have 14 samples beyond full scale "
+        f"(peak 3) and are {phrase}: r0.wav, r1.wav, r2.wav, r3.wav, r4.wav and 2 more: "
+        "data.too_loud can be clip, normalize, skip\n"
+    )
+
+
+def test_wav_too_loud_skips_without_moving_files_to_other_splits(
+    tmp_path: pathlib.Path,
+):
+    for index in range(40):
+        samples = LOUD if index == 3 else np.float32([index / 100])
+        _write(tmp_path / f"{index:02}.wav", samples)
+    splits = wav.wav(str(tmp_path), RATE, "skip")
+    numbers = {s: [round(100 * p[0]) for p in part] for s, part in splits.items()}
+    assert numbers["valid"] == [18, 38] and numbers["test"] == [19, 39]
+    assert len(numbers["train"]) == 35 and 3 not in numbers["train"]
+
+
+def test_wav_error_names_all_files_that_are_wrong(tmp_path: pathlib.Path):
+    _write(tmp_path / "good.wav", [1] * 100)
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / "text.wav").write_text("no sound")
+    _write(tmp_path / "nan.wav", np.float32([np.nan]))
     message = error_of(wav.wav, str(tmp_path), RATE)
-    assert str(tmp_path / "folder.wav") in message and "cannot be read (Is" in message
+    assert message.startswith(
+        f"{tmp_path}: 2 of 3 files cannot be used: below/text.wav cannot be read (File "
+    )
+    assert "; nan.wav has samples that are NaN or infinite" in message
+    assert message.endswith(": repair or remove them")
+    for index in range(300):
+        (tmp_path / f"{index:03}{'x' * 200}.wav").write_bytes(b"")
+    message = error_of(wav.wav, str(tmp_path), RATE)
+    assert "302 of 303 files cannot be used" in message and "; and 297 more" in message
+    assert len(message) < 1300
+
+
+def test_wav_error_for_a_file_that_cannot_be_read(tmp_path: pathlib.Path):
+    (tmp_path / "a.wav").symlink_to("gone")
+    message = error_of(wav.wav, str(tmp_path), RATE)
+    assert str(tmp_path / "a.wav") in message and "cannot be read (No such" in message
 
 
 def test_wav_counts_of_the_real_digits():

@@ -13,9 +13,8 @@ import numpy as np
 from pf_jax.analysis import sample_files, translation_files
 from pf_jax.analysis.classes import default_samples, num_classes
 from pf_jax.analysis.request import Request, Sampling
-from pf_jax.data import Vocabulary
 from pf_jax.data.conditions import UNKNOWN
-from pf_jax.data.encoding import Encoding, TextEncoding, quoted
+from pf_jax.data.encoding import Encoding, TextEncoding, for_kind, quoted
 from pf_jax.data.piano import PianoRoll
 from pf_jax.data.pixels import Pixels
 from pf_jax.data.series import Series
@@ -90,7 +89,7 @@ def settle_sampling(
     Raises:
         UserError: If a setting is incompatible with this kind of data.
     """
-    presenter = PRESENTERS[type(encoding)]
+    presenter = _presenter(encoding)
     if sampling.prompt and not isinstance(encoding, TextEncoding):
         raise UserError(
             f"--prompt={sampling.prompt}: a prompt is a text, and this run's data is "
@@ -180,7 +179,7 @@ def warn_of_unknown(encoding: Encoding, prompt: str, source: str | None = None) 
     if unknown:
         names = ", ".join(repr(symbol) for symbol in unknown)
         warn(
-            f"--prompt: {unknown.total()} {encoding.unit} unseen in training are read as "
+            f"--prompt: {unknown.total()} {encoding.unit} {encoding.rarity} are read as "
             f"one unknown symbol: {names}"
         )
 
@@ -194,7 +193,7 @@ def write_samples(request: Request) -> np.ndarray:
     for earlier in request.folder.glob("sample_*"):
         if re.fullmatch(r"sample_\d+\.(svg|wav|mid|csv)", earlier.name):
             earlier.unlink()  # The new samples may be fewer.
-    return PRESENTERS[type(request.encoding)].write(request)
+    return _presenter(request.encoding).write(request)
 
 
 def describe_sample(encoding: Encoding, sampling: Sampling, values: np.ndarray) -> str:
@@ -215,7 +214,7 @@ def describe_sample(encoding: Encoding, sampling: Sampling, values: np.ndarray) 
 
 
 PRESENTERS: dict[type[Encoding], Presenter] = {
-    Vocabulary: Presenter(3, 500, sample_files.write_texts),
+    TextEncoding: Presenter(3, 500, sample_files.write_texts),
     Words: Presenter(3, 100, sample_files.write_texts),
     Pixels: Presenter(64, None, sample_files.write_images),
     Strokes: Presenter(8, None, sample_files.write_drawings),
@@ -224,5 +223,12 @@ PRESENTERS: dict[type[Encoding], Presenter] = {
     # Long enough for an attractor and a spectrum.
     Series: Presenter(3, 10_000, sample_files.write_series),
     Translation: Presenter(3, None, translation_files.write_translations),
+    Encoding: Presenter(3, None, sample_files.write_values),
 }
-"""The presenter of each type of encoding."""
+"""The presenter of each type of encoding, and of those that extend it."""
+
+
+def _presenter(encoding: Encoding) -> Presenter:
+    presenter = for_kind(PRESENTERS, encoding)
+    assert presenter is not None  # Each extends `Encoding`.
+    return presenter

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pf_jax.analysis import drawings, images, rolls, series, sound
-from pf_jax.data import Encoding, Sequences
+from pf_jax.data import Encoding, Sequences, for_kind
 from pf_jax.data.piano import PianoRoll
 from pf_jax.data.pixels import Pixels
 from pf_jax.data.series import Series
@@ -44,11 +44,12 @@ def preview(
         split: Data to show beside it, where its kind does that.
         training_length: Steps of a training window.
     """
-    if type(encoding) not in _WRITERS:
+    writer = for_kind(_WRITERS, encoding)
+    if writer is None:
         return Preview()
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
-        _WRITERS[type(encoding)](encoding, sample, split, training_length, folder)
+        writer(encoding, sample, split, training_length, folder)
         contents = [
             path.read_bytes() if path.exists() else None
             for path in (folder / PICTURE, folder / SOUND)

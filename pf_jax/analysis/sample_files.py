@@ -21,7 +21,7 @@ from pf_jax.analysis.samples import draw_samples, sample_pieces
 from pf_jax.data import Sequences
 from pf_jax.data.conditions import batch_condition
 from pf_jax.data.encoding import TextEncoding
-from pf_jax.files import encoded, written_in_pieces
+from pf_jax.files import encoded, write_whole, written_in_pieces
 from pf_jax.generator import Generator
 from pf_jax.mixture import biased_mixture
 
@@ -162,13 +162,29 @@ def _text_file(
         # What a token's text is can depend on what stands before it: blanks of words.
         last = ""
 
-        def write(text: str) -> None:
+        def write(part: bytes) -> None:
             nonlocal last
-            file.write(encoded(text[len(last) :]))
-            last = text[-1:]
+            file.write(part)
+            last = (last + part.decode("utf-8", "replace"))[-1:]
 
-        write(prompt)
-        yield lambda values: write(encoding.continued(last, values))
+        write(encoded(prompt))
+        yield lambda values: write(encoding.written(last, values))
+
+
+def write_values(request: Request) -> np.ndarray:
+    """Writes `sample_N.csv`: the values as they are, a row a step, and descriptions."""
+    names = [str(n) for n in range(max(request.encoding.first_input.size, 1))]
+
+    @contextlib.contextmanager
+    def open_file(number: int) -> Iterator[Add]:
+        path = request.folder / f"sample_{number}.csv"
+        with series.series_file(names, path) as add:
+            yield lambda values: add(np.reshape(values, (len(values), -1)))
+
+    shown = _draw(request, open_file=open_file)
+    described = (request.encoding.describe(sample) for sample in shown)
+    write_whole(request.folder / "samples.txt", "\n".join(described) + "\n")
+    return shown
 
 
 def write_images(request: Request) -> np.ndarray:

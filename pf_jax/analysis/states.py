@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from pf_jax.data import Sequences, as_inputs, spaced_starts
-from pf_jax.data.conditions import batch_condition
+from pf_jax.data.sequences import window_conditions
 from pf_jax.generator import (
     Context,
     Generator,
@@ -101,9 +101,7 @@ def context_at(
         split: The split.
         starts: Start of each window in `values`, `[N]`.
     """
-    owner = np.searchsorted(split.offsets, starts, side="right") - 1
-    condition = batch_condition(split.conditions, owner)
-    return _encode(generator, params, condition)
+    return _encode(generator, params, window_conditions(split, starts))
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -1,16 +1,16 @@
 """Data, from files to batches; a batch is a pure function of `(seed, step)`."""
 
-from pf_jax.data.conditions import Condition, Pair, Sources
-from pf_jax.data.dataset import (
-    SOURCES,
-    Dataset,
+from pf_jax.data.byte_tokens import Bytes
+from pf_jax.data.conditions import Condition, Pair, Sources, take_rows
+from pf_jax.data.dataset import SOURCES, load_dataset
+from pf_jax.data.encoded import Dataset, check_dataset, make_dataset
+from pf_jax.data.encoding import Encoding, Measure, Output, TextEncoding, for_kind
+from pf_jax.data.saved_encoding import (
     encoding_from_json,
     encoding_to_json,
-    load_dataset,
     load_encoding,
     save_encoding,
 )
-from pf_jax.data.encoding import Encoding, Measure
 from pf_jax.data.sequences import (
     CutWindows,
     Sequences,
@@ -34,33 +34,40 @@ from pf_jax.data.whole_split import evaluation_groups
 
 __all__ = [
     "SOURCES",
+    "Bytes",
     "Condition",
     "CutWindows",
     "Dataset",
     "Encoding",
     "Groups",
     "Measure",
+    "Output",
     "Pair",
     "Sequences",
     "Sources",
+    "TextEncoding",
     "Vocabulary",
     "Windows",
     "as_inputs",
+    "check_dataset",
     "consecutive_windows",
     "cut_windows",
     "encoding_from_json",
     "encoding_to_json",
     "evaluation_groups",
+    "for_kind",
     "gather_windows",
     "grouped_windows",
     "join_sequences",
     "join_splits",
     "load_dataset",
     "load_encoding",
+    "make_dataset",
     "make_windows",
     "save_encoding",
     "spaced_starts",
     "successive_windows",
+    "take_rows",
     "training_values",
     "window_conditions",
     "window_source",

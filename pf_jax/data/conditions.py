@@ -5,7 +5,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import numpy as np
 
-from pf_jax.types import Source
+from pf_jax.types import Batch, Source
 
 END, UNKNOWN = 0, 1
 """Tokens of a source: its end, and what stands for unknown symbols."""
@@ -76,6 +76,18 @@ def as_condition(taken: Any) -> Any:
     steps = np.arange(taken.values.shape[-1])[:, None]
     mask = (steps < taken.lengths).astype(np.float32)
     return Source(taken.values.T.astype(np.int32), mask)  # pyright: ignore[reportArgumentType]
+
+
+def take_rows(batch: Batch, rows: Any) -> Batch:
+    """Some rows of a batch.
+
+    Args:
+        batch: The batch; its condition is `[B]` or `[S, B]`, all else `[T, B, ...]`.
+        rows: Slice or numbers of rows.
+    """
+    values = jax.tree.map(lambda x: x[:, rows], batch._replace(condition=None))
+    condition = jax.tree.map(lambda x: x[..., rows], batch.condition)
+    return values._replace(condition=condition)
 
 
 def join_conditions(first: Conditions, second: Conditions) -> Conditions:

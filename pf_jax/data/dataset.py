@@ -1,16 +1,16 @@
 """Data sets by name, read and encoded for training."""
 
-import json
-import pathlib
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from pf_jax.data import (
+    byte_tokens,
     iam_ondb,
     lorenz,
-    parallel,
+    parallel_texts,
     piano,
     pixels,
     series,
@@ -26,17 +26,21 @@ from pf_jax.data import (
     waveform,
     words,
 )
-from pf_jax.data.conditioned import encode_splits
 from pf_jax.data.conditions import Pair
+from pf_jax.data.encoded import Dataset, RawSplits, check_dataset, make_dataset
 from pf_jax.data.encoding import Encoding
-from pf_jax.data.sequences import Sequences
+from pf_jax.data.own_code import call_own, is_own, load_own
 from pf_jax.errors import UserError
-from pf_jax.files import write_whole
-from pf_jax.reading import read_file
 
-RawSplits = Mapping[str, Sequence[Any]]
-"""Raw sequences, as in their files, by split: train, valid and test; of data with a
-condition each is a `Pair`."""
+IN_PYTHON = "dataset"
+"""The `data.name` of a run whose data set was built in Python and handed over."""
+
+UNITS = {
+    "characters": vocabulary.Vocabulary,
+    "bytes": byte_tokens.Bytes,
+    "words": words.Words,
+}
+"""The encoding of a text, by `data.units`."""
 
 
 class Source(NamedTuple):
@@ -48,7 +52,7 @@ class Source(NamedTuple):
             encoding.
     """
 
-    read: Callable[[Any], RawSplits | parallel.ParallelTexts]
+    read: Callable[[Any], RawSplits | parallel_texts.ParallelTexts]
     make_encoding: Callable[[Sequence[Any], Any], Encoding]
 
 
@@ -82,8 +86,8 @@ def _read_mnist(data: Any) -> RawSplits:
     return _images(images, pixels.mnist_labels(data.path, images, data.tfds_manual_dir))
 
 
-def _read_parallel(data: Any) -> parallel.ParallelTexts:
-    return parallel.parallel(data.path, data.source, data.target)
+def _read_parallel(data: Any) -> parallel_texts.ParallelTexts:
+    return parallel_texts.parallel_texts(data.path, data.source, data.target)
 
 
 def _parallel(train: Sequence[Pair], data: Any) -> Encoding:
@@ -107,14 +111,23 @@ def _read_transduction(data: Any) -> RawSplits:
     return transduction.transduction(data.task, data.length, data.test_length)
 
 
-def _characters(train: Sequence[str], data: Any) -> Encoding:
-    del data
-    return vocabulary.Vocabulary.from_text(train[0])
+def _read_text(data: Any) -> RawSplits:
+    # Bytes that are no UTF-8 are bytes, too.
+    errors = "surrogateescape" if data.units == "bytes" else "strict"
+    return _texts(text.text(data.path, errors))
+
+
+def _text_units(train: Sequence[str], data: Any) -> Encoding:
+    return UNITS[data.units].from_text(train[0], data.min_count)
 
 
 def _words(train: Sequence[str], data: Any) -> Encoding:
-    del data
-    return words.Words.from_text(train[0])
+    if data.units == "bytes":
+        raise UserError(
+            "data.units=bytes: data.name=ptb_word is read in words: set "
+            "data.name=ptb_char"
+        )
+    return words.Words.from_text(train[0], data.min_count)
 
 
 def _pixels(train: Sequence[Any], data: Any) -> Encoding:
@@ -160,13 +173,13 @@ def _lorenz(train: Sequence[np.ndarray], data: Any) -> Encoding:
 
 SOURCES: dict[str, Source] = {
     "python_reference": Source(
-        lambda data: _texts(text.python_reference(data.path)), _characters
+        lambda data: _texts(text.python_reference(data.path)), _text_units
     ),
-    "text": Source(lambda data: _texts(text.text(data.path)), _characters),
-    "ptb_char": Source(lambda data: _texts(text.ptb_char(data.path)), _characters),
+    "text": Source(_read_text, _text_units),
+    "ptb_char": Source(lambda data: _texts(text.ptb_char(data.path)), _text_units),
     "tiny_shakespeare": Source(
         lambda data: _texts(tfds.tiny_shakespeare(data.path, data.tfds_manual_dir)),
-        _characters,
+        _text_units,
     ),
     "ptb_word": Source(lambda data: _texts(words.ptb_word(data.path)), _words),
     "binarized_mnist": Source(
@@ -177,7 +190,9 @@ SOURCES: dict[str, Source] = {
     "digits": Source(_read_digits, _pixels),
     "iam_ondb": Source(lambda data: iam_ondb.iam_ondb(data.path), _strokes),
     "sketch_rnn": Source(lambda data: sketch_rnn.sketch_rnn(data.path), _strokes),
-    "wav": Source(lambda data: wav.wav(data.path, data.sample_rate), _waveform),
+    "wav": Source(
+        lambda data: wav.wav(data.path, data.sample_rate, data.too_loud), _waveform
+    ),
     "piano_roll": Source(lambda data: piano.piano_rolls(data.path), _piano_roll),
     "series": Source(_read_series, _series),
     "lorenz63": Source(_read_lorenz, _lorenz),
@@ -193,49 +208,27 @@ SOURCES: dict[str, Source] = {
 LABELED = ("digits", "mnist")
 """Data sets with class labels."""
 
-ENCODINGS: dict[str, type[Encoding]] = {
-    encoding.kind: encoding
-    for encoding in (
-        vocabulary.Vocabulary,
-        words.Words,
-        pixels.Pixels,
-        strokes.Strokes,
-        waveform.Waveform,
-        piano.PianoRoll,
-        series.Series,
-        translation.Translation,
-    )
-}
-"""The encoding of each `kind` in JSON."""
-
-
-class Dataset(NamedTuple):
-    """A data set as values.
-
-    Attributes:
-        splits: Sequences of values by split: train, valid and test.
-        encoding: Conversion between raw sequences and values.
-        unknown: Number of unknown or clipped values by split.
-        notes: Lines for the log about what was left out or cut.
-    """
-
-    splits: dict[str, Sequences]
-    encoding: Encoding
-    unknown: dict[str, int]
-    notes: tuple[str, ...] = ()
-
 
 def load_dataset(data: Any, encoding: Encoding | None = None) -> Dataset:
     """Reads and encodes a data set.
 
     Args:
-        data: The config's section `data`; its `name` is a key of `SOURCES`.
+        data: The config's section `data`; its `name` is a key of `SOURCES`, or
+            `package.module:function` for a function that returns a `Dataset`.
         encoding: Encoding of an earlier run, to use again; by default a new one is made
             from the training split.
 
     Raises:
         UserError: If the name is unknown, or the data is missing or unusable.
     """
+    if is_own(data.name):
+        return _load_own(data, encoding)
+    if data.name == IN_PYTHON:
+        raise UserError(
+            f"data.name={IN_PYTHON}: this run's data was built in Python: give it again, "
+            "as dataset=... to pf_jax.experiment.train_and_evaluate or evaluate; "
+            "sample.py needs no data"
+        )
     if data.name not in SOURCES:
         raise UserError(
             f"data.name={data.name}: not a known data set: must be one of "
@@ -248,7 +241,7 @@ def load_dataset(data: Any, encoding: Encoding | None = None) -> Dataset:
         )
     source = SOURCES[data.name]
     raw, notes = source.read(data), ()
-    if isinstance(raw, parallel.ParallelTexts):
+    if isinstance(raw, parallel_texts.ParallelTexts):
         raw, notes = raw
     for split, sequences in raw.items():
         if not sum(len(sequence) for sequence in sequences):
@@ -257,37 +250,54 @@ def load_dataset(data: Any, encoding: Encoding | None = None) -> Dataset:
             )
     if encoding is None:
         encoding = source.make_encoding(raw["train"], data)
-    splits, unknown, more = encode_splits(
-        raw, encoding, source_length=data.source_length, too_long=data.too_long
+    return make_dataset(
+        raw,
+        encoding,
+        source_length=data.source_length,
+        too_long=data.too_long,
+        notes=notes,
     )
-    return Dataset(splits, encoding, unknown, (*notes, *more))
 
 
-def encoding_to_json(encoding: Encoding) -> dict[str, Any]:
-    """The encoding's kind and fields as JSON values, for `encoding_from_json`."""
-    return {"kind": encoding.kind, **encoding.to_json()}
+def _load_own(data: Any, encoding: Encoding | None) -> Dataset:
+    """The data set that a function of the user's returns."""
+    where = f"data.name={data.name}"
+    function = load_own(data.name, where)
+    if not callable(function):
+        raise UserError(f"{where}: must be a function, is {type(function).__name__}")
+    options = {}
+    if encoding is not None and _takes(function, "encoding"):
+        options["encoding"] = encoding
+    dataset = call_own(function, where, data, **options)
+    return with_encoding(check_dataset(dataset, where), encoding, where)
 
 
-def encoding_from_json(values: Mapping[str, Any]) -> Encoding:
-    """The inverse of `encoding_to_json`."""
-    arguments = dict(values)
-    return ENCODINGS[arguments.pop("kind")].from_json(arguments)
+def _takes(function: Any, name: str) -> bool:
+    """Whether a function has a keyword argument of this name."""
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):  # Of some functions in C.
+        return False
+    return name in parameters or any(
+        parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()
+    )
 
 
-def save_encoding(encoding: Encoding, path: pathlib.Path) -> None:
-    """Writes an encoding as a JSON file, whole or not at all."""
-    write_whole(path, json.dumps(encoding_to_json(encoding)) + "\n")
+def with_encoding(dataset: Dataset, encoding: Encoding | None, where: str) -> Dataset:
+    """A data set of the user's, if its values mean what a run's model has learned.
 
-
-def load_encoding(path: pathlib.Path) -> Encoding:
-    """Reads an encoding from a JSON file.
+    Args:
+        dataset: The data set.
+        encoding: Encoding of the run; None for a new run.
+        where: Start of error messages.
 
     Raises:
-        UserError: If the file is missing or damaged.
+        UserError: If the data set has another encoding.
     """
-    try:
-        return encoding_from_json(json.loads(read_file(path)))
-    except Exception as error:  # A damaged file can have any values.
+    if encoding is not None and dataset.encoding != encoding:
         raise UserError(
-            f"{path}: cannot read the run's encoding: use another --workdir"
-        ) from error
+            f"{where}: its encoding is not the one that the run was trained with: a "
+            "function gets that as the keyword argument encoding, if it has one, and "
+            "pf_jax.data.load_encoding reads it from the run's encoding.json"
+        )
+    return dataset

@@ -3,14 +3,15 @@
 import abc
 import collections
 import dataclasses
-from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple, Self
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 
 import numpy as np
 
 from pf_jax.data.conditions import Condition
 from pf_jax.emissions import Emission, categorical
 from pf_jax.errors import UserError
+from pf_jax.files import encoded
 
 MOST_SHOWN = 1000
 """Largest number of characters of a text that are printed."""
@@ -58,16 +59,18 @@ class Encoding(abc.ABC):
     """The conversion of one kind of data to the values that steps read, and back.
 
     Encodings are frozen dataclasses. Their fields come from the training split and the
-    config, and are saved beside the checkpoints.
+    config, and are saved beside the checkpoints. A class of your own
+    stands at the top of a module, by whose name and its own it is imported again
+    (`docs/own_data.md`).
 
     Attributes:
-        kind: Name of the encoding in JSON.
+        kind: Name of the encoding in JSON; that of a class of your own is not read.
         unit: Name of what one step is, in the plural: `characters`.
         unknown_phrase: How unknown or clipped values are handled: the end of a sentence
             for the log that starts with their number and unit.
     """
 
-    kind: ClassVar[str]
+    kind: ClassVar[str] = "own"
     unit: ClassVar[str]
     unknown_phrase: ClassVar[str] = "not seen in training become one unknown symbol"
 
@@ -138,6 +141,10 @@ class Encoding(abc.ABC):
         del raw
         return 0
 
+    def describe_unknown(self) -> str:
+        """How unknown or clipped values are handled, to follow their number and unit."""
+        return self.unknown_phrase
+
     def summary(self) -> str:
         """Details for the log, after a data set's size; empty, or `, ...`."""
         return ""
@@ -162,9 +169,22 @@ class TextEncoding(Encoding):
 
     Attributes:
         symbols: Symbol of each token, in the order of the tokens.
+        min_count: Smallest count in the training split of a symbol that is known.
     """
 
     symbols: tuple[str, ...]
+    min_count: int = 1
+
+    @property
+    def rarity(self) -> str:
+        """What unknown symbols have in common, in words."""
+        if self.min_count == 1:
+            return "unseen in training"
+        return f"seen fewer than {self.min_count:,} times in training"
+
+    def describe_unknown(self) -> str:
+        """What becomes of unknown symbols."""
+        return f"{self.rarity} become one unknown symbol"
 
     @property
     def size(self) -> int:
@@ -197,15 +217,59 @@ class TextEncoding(Encoding):
     def continued(self, prompt: str, values: np.ndarray) -> str:
         """A prompt and the tokens `[N]` that follow it, as one text."""
 
+    def written(self, before: str, values: np.ndarray) -> bytes:
+        """What a file of a text holds of the tokens `[N]` that follow a part of it."""
+        return encoded(self.continued(before, values)[len(before) :])
+
     def describe(self, values: np.ndarray) -> str:
         """The text, quoted; of a long one the start."""
         return quoted(self.decode(values))
 
     def to_json(self) -> dict[str, Any]:
-        """The symbols."""
-        return {"symbols": list(self.symbols)}
+        """The symbols, and the smallest count where it is not 1."""
+        rest = {"min_count": self.min_count} if self.min_count > 1 else {}
+        return {"symbols": list(self.symbols), **rest}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
         """The inverse of `to_json`."""
-        return cls(tuple(values["symbols"]))
+        return cls(tuple(values["symbols"]), values.get("min_count", 1))
+
+
+def frequent(symbols: Iterable[str], min_count: int) -> set[str]:
+    """The symbols of a training split that are seen often enough to be known.
+
+    Args:
+        symbols: All symbols, one after the other, such as a text.
+        min_count: Smallest count of a known symbol: `data.min_count`.
+
+    Raises:
+        UserError: If there are none.
+    """
+    if min_count == 1:
+        return set(symbols)
+    counts = collections.Counter(symbols)
+    known = {symbol for symbol, count in counts.items() if count >= min_count}
+    if not known:
+        most = max(counts.values(), default=0)
+        raise UserError(
+            f"data.min_count={min_count}: no symbol of the training split is seen so "
+            f"often: must be at most {most}"
+        )
+    return known
+
+
+T = TypeVar("T")
+
+
+def for_kind(table: Mapping[type[Encoding], T], encoding: Encoding) -> T | None:
+    """The entry of a table for an encoding's class, or for the next class that it extends.
+
+    Args:
+        table: Values by class.
+        encoding: The encoding.
+    """
+    for kind in type(encoding).__mro__:
+        if kind in table:
+            return table[kind]
+    return None

@@ -1,14 +1,12 @@
 """Readers for the original files of MNIST and of binarized MNIST."""
 
-import contextlib
-import hashlib
 import pathlib
 import struct
 
 import numpy as np
 
+from pf_jax.data.cache import cached
 from pf_jax.errors import UserError
-from pf_jax.files import write_whole
 from pf_jax.reading import gunzip, read_file
 
 _SIDE = 28
@@ -21,27 +19,14 @@ _LABELS_MAGIC, _IMAGES_MAGIC = 0x801, 0x803
 def read_amat(file: pathlib.Path) -> np.ndarray:
     """The images of an `.amat` file, `[N, 28, 28]` uint8.
 
-    The first call leaves a packed copy beside the file, which later calls read instead. The
-    copy starts with the size and the time of the `.amat` file and a digest of the content;
-    a copy that does not match is ignored.
+    They are kept in the user's cache folder.
     """
-    status = file.stat()
-    stamp = f"{status.st_size} bytes of {status.st_mtime_ns}\n".encode()
-    cache = file.with_name(f"{file.name}.packed")
-    start = len(stamp) + hashlib.sha256().digest_size
-    with contextlib.suppress(UserError):
-        content = read_file(cache)
-        if content == _sealed(stamp, content[start:]):
-            pixels = np.unpackbits(np.frombuffer(content[start:], np.uint8))
-            return pixels.reshape(-1, _SIDE, _SIDE)
-    images = _parse_amat(file)
-    with contextlib.suppress(OSError):
-        write_whole(cache, _sealed(stamp, np.packbits(images).tobytes()))
-    return images
 
+    def parse() -> dict[str, np.ndarray]:
+        return {"packed": np.packbits(_parse_amat(file))}
 
-def _sealed(stamp: bytes, packed: bytes) -> bytes:
-    return stamp + hashlib.sha256(stamp + packed).digest() + packed
+    packed = cached("amat", lambda: [file], parse)["packed"]
+    return np.unpackbits(packed).reshape(-1, _SIDE, _SIDE)
 
 
 def _parse_amat(file: pathlib.Path) -> np.ndarray:

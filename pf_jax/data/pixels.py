@@ -98,8 +98,7 @@ class Pixels(Encoding):
 def binarized_mnist(path: str, manual_dir: str = "") -> Splits:
     """MNIST as Larochelle binarized it: 50,000 / 10,000 / 10,000 images.
 
-    The first reading of a file leaves a packed copy beside it, if the folder can be written
-    to, which makes later readings quick.
+    What is read is kept in the user's cache folder, which makes later readings quick.
 
     Args:
         path: Folder with `binarized_mnist_{train,valid,test}.amat`; a folder without

@@ -2,13 +2,24 @@
 
 import pathlib
 import re
+from collections.abc import Iterable
 from pydoc_data.topics import topics
 
 from pf_jax.errors import UserError
-from pf_jax.reading import existing, read_file, visible
+from pf_jax.reading import (
+    MOST_UNPACKED,
+    existing,
+    files_below,
+    gunzip,
+    read_file,
+    visible,
+)
 
 VALID_PERCENT = 5
 TEST_PERCENT = 5
+
+SUFFIXES = (".txt", ".txt.gz")
+"""Ends of the names of text files in a folder."""
 
 Splits = dict[str, str]
 
@@ -51,41 +62,129 @@ def python_reference(path: str) -> Splits:
     return split_text("\n\n".join(part for part in paragraphs if part))
 
 
-def text(path: str) -> Splits:
-    """A UTF-8 text file, or a folder of them.
+def text(path: str, errors: str = "strict") -> Splits:
+    """A UTF-8 text file, or a folder of them; names that end with `.gz` are unpacked.
 
-    Files of a folder may be named by split (`train.txt`, `my.valid.txt`, `x_test.txt`;
-    `validation` means `valid`); then there must be one for each of the three. In any other
-    folder the `*.txt` files are joined in the order of their names, and split by the fixed
-    rule, as a single file is.
+    Files of a folder may be named by split (`train.txt`, `my.valid.txt`, `x_test.txt.gz`;
+    `validation` means `valid`); then there must be one for each of the three. So may
+    subfolders: each split is then all the files below one of them. Otherwise the `.txt` and
+    `.txt.gz` files of a folder and below it are joined in the order of their paths, and
+    split by the fixed rule, as a single file is.
+
+    Args:
+        path: Path of the file or the folder.
+        errors: What is done about bytes that are not UTF-8, as for `bytes.decode`.
 
     Raises:
-        UserError: If a file is missing, empty, or not UTF-8.
+        UserError: If a file is missing, empty, damaged, or not UTF-8, or packed files
+            unpack to more than `MOST_UNPACKED` bytes together.
     """
-    source = existing(path)
+    source, reader = existing(path), _Reader(errors)
     if source.is_file():
-        return split_text(read_utf8(source))
-    files = [file for file in visible(source) if file.name.endswith(".txt")]
-    if not files:
-        raise UserError(f"data.path={path}: no *.txt files in this folder")
+        return split_text(reader.read(source))
+    below = files_below(source, SUFFIXES)
+    _check_unpacked_once(path, below)
+    directly = [file for file in below if file.parent == source]
+    if named := _named_by_split(path, directly):
+        return {split: reader.read(file) for split, file in named.items()}
+    if folders := split_folders(source):
+        files_of = {
+            split: files_below(folder, SUFFIXES) for split, folder in folders.items()
+        }
+        for split, files in files_of.items():
+            if not files:
+                raise UserError(f"{folders[split]}: no *.txt files there or below it")
+        return {split: reader.join(files) for split, files in files_of.items()}
+    if not below:
+        raise UserError(f"data.path={path}: no *.txt files in this folder or below it")
+    if named := _named_by_split(path, below):
+        return {split: reader.read(file) for split, file in named.items()}
+    return split_text(reader.join(below))
+
+
+class _Reader:
+    """Reads text files within one bound on what all of them unpack to.
+
+    Args:
+        errors: What is done about bytes that are not UTF-8.
+    """
+
+    def __init__(self, errors: str):
+        self._errors, self._room = errors, MOST_UNPACKED
+
+    def read(self, file: pathlib.Path) -> str:
+        """The text of a file."""
+        if file.suffix.lower() != ".gz":
+            return read_utf8(file, self._errors)
+        content = gunzip(file, read_file(file), self._room)
+        self._room -= len(content)
+        return _decoded(file, content, self._errors)
+
+    def join(self, files: Iterable[pathlib.Path]) -> str:
+        """The texts of some files, with a line break between each two."""
+        return "\n".join(self.read(file) for file in files)
+
+
+def _check_unpacked_once(path: str, files: Iterable[pathlib.Path]) -> None:
+    """Checks that no file lies beside what gzip made of it."""
+    known = set(files)
+    for file in sorted(known):
+        packed = file.with_name(f"{file.name}.gz")
+        if packed in known:
+            raise UserError(
+                f"data.path={path}: {_short(file, path)} and {_short(packed, path)} are "
+                "both there: keep one of them"
+            )
+
+
+def _named_by_split(
+    path: str, files: Iterable[pathlib.Path]
+) -> dict[str, pathlib.Path]:
+    """The file of each split, by names; none if no file is named by a split."""
     named: dict[str, pathlib.Path] = {}
     for file in files:
         if split := split_of(file):
             if split in named:
                 raise UserError(
-                    f"data.path={path}: {named[split].name} and {file.name} are both "
-                    f"named {split}: keep one of them"
+                    f"data.path={path}: {_short(named[split], path)} and "
+                    f"{_short(file, path)} are both named {split}: keep one of them"
                 )
             named[split] = file
     if not named:
-        return split_text("\n".join(read_utf8(file) for file in files))
+        return {}
     for split in ("train", "valid", "test"):
         if split not in named:
             raise UserError(
                 f"data.path={path}: has files named by splits, but none for {split}: "
                 f"add {split}.txt"
             )
-    return {split: read_utf8(file) for split, file in named.items()}
+    return {split: named[split] for split in ("train", "valid", "test")}
+
+
+def _short(file: pathlib.Path, path: str) -> str:
+    """A file's path from the folder that the user named."""
+    return str(file.relative_to(pathlib.Path(path).expanduser()))
+
+
+def split_folders(folder: pathlib.Path) -> dict[str, pathlib.Path]:
+    """The subfolders named by split: three or none."""
+    named: dict[str, pathlib.Path] = {}
+    for below in filter(pathlib.Path.is_dir, visible(folder)):
+        if split := SPLIT_NAMES.get(below.name.lower()):
+            if split in named:
+                raise UserError(
+                    f"{folder}: {named[split].name} and {below.name} are both named "
+                    f"{split}: keep one of them"
+                )
+            named[split] = below
+    if not named:
+        return {}
+    if missing := {"train", "valid", "test"} - named.keys():
+        raise UserError(
+            f"{folder}: has subfolders named by split, but none for "
+            f"{' and '.join(sorted(missing))}: add them or rename the others"
+        )
+    return {split: named[split] for split in ("train", "valid", "test")}
 
 
 def ptb_char(path: str) -> Splits:
@@ -111,15 +210,23 @@ def ptb_char(path: str) -> Splits:
     return splits
 
 
-def read_utf8(file: pathlib.Path) -> str:
+def read_utf8(file: pathlib.Path, errors: str = "strict") -> str:
     """The text of a file, without a byte order mark.
+
+    Args:
+        file: Path of the file.
+        errors: What is done about bytes that are not UTF-8, as for `bytes.decode`.
 
     Raises:
         UserError: If the file cannot be read, is empty, or is not UTF-8.
     """
+    return _decoded(file, read_file(file), errors)
+
+
+def _decoded(file: pathlib.Path, stored: bytes | bytearray, errors: str) -> str:
     try:
         # Editors of Windows start a file with a mark of its encoding.
-        content = read_file(file).decode("utf-8").removeprefix("\ufeff")
+        content = stored.decode("utf-8", errors).removeprefix("\ufeff")
     except UnicodeDecodeError as error:
         raise UserError(
             f"{file}: not UTF-8 (byte {error.start}): convert it to UTF-8"
@@ -131,4 +238,5 @@ def read_utf8(file: pathlib.Path) -> str:
 
 def split_of(file: pathlib.Path) -> str | None:
     """The split that a file's name ends with, else None."""
-    return SPLIT_NAMES.get(re.split(r"[._-]", file.stem.lower())[-1])
+    name = file.name.lower().removesuffix(".gz")
+    return SPLIT_NAMES.get(re.split(r"[._-]", pathlib.Path(name).stem)[-1])

@@ -8,13 +8,15 @@ import contextlib
 import importlib.util
 import os
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 from absl import logging
 
+from pf_jax.data.cache import cached
 from pf_jax.errors import UserError
+from pf_jax.reading import files_below
 
 _TIMEOUT = 10  # seconds
 _EXTRA = "pip install 'pf_jax[tfds]'"
@@ -83,7 +85,8 @@ def tiny_shakespeare(path: str, manual_dir: str = "") -> dict[str, str]:
     Raises:
         UserError: If the data set cannot be read or prepared.
     """
-    with _reading(_TINY_SHAKESPEARE, path, manual_dir) as source:
+    with _reading(_TINY_SHAKESPEARE, path, manual_dir) as builder:
+        source = _source(builder, _TINY_SHAKESPEARE)
         return {
             ours: source[theirs][0]["text"].decode("utf-8")
             for ours, theirs in _SPLITS.items()
@@ -104,8 +107,7 @@ def binarized_mnist(path: str, manual_dir: str = "") -> dict[str, np.ndarray]:
     Raises:
         UserError: If the data set cannot be read or prepared.
     """
-    with _reading(_BINARIZED_MNIST, path, manual_dir) as source:
-        return {ours: _images(source[theirs]) for ours, theirs in _SPLITS.items()}
+    return _images(_BINARIZED_MNIST, path, manual_dir, _SPLITS)
 
 
 def mnist(path: str, manual_dir: str = "") -> dict[str, np.ndarray]:
@@ -122,8 +124,7 @@ def mnist(path: str, manual_dir: str = "") -> dict[str, np.ndarray]:
     Raises:
         UserError: If the data set cannot be read or prepared.
     """
-    with _reading(_MNIST, path, manual_dir) as source:
-        return {split: _images(source[split]) for split in ("train", "test")}
+    return _images(_MNIST, path, manual_dir, {"train": "train", "test": "test"})
 
 
 def mnist_labels(path: str, manual_dir: str = "") -> dict[str, np.ndarray]:
@@ -140,7 +141,8 @@ def mnist_labels(path: str, manual_dir: str = "") -> dict[str, np.ndarray]:
     Raises:
         UserError: If the data set cannot be read or prepared.
     """
-    with _reading(_MNIST, path, manual_dir) as source:
+    with _reading(_MNIST, path, manual_dir) as builder:
+        source = _source(builder, _MNIST)
         return {split: _labels(source[split]) for split in ("train", "test")}
 
 
@@ -150,7 +152,30 @@ def _labels(source: Any) -> np.ndarray:
     return np.array([example["label"] for example in examples], np.uint8)
 
 
-def _images(source: Any) -> np.ndarray:
+def _images(
+    data_set: _DataSet, path: str, manual_dir: str, splits: Mapping[str, str]
+) -> dict[str, np.ndarray]:
+    """All images by split; they are kept in the user's cache folder.
+
+    Args:
+        data_set: The data set.
+        path: The `data_dir` of TFDS; TFDS's default if empty.
+        manual_dir: Folder with the original files.
+        splits: TFDS's name of each split.
+    """
+    with _reading(data_set, path, manual_dir) as builder:
+
+        def parse() -> dict[str, np.ndarray]:
+            source = _source(builder, data_set)
+            return {ours: _split(source[theirs]) for ours, theirs in splits.items()}
+
+        def prepared() -> list[pathlib.Path]:
+            return files_below(pathlib.Path(builder.data_dir), ("",))
+
+        return dict(cached(data_set.name, prepared, parse))
+
+
+def _split(source: Any) -> np.ndarray:
     """All images of a split, `[N, H, W]` uint8."""
     # One call takes half the time of one call per image; decoding PNGs takes the rest.
     examples = source.__getitems__(range(len(source)))
@@ -159,7 +184,7 @@ def _images(source: Any) -> np.ndarray:
 
 @contextlib.contextmanager
 def _reading(data_set: _DataSet, path: str, manual_dir: str) -> Iterator[Any]:
-    """The splits of a data set by TFDS's names; the data set is prepared if it is not yet.
+    """TFDS's builder of a data set; the data set is prepared if it is not yet.
 
     Raises:
         UserError: If the data set cannot be read or prepared.
@@ -172,7 +197,7 @@ def _reading(data_set: _DataSet, path: str, manual_dir: str) -> Iterator[Any]:
             builder = tfds.builder(data_set.name, data_dir=data_dir)
             if not builder.is_prepared():
                 _prepare(builder, data_set, manual_dir)
-            yield _source(builder, data_set)
+            yield builder
     except UserError:
         raise
     except Exception as error:  # Each stage of TFDS raises its own kinds.

@@ -38,7 +38,8 @@ def split_words(text: str) -> list[str]:
     """The words of a text and, each alone, its punctuation marks.
 
     Inner apostrophes and hyphens belong to their word, as in `man's` and `T-Shirt`, and
-    inner points and commas to their number; so does a hyphen before a blank, as in `two- and`.
+    inner points and commas to their number; so does a hyphen before a blank, as in
+    `two- and`.
     """
     return _WORD.findall(text)
 

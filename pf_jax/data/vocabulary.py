@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from pf_jax.data.encoding import Measure, TextEncoding
+from pf_jax.data.encoding import Measure, TextEncoding, frequent
 
 UNKNOWN = "\ufffd"
 
@@ -18,10 +18,11 @@ class Vocabulary(TextEncoding):
     """The characters of the training split as tokens, int32.
 
     Token 0 is the unknown symbol. It stands for every character that the training split
-    does not have, and it is the first input of a text.
+    does not have `min_count` times, and it is the first input of a text.
 
     Attributes:
         symbols: Character of each token, in the order of the tokens.
+        min_count: Smallest count in the training split of a character that is known.
     """
 
     kind: ClassVar[str] = "characters"
@@ -35,9 +36,18 @@ class Vocabulary(TextEncoding):
         )
 
     @classmethod
-    def from_text(cls, text: str) -> "Vocabulary":
-        """The vocabulary of a training split: the unknown symbol, then the sorted rest."""
-        return cls((UNKNOWN, *sorted(set(text) - {UNKNOWN})))
+    def from_text(cls, text: str, min_count: int = 1) -> "Vocabulary":
+        """The vocabulary of a training split: the unknown symbol, then the sorted rest.
+
+        Args:
+            text: The training split.
+            min_count: Smallest count of a character that is known.
+
+        Raises:
+            UserError: If no character is seen so often.
+        """
+        known = frequent(text, min_count) - {UNKNOWN}
+        return cls((UNKNOWN, *sorted(known)), min_count)
 
     @functools.cached_property
     def _tokens(self) -> np.ndarray:

@@ -1,26 +1,31 @@
 """Sound files: `.wav` files of any sample rate and width, read as one channel."""
 
+import itertools
 import math
 import pathlib
 import struct
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from scipy.io import wavfile
 
-from pf_jax.data.text import SPLIT_NAMES, TEST_PERCENT, VALID_PERCENT
+from pf_jax.data.loud import MOST_NAMED, Limit, TooLoud, clipped
+from pf_jax.data.text import TEST_PERCENT, VALID_PERCENT, split_folders
 from pf_jax.data.waveform import MAX_SAMPLE_RATE, check_sample_rate
 from pf_jax.errors import UserError
-from pf_jax.reading import MOST_UNPACKED, check_file, existing, visible
+from pf_jax.reading import MOST_UNPACKED, check_file, existing, files_below
 
 FILES_PER_TEST_FILE = 20
 """The last of every 20 files is test, the one before it valid: 5 % each."""
 
+MOST_CAUSE = 90
+"""Largest number of characters of a file's name, and of its error, among others."""
+
 Signals = list[np.ndarray]
 
 
-def wav(path: str, sample_rate: int) -> dict[str, Signals]:
+def wav(path: str, sample_rate: int, too_loud: str = "clip") -> dict[str, Signals]:
     """The signals of each split, from a `.wav` file or from all of them in a folder.
 
     Splits are the subfolders `train`, `valid` (or `validation`) and `test` if there is any
@@ -29,39 +34,54 @@ def wav(path: str, sample_rate: int) -> dict[str, Signals]:
     With fewer than 20 files, each is split in time: 90 % train, then 5 % valid, then 5 %
     test.
 
+    Prints a warning that counts the files with samples beyond full scale.
+
     Args:
         path: Path of a file or a folder. Files have integer PCM of any width or float
             samples, at any rate; several channels are averaged.
         sample_rate: Samples per second that signals are resampled to.
+        too_loud: What is done about a file with samples beyond full scale, which float
+            samples can have: one of `TOO_LOUD`.
 
     Returns:
         Signals `[N]` by split, float32, with full scale at 1, which resampling may exceed
         slightly.
 
     Raises:
-        UserError: If a file or a split is missing, empty, damaged, or of another format.
+        UserError: If files or a split are missing, empty, damaged, or of another format:
+            one error for all of them.
     """
     check_sample_rate(sample_rate)
     source = existing(path)
     if source.is_file():
-        return _split_in_time(path, [read_wav(source, sample_rate)])
-    if folders := _split_folders(source):
-        return {
-            split: _read_all(_wav_files(folder), sample_rate)
-            for split, folder in folders.items()
-        }
-    signals = _read_all(_wav_files(source), sample_rate)
-    if len(signals) < FILES_PER_TEST_FILE:
-        return _split_in_time(path, signals)
-    return _split_by_file(signals)
+        files_of = {"": [source]}
+    elif folders := split_folders(source):
+        files_of = {split: _wav_files(folder) for split, folder in folders.items()}
+    else:
+        files_of = {"": _wav_files(source)}
+    files = [file for part in files_of.values() for file in part]
+    if source.is_dir() and "" in files_of and len(files) >= FILES_PER_TEST_FILE:
+        files_of = _split_by_file(files)
+    loud = TooLoud(too_loud)
+    read = _read_all(source, files, sample_rate, loud)
+    loud.report(path, len(files))
+    signals_of = {
+        split: [read[file] for file in part if file in read]
+        for split, part in files_of.items()
+    }
+    return _split_in_time(path, signals_of[""]) if "" in signals_of else signals_of
 
 
-def read_wav(file: pathlib.Path, sample_rate: int) -> np.ndarray:
+def read_wav(
+    file: pathlib.Path, sample_rate: int, limit: Limit = clipped
+) -> np.ndarray:
     """A `.wav` file as one channel, `[N]`, float32, with full scale at 1.
 
     Args:
         file: Path of the file.
         sample_rate: Samples per second that the signal is resampled to.
+        limit: Function from the file and its amplitudes `[N]` or `[N, channels]` to those
+            that are used; by default those beyond full scale are clipped.
 
     Raises:
         UserError: If the file is damaged, empty, or of another format.
@@ -84,10 +104,7 @@ def read_wav(file: pathlib.Path, sample_rate: int) -> np.ndarray:
         raise UserError(
             f"{file}: has samples that are NaN or infinite: give finite ones in [-1, 1]"
         )
-    if (peak := np.abs(amplitudes).max()) > 1:
-        raise UserError(
-            f"{file}: has samples beyond full scale ({peak:g}): scale them to [-1, 1]"
-        )
+    amplitudes = limit(file, amplitudes)
     if amplitudes.ndim > 1:
         amplitudes = amplitudes.mean(axis=1)
     if rate < sample_rate and 4 * len(amplitudes) * sample_rate > MOST_UNPACKED * rate:
@@ -163,49 +180,65 @@ def _resample(amplitudes: np.ndarray, rate: int, sample_rate: int) -> np.ndarray
     return resample_poly(amplitudes, sample_rate // divisor, rate // divisor)
 
 
-def _read_all(files: Iterable[pathlib.Path], sample_rate: int) -> Signals:
-    return [read_wav(file, sample_rate) for file in files]
+def _read_all(
+    source: pathlib.Path,
+    files: Sequence[pathlib.Path],
+    sample_rate: int,
+    loud: TooLoud,
+) -> dict[pathlib.Path, np.ndarray]:
+    """The signals by file; one error for all files that cannot be read."""
+    signals, errors = {}, {}
+    for file in files:
+        try:
+            signal = read_wav(file, sample_rate, loud.limit)
+        except UserError as error:
+            errors[file] = error
+            continue
+        if file not in loud.skipped:
+            signals[file] = signal
+    if len(errors) == 1:
+        raise next(iter(errors.values()))
+    if errors:
+        raise UserError(_all_errors(source, errors, len(files)))
+    return signals
+
+
+def _all_errors(
+    source: pathlib.Path, errors: Mapping[pathlib.Path, UserError], num_files: int
+) -> str:
+    """One line about all files that cannot be read: the first with their causes."""
+    named = []
+    for file, error in itertools.islice(errors.items(), MOST_NAMED):
+        cause = str(error).removeprefix(f"{file}: ")
+        cause = cause if len(cause) <= MOST_CAUSE else f"{cause[:MOST_CAUSE]}..."
+        named.append(f"{_short_name(file, source)} {cause}")
+    more = len(errors) - len(named)
+    others = f"; and {more} more" if more else ""
+    return (
+        f"{source}: {len(errors)} of {num_files} files cannot be used: "
+        f"{'; '.join(named)}{others}: repair or remove them"
+    )
+
+
+def _short_name(file: pathlib.Path, source: pathlib.Path) -> str:
+    """A file's path below the folder; of a long one the end."""
+    name = str(file.relative_to(source)) if file != source else file.name
+    return name if len(name) <= MOST_CAUSE else f"...{name[-MOST_CAUSE:]}"
 
 
 def _wav_files(folder: pathlib.Path) -> list[pathlib.Path]:
     """The `.wav` files in a folder and below it, in the order of their names."""
-    files = sorted(
-        file
-        for file in folder.rglob("*")
-        # macOS writes a hidden file beside each one on disks of other systems.
-        if file.suffix.lower() == ".wav" and not file.name.startswith(".")
-    )
+    files = files_below(folder, (".wav",))
     if not files:
         raise UserError(f"{folder}: no *.wav files in this folder or below it")
     return files
 
 
-def _split_folders(folder: pathlib.Path) -> dict[str, pathlib.Path]:
-    """The subfolders named by split: three or none."""
-    named: dict[str, pathlib.Path] = {}
-    for below in filter(pathlib.Path.is_dir, visible(folder)):
-        if split := SPLIT_NAMES.get(below.name.lower()):
-            if split in named:
-                raise UserError(
-                    f"{folder}: {named[split].name} and {below.name} are both named "
-                    f"{split}: keep one of them"
-                )
-            named[split] = below
-    if not named:
-        return {}
-    if missing := {"train", "valid", "test"} - named.keys():
-        raise UserError(
-            f"{folder}: has subfolders named by split, but none for "
-            f"{' and '.join(sorted(missing))}: add them or rename the others"
-        )
-    return {split: named[split] for split in ("train", "valid", "test")}
-
-
-def _split_by_file(signals: Sequence[np.ndarray]) -> dict[str, Signals]:
-    splits: dict[str, Signals] = {"train": [], "valid": [], "test": []}
+def _split_by_file(files: Sequence[pathlib.Path]) -> dict[str, list[pathlib.Path]]:
+    splits: dict[str, list[pathlib.Path]] = {"train": [], "valid": [], "test": []}
     held_out = {FILES_PER_TEST_FILE - 2: "valid", FILES_PER_TEST_FILE - 1: "test"}
-    for index, samples in enumerate(signals):
-        splits[held_out.get(index % FILES_PER_TEST_FILE, "train")].append(samples)
+    for index, file in enumerate(files):
+        splits[held_out.get(index % FILES_PER_TEST_FILE, "train")].append(file)
     return splits
 
 

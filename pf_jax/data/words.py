@@ -8,7 +8,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from pf_jax.data.encoding import Measure, TextEncoding
+from pf_jax.data.encoding import Measure, TextEncoding, frequent
 from pf_jax.data.text import Splits, ptb_char
 
 END = "<eos>"
@@ -33,11 +33,12 @@ class Words(TextEncoding):
 
     A text is lines of words with blanks between them. Token 0, `<eos>`, ends a line, and
     is the first input of a text, as if a sentence had ended before it. Token 1, `<unk>`,
-    stands for every word that the training split does not have; Penn Treebank itself
-    writes it in place of rare words.
+    stands for every word that the training split does not have `min_count` times; Penn
+    Treebank itself writes it in place of rare words.
 
     Attributes:
         symbols: Word of each token, in the order of the tokens.
+        min_count: Smallest count in the training split of a word that is known.
     """
 
     kind: ClassVar[str] = "words"
@@ -49,9 +50,18 @@ class Words(TextEncoding):
         return Measure("perplexity", "perplexity", perplexity)
 
     @classmethod
-    def from_text(cls, text: str) -> "Words":
-        """The vocabulary of a training split: `<eos>`, `<unk>`, then sorted words."""
-        return cls((END, UNKNOWN, *sorted(set(text.split()) - {END, UNKNOWN})))
+    def from_text(cls, text: str, min_count: int = 1) -> "Words":
+        """The vocabulary of a training split: `<eos>`, `<unk>`, then sorted words.
+
+        Args:
+            text: The training split.
+            min_count: Smallest count of a word that is known.
+
+        Raises:
+            UserError: If no word is seen so often.
+        """
+        known = frequent(text.split(), min_count) - {END, UNKNOWN}
+        return cls((END, UNKNOWN, *sorted(known)), min_count)
 
     @functools.cached_property
     def _tokens(self) -> dict[str, int]:

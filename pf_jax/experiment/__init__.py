@@ -12,16 +12,18 @@ if TYPE_CHECKING:
     from pf_jax.experiment.evaluation import evaluate
     from pf_jax.experiment.loop import train_and_evaluate
     from pf_jax.experiment.runs import load_run
+    from pf_jax.experiment.sampling import sample
 
 _MODULES = {
     "Experiment": "build",
     "evaluate": "evaluation",
     "load_run": "runs",
+    "sample": "sampling",
     "train_and_evaluate": "loop",
 }
 """The module of this package that defines each name."""
 
-__all__ = ["Experiment", "evaluate", "load_run", "train_and_evaluate"]
+__all__ = ["Experiment", "evaluate", "load_run", "sample", "train_and_evaluate"]
 
 
 def __getattr__(name: str) -> Any:

@@ -14,11 +14,13 @@ from pf_jax.data import (
     Encoding,
     Sequences,
     Windows,
+    check_dataset,
     load_dataset,
     make_windows,
     successive_windows,
     training_values,
 )
+from pf_jax.data.dataset import IN_PYTHON, with_encoding
 from pf_jax.data.pixels import Pixels
 from pf_jax.discriminator import (
     Discriminator,
@@ -103,7 +105,9 @@ def make_model(config: config_dict.ConfigDict, encoding: Encoding) -> Model:
 
 
 def load_experiment(
-    config: config_dict.ConfigDict, encoding: Encoding | None = None
+    config: config_dict.ConfigDict,
+    encoding: Encoding | None = None,
+    dataset: Dataset | None = None,
 ) -> Experiment:
     """Checks a config, reads its data, and builds what follows from both.
 
@@ -111,13 +115,36 @@ def load_experiment(
         config: Fields of `configs/default.py`.
         encoding: Encoding of an earlier run, to be used again; by default it is made
             from the training split.
+        dataset: Data that was built in Python, of `own_data`; None to read what the config
+            names.
 
     Raises:
         UserError: If a value is not legal, the data is missing or not usable, or the
             config is not compatible with this data.
     """
     check_config(config)
-    return make_experiment(config, load_dataset(config.data, encoding))
+    if dataset is None:
+        return make_experiment(config, load_dataset(config.data, encoding))
+    return make_experiment(config, with_encoding(dataset, encoding, "dataset"))
+
+
+def own_data(
+    config: config_dict.ConfigDict, dataset: Any
+) -> tuple[config_dict.ConfigDict, Dataset | None]:
+    """A config whose `data.name` says that its data was built in Python, and that data.
+
+    Args:
+        config: Fields of `configs/default.py`.
+        dataset: The data; None for what the config names, which changes nothing.
+
+    Raises:
+        UserError: If the data is no data set that a model can be trained on.
+    """
+    if dataset is None:
+        return config, None
+    config = config.copy_and_resolve_references()
+    config.data.name, config.data.path = IN_PYTHON, ""
+    return config, check_dataset(dataset, "dataset")
 
 
 def make_experiment(config: config_dict.ConfigDict, dataset: Dataset) -> Experiment:

@@ -35,6 +35,7 @@ CHUNKS = ("consecutive", "random")
 COMPANDINGS = ("mu_law", "linear")
 UNITS = ("characters", "bytes", "words")
 TOO_LONG = ("drop", "cut")
+TOO_LOUD = ("clip", "normalize", "skip")
 DISCRIMINATORS = ("recurrent", "convolutional")
 UPDATES = ("joint", "separate")
 CARRIES = ("zeros", "passed_on")
@@ -116,6 +117,7 @@ _RULES: Rules = (
     *whole("data.sample_rate", 1, MAX_SAMPLE_RATE),
     *whole("data.num_bins", 2, 65536),
     *one_of("data.companding", COMPANDINGS),
+    *one_of("data.too_loud", TOO_LOUD),
     Rule("data.frames_per_second", lambda x: 0.1 <= x <= 1000, "from 0.1 to 1000"),
     *number("data.max_offset", 1e-3, 1e6, or_zero=False, why="in deviations"),
     Rule("data.pen_states", lambda value: value in PEN_STATES, "2 or 3"),
@@ -273,6 +275,11 @@ def check_config(config: config_dict.ConfigDict) -> None:
         )
     if config.train.carry == "passed_on":
         _check_passed_on(config)
+    if config.data.units == "bytes" and config.data.min_count > 1:
+        raise UserError(
+            f"data.min_count={config.data.min_count}: data.units=bytes knows every byte: "
+            "leave it at 1"
+        )
 
     if config.train.profile and config.train.profile[1] > config.train.num_steps:
         raise UserError(

@@ -1,6 +1,7 @@
 """The evaluation of a trained model: metrics, samples and pictures in files."""
 
 import json
+import os
 import pathlib
 from typing import Any
 
@@ -15,6 +16,7 @@ from pf_jax.analysis.present import (
     write_samples,
 )
 from pf_jax.analysis.request import Request, Sampling
+from pf_jax.data import Dataset
 from pf_jax.data.encoding import Encoding, TextEncoding
 from pf_jax.data.translation import Translation
 from pf_jax.experiment.checks import has_discriminator
@@ -45,7 +47,7 @@ GAP_LENGTHS = 4
 
 
 def evaluate(
-    workdir: pathlib.Path,
+    workdir: str | os.PathLike[str],
     sampling: Sampling,
     measures: Measures = Measures(),
     *,
@@ -53,6 +55,7 @@ def evaluate(
     checkpoint: str = "best",
     data_path: str | None = None,
     tfds_manual_dir: str | None = None,
+    dataset: Dataset | None = None,
 ) -> dict[str, Any]:
     """Evaluates a run and writes metrics, samples and pictures to `evaluation/SPLIT/`.
 
@@ -67,6 +70,8 @@ def evaluate(
         data_path: Where the data lies now; None for where it lay in training.
         tfds_manual_dir: Where the original files for TensorFlow Datasets lie now; None for
             where they lay in training.
+        dataset: Data set of a run whose data was built in Python: that of
+            `train_and_evaluate`; None to read it.
 
     Returns:
         The content of `metrics.json`.
@@ -75,9 +80,14 @@ def evaluate(
         UserError: If the input is wrong, or another process evaluates the run; nothing is
             written then.
     """
+    workdir = pathlib.Path(workdir)
     check_sampling(sampling)
     run = load_run(
-        workdir, checkpoint, data_path=data_path, tfds_manual_dir=tfds_manual_dir
+        workdir,
+        checkpoint,
+        data_path=data_path,
+        tfds_manual_dir=tfds_manual_dir,
+        dataset=dataset,
     )
     experiment = run.experiment
     encoding, length = experiment.encoding, experiment.config.train.sequence_length
@@ -166,7 +176,7 @@ def _metrics(run: Run, split: str) -> dict[str, Any]:
         "split": split,
         "step": int(run.state.step),
         f"num_{dataset.encoding.unit}": dataset.splits[split].num_steps,
-        "num_unknown": dataset.unknown[split],
+        "num_unknown": dataset.unknown.get(split, 0),
         **with_measure(values, dataset.encoding.measure),
     }
 
@@ -235,7 +245,7 @@ def _report(metrics: dict[str, Any], encoding: Encoding) -> None:
         f"({metrics['nll']:.4f} nats) over {metrics[f'num_{unit}']:,} {unit}"
     )
     if isinstance(encoding, TextEncoding):
-        line += f", {metrics['num_unknown']} of them unseen in training"
+        line += f", {metrics['num_unknown']} of them {encoding.rarity}"
     print(line)
     if "discriminator_accuracy" in metrics:
         print(f"discriminator accuracy: {metrics['discriminator_accuracy']:.3f}")

@@ -1,5 +1,6 @@
 """What a run starts from: its data, and a new state or that of the newest checkpoint."""
 
+import functools
 import json
 import pathlib
 from typing import NamedTuple
@@ -8,6 +9,8 @@ import jax
 from jax.experimental import multihost_utils
 from ml_collections import config_dict
 
+from pf_jax.data import Dataset
+from pf_jax.errors import warn
 from pf_jax.experiment.agreement import check_same_input, check_same_step, tell
 from pf_jax.experiment.build import (
     Experiment,
@@ -59,13 +62,16 @@ class Start(NamedTuple):
 
 
 def new_start(
-    config: config_dict.ConfigDict, init_from: pathlib.Path | None = None
+    config: config_dict.ConfigDict,
+    init_from: pathlib.Path | None = None,
+    dataset: Dataset | None = None,
 ) -> Start:
     """The data of a new run and a new state.
 
     Args:
         config: Fields of `configs/default.py`.
         init_from: Folder of a run whose trained model the new one starts from.
+        dataset: Data that was built in Python; None to read it.
 
     Raises:
         UserError: If the data cannot be read or is not that of the other processes, the
@@ -75,10 +81,10 @@ def new_start(
     source = None
     with told_if_long("reading the data"):
         if init_from is None:
-            experiment = load_experiment(config)
+            experiment = load_experiment(config, dataset=dataset)
         else:
             source = load_source(init_from, config)
-            experiment = experiment_of(config, source)
+            experiment = experiment_of(config, source, dataset)
     check_memory(experiment)
     check_same_input(experiment)
     _print_sizes(experiment)
@@ -89,7 +95,10 @@ def new_start(
 
 
 def continued_start(
-    config: config_dict.ConfigDict, workdir: pathlib.Path, checkpoints: Checkpoints
+    config: config_dict.ConfigDict,
+    workdir: pathlib.Path,
+    checkpoints: Checkpoints,
+    dataset: Dataset | None = None,
 ) -> Start:
     """The data of a run that goes on, and the state of its newest whole checkpoint.
 
@@ -97,6 +106,7 @@ def continued_start(
         config: Fields of `configs/default.py`.
         workdir: Folder of the run.
         checkpoints: Checkpoints of the run, at least one.
+        dataset: Data that was built in Python; None to read it.
 
     Raises:
         UserError: If the config is not compatible with the run, no checkpoint is whole, or
@@ -109,7 +119,7 @@ def continued_start(
             checkpoints,
             checkpoints.steps()[::-1],
             config,
-            load_experiment,
+            functools.partial(load_experiment, dataset=dataset),
             all_devices(),
         )
     check_memory(experiment)
@@ -180,10 +190,14 @@ def _new_state(experiment: Experiment) -> TrainState:
     return multihost_utils.broadcast_one_to_all(state)
 
 
+MANY_OUTPUTS = 2000
+"""Number of outputs of a step from which on a discriminator that sees them is slow."""
+
+
 def _print_sizes(experiment: Experiment) -> None:
     """Prints the size of each split, and what of it is unknown, left out or cut."""
     config, dataset = experiment.config, experiment.dataset
-    name, encoding = config.data.name, dataset.encoding
+    encoding, name = dataset.encoding, config.data.name
     sizes = ", ".join(
         f"{sequences.num_steps:,} {split}"
         for split, sequences in dataset.splits.items()
@@ -191,7 +205,7 @@ def _print_sizes(experiment: Experiment) -> None:
     tell(f"{name}: {sizes} {encoding.unit}{encoding.summary()}")
     for split, count in dataset.unknown.items():
         if count:
-            tell(f"{split}: {count:,} {encoding.unit} {encoding.unknown_phrase}")
+            tell(f"{split}: {count:,} {encoding.unit} {encoding.describe_unknown()}")
     for note in dataset.notes:
         tell(note)
     if count := experiment.windows.num_too_long:
@@ -199,4 +213,13 @@ def _print_sizes(experiment: Experiment) -> None:
         tell(
             f"train: {count:,} sequences have more steps than train.sequence_length="
             f"{config.train.sequence_length}: {done}"
+        )
+    num_outputs = encoding.output(config.generator.num_components).num_outputs
+    sees_outputs = "outputs" in config.behavior.fields and has_discriminator(config)
+    if sees_outputs and num_outputs >= MANY_OUTPUTS:
+        others = [field for field in config.behavior.fields if field != "outputs"]
+        warn(
+            f"behavior.fields={','.join(config.behavior.fields)}: {num_outputs:,} outputs "
+            "of every step enter the discriminator, which is slow: leave them out with "
+            f"--config.behavior.fields={','.join(others) or 'preactivation'}"
         )

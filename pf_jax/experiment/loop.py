@@ -9,7 +9,7 @@ import jax
 from ml_collections import config_dict
 
 from pf_jax.commands import command
-from pf_jax.data import save_encoding
+from pf_jax.data import Dataset, save_encoding
 from pf_jax.errors import UserError
 from pf_jax.experiment.agreement import (
     Stopped,
@@ -18,7 +18,7 @@ from pf_jax.experiment.agreement import (
     is_primary,
     tell,
 )
-from pf_jax.experiment.build import Experiment, step_function
+from pf_jax.experiment.build import Experiment, own_data, step_function
 from pf_jax.experiment.checkpoint import Checkpoints
 from pf_jax.experiment.checks import check_config, check_devices
 from pf_jax.experiment.config_history import (
@@ -54,6 +54,7 @@ def train_and_evaluate(
     workdir: str | os.PathLike[str],
     *,
     init_from: str | os.PathLike[str] | None = None,
+    dataset: Dataset | None = None,
 ) -> TrainState:
     """Trains a model, or continues from the workdir's newest checkpoint.
 
@@ -70,6 +71,9 @@ def train_and_evaluate(
         init_from: Folder of a run whose trained model a new run starts from: its
             parameters and, where they fit, its optimizers' states. Without effect where
             the workdir holds a checkpoint.
+        dataset: Data set that was built in Python, in place of the one that `data.name`
+            names; the run's `data.name` is "dataset" then. To continue and to evaluate the
+            run it is needed again, with the same encoding.
 
     Returns:
         The state after the last step, on the devices of this process.
@@ -82,6 +86,7 @@ def train_and_evaluate(
             always where this is not the main thread.
     """
     workdir = pathlib.Path(workdir)
+    config, dataset = own_data(config, dataset)
     # Before the data is read, which can take long.
     check_config(config)
     check_environment()
@@ -93,13 +98,14 @@ def train_and_evaluate(
             _enter(workdir, lock)
         check_place(workdir, "give another --workdir")
         if checkpoints.steps():
-            start = continued_start(config, workdir, checkpoints)
+            start = continued_start(config, workdir, checkpoints, dataset)
             if init_from is not None:
                 tell(f"--init_from={init_from}: not read: {workdir} holds a run by now")
         else:
             # A run that ended before its first checkpoint starts as it did.
             source = kept_source(workdir) if init_from is None else init_from
-            start = new_start(config, None if source is None else pathlib.Path(source))
+            source = None if source is None else pathlib.Path(source)
+            start = new_start(config, source, dataset)
             _enter(workdir, lock)
             if checkpoints.steps():
                 raise UserError(

@@ -7,6 +7,7 @@ import jax
 from ml_collections import config_dict
 
 from pf_jax.data import Encoding, encoding_from_json
+from pf_jax.data.own_code import OwnCodeError
 from pf_jax.errors import UserError, warn
 from pf_jax.experiment.build import Model, state_shapes
 from pf_jax.experiment.checkpoint import Checkpoints
@@ -92,5 +93,7 @@ def _encoding(checkpoints: Checkpoints, step: int) -> Encoding:
     values = checkpoints.restore_encoding(step)
     try:
         return encoding_from_json(values)
+    except OwnCodeError:
+        raise
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise DamagedError("its encoding cannot be read") from error

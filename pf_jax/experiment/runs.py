@@ -1,5 +1,6 @@
 """What a run left in its workdir, read back."""
 
+import functools
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -7,9 +8,15 @@ from typing import NamedTuple
 from ml_collections import config_dict
 
 from pf_jax.commands import program
-from pf_jax.data import Encoding
+from pf_jax.data import Dataset, Encoding
 from pf_jax.errors import UserError, warn
-from pf_jax.experiment.build import Experiment, Model, load_experiment, make_model
+from pf_jax.experiment.build import (
+    Experiment,
+    Model,
+    load_experiment,
+    make_model,
+    own_data,
+)
 from pf_jax.experiment.checkpoint import Checkpoints
 from pf_jax.experiment.checks import check_config
 from pf_jax.experiment.digests import checkpoint_steps
@@ -39,6 +46,7 @@ def load_run(
     *,
     data_path: str | None = None,
     tfds_manual_dir: str | None = None,
+    dataset: Dataset | None = None,
 ) -> Run:
     """The model that a run left, its data and its log.
 
@@ -50,6 +58,7 @@ def load_run(
         data_path: Where the data lies now, as for `data.path`; None for where it lay.
         tfds_manual_dir: Where the original files for TensorFlow Datasets lie now; None
             for where they lay.
+        dataset: Data set of a run whose data was built in Python; None to read it.
 
     Raises:
         UserError: If the folder holds no checkpoint that is whole, something else in it
@@ -61,8 +70,10 @@ def load_run(
         config.data.path = data_path
     if tfds_manual_dir is not None:
         config.data.tfds_manual_dir = tfds_manual_dir
+    config, dataset = own_data(config, dataset)
+    load = functools.partial(load_experiment, dataset=dataset)
     try:
-        restored = _restored(workdir, checkpoint, config, load_experiment)
+        restored = _restored(workdir, checkpoint, config, load)
     except UserError as error:
         if not str(error).startswith("data.path="):
             raise

@@ -1,6 +1,7 @@
 """Samples of a trained model, without its data."""
 
 import json
+import os
 import pathlib
 import sys
 from typing import Any
@@ -30,11 +31,11 @@ PRINTED_CHARACTERS = 1000
 
 
 def sample(
-    workdir: pathlib.Path,
+    workdir: str | os.PathLike[str],
     sampling: Sampling,
     *,
     seed: int | None = None,
-    out: pathlib.Path | None = None,
+    out: str | os.PathLike[str] | None = None,
     checkpoint: str = "best",
 ) -> dict[str, Any]:
     """Draws samples from a run and writes them to files in the form of its kind of data.
@@ -57,6 +58,7 @@ def sample(
         UserError: If the input is wrong, or another process samples into the folder;
             nothing is written then.
     """
+    workdir = pathlib.Path(workdir)
     check_sampling(sampling)
     if seed is not None and not 0 <= seed <= MAX_SEED:
         raise UserError(f"--seed={seed}: must be from 0 to {MAX_SEED}")
@@ -68,7 +70,7 @@ def sample(
             '--source is missing: this run translates: give a text, such as --source="..."'
         )
     warn_of_unknown(encoding, sampling.prompt, sampling.source)
-    folder = workdir / SAMPLES if out is None else out
+    folder = workdir / SAMPLES if out is None else pathlib.Path(out)
     make_folder(folder, "give another folder, with --out=FOLDER")
     record = {
         **sampling._asdict(),

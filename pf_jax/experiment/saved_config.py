@@ -50,8 +50,11 @@ OPTIONAL_FIELDS: dict[str, type] = {
 ADDED_FIELDS: dict[str, Any] = {
     "data.columns": (),
     "data.observed": (),
+    "data.min_count": 1,
     "data.noise": 0.05,
     "data.pen_states": 2,
+    "data.too_loud": "clip",
+    "data.units": "characters",
     "generator.cell": "gru",
     "generator.dropout": 0.0,
     "generator.feedback": "sample",

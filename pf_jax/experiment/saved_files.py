@@ -14,6 +14,7 @@ from pf_jax.data import (
     encoding_to_json,
     load_encoding,
 )
+from pf_jax.data.own_code import OwnCodeError
 from pf_jax.errors import UserError, warn
 from pf_jax.experiment.digests import (
     DamagedError,
@@ -162,6 +163,8 @@ def checked_encoding(workdir: pathlib.Path) -> Encoding:
         try:
             folder = workdir / CHECKPOINTS / str(step)
             saved = encoding_from_json(read_encoding(folder, digests))
+        except OwnCodeError:
+            raise
         except (DamagedError, KeyError, TypeError, ValueError):
             saved = None
     if saved is None:

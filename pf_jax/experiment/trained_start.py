@@ -8,8 +8,9 @@ import jax
 import optax
 from ml_collections import config_dict
 
-from pf_jax.data import Encoding, load_dataset
+from pf_jax.data import Dataset, Encoding, load_dataset
 from pf_jax.data.encoding import TextEncoding
+from pf_jax.data.saved_encoding import ENCODINGS
 from pf_jax.data.series import Series
 from pf_jax.data.strokes import Strokes
 from pf_jax.errors import UserError
@@ -63,7 +64,9 @@ def load_source(path: pathlib.Path, config: config_dict.ConfigDict) -> Source:
     return Source(path, model, state)
 
 
-def experiment_of(config: config_dict.ConfigDict, source: Source) -> Experiment:
+def experiment_of(
+    config: config_dict.ConfigDict, source: Source, dataset: Dataset | None = None
+) -> Experiment:
     """The data of a new run, in the encoding of the model that it starts from.
 
     An alphabet or a scale is the model's, whatever those of this data would be.
@@ -71,12 +74,15 @@ def experiment_of(config: config_dict.ConfigDict, source: Source) -> Experiment:
     Args:
         config: Config of the new run.
         source: The model that it starts from.
+        dataset: Data that was built in Python; None to read it.
 
     Raises:
         UserError: If the data cannot be read, or its values mean something else than the
             model's.
     """
     encoding = source.model.encoding
+    if dataset is not None:
+        return load_experiment(config, encoding, dataset)
     dataset = load_dataset(config.data)
     if dataset.encoding == encoding:
         return make_experiment(config, dataset)
@@ -97,7 +103,9 @@ def _can_adopt(own: Encoding, other: Encoding) -> bool:
         return False
     if isinstance(own, Series) and isinstance(other, Series):
         return own.names == other.names
-    return isinstance(own, TextEncoding | Strokes)
+    # A function of the user's own is asked for data in the model's encoding.
+    is_own = type(own) not in ENCODINGS.values()
+    return is_own or isinstance(own, TextEncoding | Strokes)
 
 
 def state_from(state: TrainState, source: Source, experiment: Experiment) -> TrainState:

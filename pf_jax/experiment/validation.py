@@ -12,6 +12,7 @@ from pf_jax.data import (
     consecutive_windows,
     evaluation_groups,
     gather_windows,
+    take_rows,
     window_source,
 )
 from pf_jax.errors import UserError
@@ -93,9 +94,7 @@ def _own_rows(batch: Batch) -> tuple[Batch, bool]:
     """This process's rows of a batch; where it has none, the first one, and False."""
     own = own_part(range(batch.inputs.shape[1]))
     rows = slice(own.start, own.stop) if own else slice(1)
-    condition = jax.tree.map(lambda x: x[..., rows], batch.condition)
-    fields = jax.tree.map(lambda x: x[:, rows], batch._replace(condition=None))
-    return fields._replace(condition=condition), bool(own)
+    return take_rows(batch, rows), bool(own)
 
 
 def _of_all_processes(metrics: Metrics, counts: bool) -> Metrics:

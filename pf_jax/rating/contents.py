@@ -14,7 +14,7 @@ from PIL import Image
 from scipy import signal as dsp
 
 from pf_jax.analysis import drawings, plots, rolls, sound
-from pf_jax.data import Sequences, Vocabulary
+from pf_jax.data import Bytes, Sequences, Vocabulary
 from pf_jax.data.encoding import Encoding
 from pf_jax.data.piano import PianoRoll
 from pf_jax.data.pixels import Pixels
@@ -178,6 +178,7 @@ FORMS: dict[type[Encoding], Form] = {
     Vocabulary: Form(
         "text", _text, lambda encoding, rng, n: _tokens(encoding.size, rng, n)
     ),
+    Bytes: Form("text", _text, lambda encoding, rng, n: _tokens(encoding.size, rng, n)),
     Words: Form("text", _text, lambda encoding, rng, n: _tokens(encoding.size, rng, n)),
     Pixels: Form("image", _image, lambda encoding, rng, n: _tokens(2, rng, n)),
     Strokes: Form("drawing", _drawing, _pen),

@@ -8,14 +8,15 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from pf_jax.recurrence import loops, tiles
+from pf_jax.recurrence import loops, tiles, vmem
 from pf_jax.recurrence.cuda import clusters
 from pf_jax.recurrence.cuda.nvrtc import UnavailableError
 from pf_jax.recurrence.loops import Loop
 from pf_jax.types import Array
 
-KERNELS = ("auto", "cuda", "triton", "none")
-"""Choices of kernels, for `Loop.kernels`; "cuda" takes Triton's where it has none."""
+KERNELS = ("auto", "cuda", "triton", "tpu", "none")
+"""Choices of kernels, for `Loop.kernels`; "cuda" takes Triton's where it has none, and
+"auto" no TPU's, which no device has run yet."""
 
 _BY_OLD_NAME = {True: "auto", False: "none", "True": "auto", "False": "none"}
 """Choices from when there was one kind of kernels, in code and on a command line."""
@@ -44,11 +45,12 @@ def kernel_choice(kernels: bool | str) -> str:
 
 
 def _kinds(loop: Loop) -> tuple[str, ...]:
-    """The kinds of kernels that a loop may run as, in the order of preference."""
+    """The kinds of a GPU's kernels that a loop may run as, in the order of preference."""
     return {
         "auto": ("cuda", "triton"),
         "cuda": ("cuda", "triton"),
         "triton": ("triton",),
+        "tpu": (),
         "none": (),
     }[kernel_choice(loop.kernels)]
 
@@ -78,10 +80,10 @@ def choose(
     has_kernel: bool = True,
     **sampling: int,
 ) -> Callable[..., Any]:
-    """A form of a loop over time: a GPU kernel where there is one, else the plain loop.
+    """A form of a loop over time: a kernel where there is one, else the plain loop.
 
     Args:
-        form: Name of the function in `loops`, in `kernels` and in `cuda`: "forward",
+        form: Name of the function in `loops`, `kernels`, `cuda` and `tpu`: "forward",
             "backward" or "rollout". All have the same arguments and results.
         loop: How the loop computes.
         *static: Arguments of the function between `loop` and the arrays.
@@ -94,6 +96,8 @@ def choose(
     Returns:
         The function of the arrays.
     """
+    if has_kernel and kernel_choice(loop.kernels) == "tpu":
+        return _choose_on_tpu(form, loop, *static, carry=carry, sampling=sampling)
     device = tiles.find_device(loop.dtype)
     found: list[Callable[..., Any]] = []
     if has_kernel and device is not None and carry.dtype == jnp.float32:
@@ -109,6 +113,30 @@ def choose(
         return functools.partial(getattr(loops, form), loop, *static)
     plain = functools.partial(_AS_KERNELS[form], loop, *static)
     return tiles.on_gpu(_first_that_compiles([*found, plain]), plain)
+
+
+def _choose_on_tpu(
+    form: str, loop: Loop, *static: Any, carry: Array, sampling: dict[str, int]
+) -> Callable[..., Any]:
+    """`choose`, of a TPU's kernel and the plain loop."""
+    plain = functools.partial(getattr(loops, form), loop, *static)
+    available = vmem.find_memory()
+    if available is None or carry.dtype != jnp.float32:
+        return plain
+    needed = vmem.needed_memory(form, loop, carry.shape, sampling)
+    reason = vmem.reason_against(loop, carry.shape[-1])
+    if reason is None and needed > available:
+        reason = (
+            f"{form} of {carry.shape[-2]} rows of {carry.shape[-1]} units needs "
+            f"{needed / 2**20:.0f} MiB of vector memory, of {available / 2**20:.0f}"
+        )
+    if reason is not None:
+        _report("no TPU kernel of a GRU, a plain loop instead: %s", reason)
+        return plain
+    # Imported here alone: it loads Pallas, which no CPU or GPU needs.
+    module = importlib.import_module("pf_jax.recurrence.tpu")
+    kernel = functools.partial(getattr(module, form), needed, loop, *static)
+    return tiles.on_tpu(kernel, functools.partial(_AS_KERNELS[form], loop, *static))
 
 
 _AS_KERNELS = {
@@ -129,16 +157,18 @@ def _first_that_compiles(forms: Sequence[Callable[..., Any]]) -> Callable[..., A
             try:
                 return form(*arrays)
             except UnavailableError as error:
-                _report(str(error))
+                _report(
+                    "no CUDA kernel of a GRU, other kernels or plain loops instead: %s",
+                    str(error),
+                )
         return forms[-1](*arrays)
 
     return run
 
 
 @functools.cache
-def _report(reason: str) -> None:
+def _report(message: str, reason: str) -> None:
     """Logs once why a kernel is not used."""
-    message = "no CUDA kernel of a GRU, other kernels or plain loops instead: %s"
     logging.getLogger(__name__).warning(message, reason)
 
 

@@ -59,8 +59,8 @@ class Loop(NamedTuple):
         dtype: Type of the matrix products' operands; None keeps the arguments' own.
         unroll: Number of steps in the loop's body, as in `lax.scan`; 0 is 4 on a GPU,
             where each round of the loop has work of its own, and 1 elsewhere.
-        kernels: Kernels that a loop may run as on a GPU, one of `dispatch.KERNELS`; True
-            is "auto", False is "none".
+        kernels: Kernels that a loop may run as on a GPU or a TPU, one of
+            `dispatch.KERNELS`; True is "auto", False is "none".
         is_tf32: Whether products without a `dtype` are computed in TF32, so that what is
             multiplied needs ten bits; `dispatch.on_device` sets it.
     """
@@ -362,7 +362,7 @@ def backward(
     trace = trace.with_before(carry)
     assert trace.before is not None
     factors = tuple(
-        _factors(*_computed(carry, each))
+        delta_factors(*_computed(carry, each))
         for each in zip(trace.gates, trace.before, strict=True)
     )
     values, scale = _computed(carry, d_hidden)
@@ -421,8 +421,13 @@ def _computed(carry: Array, tree: Any) -> Any:
     return jax.tree.map(lambda x: x.astype(carry.dtype), tree)
 
 
-def _factors(gates: Gates, before: Array) -> tuple[Array, ...]:
-    """What multiplies `dh'` on its way to `a`, `r`'s and `z`'s arguments; `r` and `z`."""
+def delta_factors(gates: Gates, before: Array) -> tuple[Array, ...]:
+    """What multiplies `dh'` on its way to `a`, `r`'s and `z`'s arguments; `r` and `z`.
+
+    Args:
+        gates: Gates of one step or of all, `[..., N, H]`, with those for a backward pass.
+        before: Carries that the steps started from, `[..., N, H]`.
+    """
     preactivation, reset, update, recurrent = gates
     assert reset is not None and update is not None and recurrent is not None
     candidate = jnp.tanh(preactivation)
@@ -484,6 +489,19 @@ class RolloutInputs(NamedTuple):
     def num_reading(self) -> int:
         """The number of rows that read a given value at every step, `N - S`."""
         return self.given.shape[1] - self.is_given.shape[1]
+
+    def tokens(self) -> Array:
+        """What each step reads where there is a table, `[T, N]`: -1 for its own sample.
+
+        A token outside the vocabulary is one more than the table's last.
+        """
+        num_tokens = len(self.table)
+        is_known = (self.given >= 0) & (self.given < num_tokens)
+        tokens = jnp.where(is_known, self.given, num_tokens).astype(jnp.int32)
+        own = jnp.where(
+            self.is_given.at[0].set(True), tokens[:, self.num_reading :], -1
+        )
+        return jnp.concatenate([tokens[:, : self.num_reading], own], axis=1)
 
 
 class RolloutTrace(NamedTuple):

@@ -238,6 +238,17 @@ def on_gpu(kernel: Callable[..., Any], plain: Callable[..., Any]) -> Callable[..
         kernel: Function that is compiled for an NVIDIA GPU.
         plain: The same function for other devices, for `jax.vmap` and for `jax.jvp`.
     """
+    return _on("cuda", kernel, plain)
+
+
+def on_tpu(kernel: Callable[..., Any], plain: Callable[..., Any]) -> Callable[..., Any]:
+    """`on_gpu`, of a kernel that is compiled for a TPU."""
+    return _on("tpu", kernel, plain)
+
+
+def _on(
+    platform: str, kernel: Callable[..., Any], plain: Callable[..., Any]
+) -> Callable[..., Any]:
     alone = jax.custom_batching.custom_vmap(kernel)
 
     @alone.def_vmap
@@ -253,5 +264,5 @@ def on_gpu(kernel: Callable[..., Any], plain: Callable[..., Any]) -> Callable[..
         return jax.jvp(plain, primals, tangents)
 
     return lambda *arguments: lax.platform_dependent(
-        *arguments, cuda=differentiable, default=plain
+        *arguments, default=plain, **{platform: differentiable}
     )

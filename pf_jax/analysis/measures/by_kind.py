@@ -9,24 +9,22 @@ from pf_jax.analysis.measures.pens import measure_pens
 from pf_jax.analysis.measures.pictures import measure_pictures
 from pf_jax.analysis.measures.sounds import measure_sounds
 from pf_jax.analysis.measures.texts import measure_texts
-from pf_jax.data import Encoding, Vocabulary
+from pf_jax.data import Encoding, TextEncoding, for_kind
 from pf_jax.data.piano import PianoRoll
 from pf_jax.data.pixels import Pixels
 from pf_jax.data.series import Series
 from pf_jax.data.strokes import Strokes
 from pf_jax.data.waveform import Waveform
-from pf_jax.data.words import Words
 
 KINDS: dict[type[Encoding], Callable[[Subject], Measured]] = {
-    Vocabulary: measure_texts,
-    Words: measure_texts,
+    TextEncoding: measure_texts,
     Pixels: measure_pictures,
     Strokes: measure_pens,
     Waveform: measure_sounds,
     PianoRoll: measure_music,
     Series: measure_dynamics,
 }
-"""The measure of each type of encoding."""
+"""The measure of each type of encoding, and of those that extend it."""
 
 
 def measure_kind(subject: Subject) -> Measured:
@@ -40,5 +38,5 @@ def measure_kind(subject: Subject) -> Measured:
     Returns:
         The measurements; none for a kind without measures of its own.
     """
-    measure = KINDS.get(type(subject.encoding))
+    measure = for_kind(KINDS, subject.encoding)
     return Measured() if measure is None else measure(subject)

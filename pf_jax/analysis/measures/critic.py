@@ -139,14 +139,14 @@ def train_and_test(subject: Subject, view: View) -> Logits | None:
     keys = [jax.random.fold_in(subject.key, stream) for stream in range(5)]
     params = subject.state.generator.params
     # One array for both splits: programs are compiled for the shape of it.
-    source = window_source(join_splits(subject.train, subject.split))
+    windows = window_source(join_splits(subject.train, subject.split))
     stopping, tested = (
         rows + [len(subject.train.values), 0] for rows in (stopping, tested)
     )
     source = np.random.default_rng(np.asarray(jax.random.key_data(keys[0])).ravel())
     orders = _orders(source, len(training))
     first = training[orders[0, 0]]
-    data = Data(params, jax.tree.map(jnp.asarray, source), jnp.zeros((2, 1)))
+    data = Data(params, jax.tree.map(jnp.asarray, windows), jnp.zeros((2, 1)))
     num_features = _num_features(view, data, first, keys[1])
     critic = create_player(
         init_discriminator(

@@ -17,6 +17,7 @@ from pf_jax.analysis.measures.windows import (
     training_windows,
 )
 from pf_jax.analysis.samples import draw_samples
+from pf_jax.data.conditions import take_rows
 from pf_jax.data.encoding import Encoding
 from pf_jax.objectives import teacher_forcing_step
 from pf_jax.randomness import row_keys
@@ -128,7 +129,7 @@ def sample_windows(
     ]
     targets = np.swapaxes(np.concatenate(parts), 0, 1).astype(inputs.dtype)
     read = np.concatenate([inputs[:1], targets[:-1]])
-    return Batch(jnp.asarray(read), jnp.asarray(targets), real.mask)
+    return real._replace(inputs=jnp.asarray(read), targets=jnp.asarray(targets))
 
 
 def _over_temperatures(
@@ -197,7 +198,7 @@ def _train(state: TrainState, batch: Batch, order: Array, key: Array) -> TrainSt
 
     def update(state: TrainState, now: tuple[Array, Array]) -> tuple[TrainState, None]:
         windows, update_key = now
-        chosen = jax.tree.map(lambda x: x[:, windows], batch)
+        chosen = take_rows(batch, windows)
         state, _ = teacher_forcing_step(state, chosen, update_key)
         return state, None
 

@@ -20,8 +20,9 @@ from pf_jax.analysis.measures.measurement import (
     Measurement,
     Subject,
 )
-from pf_jax.data import Vocabulary, training_values
+from pf_jax.data import training_values
 from pf_jax.data.encoding import TextEncoding
+from pf_jax.data.words import Words
 
 
 class Orders(NamedTuple):
@@ -59,8 +60,8 @@ def measure_texts(subject: Subject) -> Measured:
         return Measured()
     encoding = subject.encoding
     assert isinstance(encoding, TextEncoding)
-    is_characters = isinstance(encoding, Vocabulary)
-    orders = CHARACTERS if is_characters else WORDS
+    is_words = isinstance(encoding, Words)
+    orders = WORDS if is_words else CHARACTERS
     unit = encoding.unit
     numbers = {
         f"ngrams_{n}": distance(
@@ -75,7 +76,7 @@ def measure_texts(subject: Subject) -> Measured:
         lambda texts: repetition(texts, orders.repeated),
         compared,
     )
-    if is_characters:
+    if not is_words:
         numbers["known_words"] = _known_words(encoding, subject, compared)
     n = orders.by_position
     return Measured(numbers, {f"ngrams_{n}": _ngram_curve(compared, n, unit)})

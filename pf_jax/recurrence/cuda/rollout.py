@@ -128,7 +128,7 @@ def rollout(
             jnp.pad(reading_out.kernel, [(0, padding), (0, 0)]),
             carry,
             jnp.concatenate([1 / divisor, recurrent.scale]),
-            _tokens(inputs),
+            inputs.tokens(),
             noise.astype(carry.dtype),
         ),
         (
@@ -142,17 +142,3 @@ def rollout(
         ),
     )
     return RolloutTrace((trace,), samples.astype(inputs.given.dtype))
-
-
-def _tokens(inputs: RolloutInputs) -> Array:
-    """What each step reads, `[T, N]`: -1 for its own sample.
-
-    A token outside the vocabulary reads the row of NaN behind the table.
-    """
-    given, num_tokens = inputs.given, len(inputs.table)
-    tokens = jnp.where((given < 0) | (given >= num_tokens), num_tokens, given)
-    own = jnp.where(
-        inputs.is_given.at[0].set(True), tokens[:, inputs.num_reading :], -1
-    )
-    own = jnp.concatenate([tokens[:, : inputs.num_reading], own], axis=1)
-    return own.astype(jnp.int32)

@@ -22,6 +22,10 @@ SPLIT_NAMES = {
 SPLITS = ("train", "valid", "test")
 
 
+MOST_LINES, MOST_CHARACTERS = 10_000_000, 1 << 20
+"""Largest number of lines of a file, and of characters of a line."""
+
+
 class ParallelTexts(NamedTuple):
     """A parallel data set.
 
@@ -34,7 +38,7 @@ class ParallelTexts(NamedTuple):
     notes: tuple[str, ...]
 
 
-def parallel(path: str, source: str = "", target: str = "") -> ParallelTexts:
+def parallel_texts(path: str, source: str = "", target: str = "") -> ParallelTexts:
     """Line-aligned texts, from two files a split or from one with tab-separated columns.
 
     Files are named by split, such as `train.de` and `train.en`, `val.de`,
@@ -48,8 +52,8 @@ def parallel(path: str, source: str = "", target: str = "") -> ParallelTexts:
         target: Suffix of target files, such as "en"; empty for `.tsv` files.
 
     Raises:
-        UserError: If a file is missing or is not UTF-8, files differ in their number of
-            lines, or a line has no two columns.
+        UserError: If a file is missing, is not UTF-8 or too large, files differ in their
+            number of lines, or a line has no two columns.
     """
     folder = existing(path)
     if not folder.is_dir():
@@ -188,6 +192,17 @@ def _lines(file: pathlib.Path) -> list[str]:
         raise UserError(
             f"{file}: not UTF-8 (byte {error.start}): convert it to UTF-8"
         ) from error
+    if text.count("\n") > MOST_LINES:
+        raise UserError(
+            f"{file}: has more than {MOST_LINES:,} lines, the most that are read: give a "
+            "part of it"
+        )
     # Not `splitlines`: a sentence may have one of Unicode's other line breaks.
-    lines = text.replace("\r\n", "\n").split("\n")
+    lines = [line.removesuffix("\r") for line in text.split("\n")]
+    for number, line in enumerate(lines, 1):
+        if len(line) > MOST_CHARACTERS:
+            raise UserError(
+                f"{file}: line {number} has {len(line):,} characters: must have at most "
+                f"{MOST_CHARACTERS:,}: give one sentence a line"
+            )
     return lines if lines[-1] else lines[:-1]
