@@ -24,8 +24,8 @@ from pf_jax.analysis.measures.translation import (
     measure_translations,
     right_tokens,
 )
-from pf_jax.analysis.present import check_sampling, settle_sampling
-from pf_jax.analysis.request import Sampling
+from pf_jax.analysis.present import check_sampling, settle_sampling, write_samples
+from pf_jax.analysis.request import Request, Sampling
 from pf_jax.analysis.translations import (
     Search,
     attended,
@@ -320,13 +320,29 @@ def test_sample_translates_a_source_without_data(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_sample_of_a_label_equals_the_samples_of_that_class(tmp_path):
+def test_samples_of_a_label_are_those_that_have_it_in_turn(tmp_path):
+    fields = {"data.labels": True}
+    _, state = write_run(tmp_path / "run", "digits", DIGITS, **fields)
+
+    def samples(label):
+        sampling = settle_sampling(Sampling(num_samples=6, label=label), DIGITS, 24)
+        key = jax.random.key(1)
+        request = Request(state, DIGITS, None, key, sampling, 24, tmp_path)
+        return write_samples(request)
+
+    in_turn, ones = samples(None), samples(1)
+    equal = [np.array_equal(*pair) for pair in zip(in_turn, ones, strict=True)]
+    # Sample i has the same noise in both, and class i modulo 3, or 1.
+    assert equal == [False, True, False, False, True, False]
+
+
+@pytest.mark.slow
+def test_sample_records_the_label(tmp_path):
     write_run(tmp_path / "run", "digits", DIGITS, **{"data.labels": True})
-    for label in (None, 1):
-        asked = Sampling(num_samples=3, label=label)
-        record = sample(tmp_path / "run", asked, out=tmp_path / str(label))
-        assert record["label"] == label
-        assert (tmp_path / str(label) / "samples.png").exists()
+    record = sample(tmp_path / "run", Sampling(num_samples=3, label=1))
+    assert record["label"] == 1
+    files = {file.name for file in (tmp_path / "run" / "samples").iterdir()}
+    assert {"samples.png", "sampling.json"} <= files
 
 
 @pytest.fixture(scope="module")

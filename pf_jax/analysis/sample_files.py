@@ -64,7 +64,7 @@ def _draw(
         num_steps=sampling.sample_length,
         num_samples=sampling.num_samples,
         temperature=sampling.temperature,
-        condition=sampled_labels(encoding, sampling.label, sampling.num_samples),
+        condition=_condition(request, sampling.num_samples),
         generator=generator,
     )
     shown, room = [], SHOWN_STEPS
@@ -81,6 +81,15 @@ def _draw(
                 shown.append(piece[:, :room])
                 room -= piece.shape[1]
     return np.concatenate(shown, axis=1)
+
+
+def _condition(request: Request, num_samples: int) -> Any:
+    """The condition of each sample: a label, or of own data a source of the split."""
+    labels = sampled_labels(request.encoding, request.sampling.label, num_samples)
+    if labels is not None or request.split is None:
+        return labels
+    chosen = np.linspace(0, len(request.split.lengths) - 1, num_samples).astype(int)
+    return batch_condition(request.split.conditions, chosen)
 
 
 @contextlib.contextmanager

@@ -14,6 +14,7 @@ from pf_jax.analysis.present import (
     write_samples,
 )
 from pf_jax.analysis.request import Request, Sampling
+from pf_jax.commands import program
 from pf_jax.data.encoding import Encoding, TextEncoding
 from pf_jax.data.translation import Translation
 from pf_jax.errors import UserError
@@ -65,10 +66,7 @@ def sample(
     model, state = load_model(workdir, checkpoint)
     encoding, length = model.encoding, model.config.train.sequence_length
     sampling = settle_sampling(sampling, encoding, length)
-    if isinstance(encoding, Translation) and sampling.source is None:
-        raise UserError(
-            '--source is missing: this run translates: give a text, such as --source="..."'
-        )
+    _check_source(encoding, sampling)
     warn_of_unknown(encoding, sampling.prompt, sampling.source)
     folder = workdir / SAMPLES if out is None else pathlib.Path(out)
     make_folder(folder, "give another folder, with --out=FOLDER")
@@ -90,6 +88,21 @@ def sample(
         _print_samples(encoding, sampling, samples)
     print(f"step {record['step']}, seed {record['seed']}: written to {folder}")
     return record
+
+
+def _check_source(encoding: Encoding, sampling: Sampling) -> None:
+    """Raises a UserError where samples need a source and there is none."""
+    condition = encoding.condition
+    if condition is None or condition.kind != "sequence" or sampling.source is not None:
+        return
+    if isinstance(encoding, Translation):
+        raise UserError(
+            '--source is missing: this run translates: give a text, such as --source="..."'
+        )
+    raise UserError(
+        f"this run's {encoding.unit} depend on sources that are no text: "
+        f"{program('evaluate')} samples with those of its data"
+    )
 
 
 def _print_samples(encoding: Encoding, sampling: Sampling, samples: Any) -> None:

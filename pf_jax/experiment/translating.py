@@ -22,6 +22,7 @@ from pf_jax.analysis.translation_files import (
 )
 from pf_jax.analysis.translation_plots import plot_lengths
 from pf_jax.analysis.translations import Search, decode_sources, sample_sources
+from pf_jax.data import Sequences
 from pf_jax.data.conditions import Pair, Sources, take_conditions
 from pf_jax.data.dataset import SOURCES
 from pf_jax.data.translation import Translation
@@ -158,13 +159,16 @@ def raw_pairs(experiment: Experiment, split: str) -> list[Pair]:
     """The texts of a split's pairs, as in their files.
 
     Tokens would not do for BLEU: unknown symbols of a reference would equal those of a
-    translation.
+    translation. The texts of own code are not at hand: theirs are decoded from tokens.
 
     Raises:
         UserError: If the files have changed since the data was loaded.
     """
     data, encoding = experiment.config.data, experiment.encoding
     assert isinstance(encoding, Translation)
+    sequences = experiment.dataset.splits[split]
+    if data.name not in SOURCES:
+        return _decoded_pairs(encoding, sequences)
     raw = SOURCES[data.name].read(data)
     pairs = list((raw if isinstance(raw, Mapping) else raw.splits)[split])
     if data.source_length and data.too_long == "drop":
@@ -173,8 +177,18 @@ def raw_pairs(experiment: Experiment, split: str) -> list[Pair]:
             for pair in pairs
             if len(encoding.encode_source(pair.condition)) <= data.source_length
         ]
-    if len(pairs) != len(experiment.dataset.splits[split].lengths):
+    if len(pairs) != len(sequences.lengths):
         raise UserError(
             f"data.path={data.path}: changed while it was read: run the command again"
         )
     return pairs
+
+
+def _decoded_pairs(encoding: Translation, sequences: Sequences) -> list[Pair]:
+    sources = sequences.conditions
+    assert isinstance(sources, Sources)
+    targets = targets_of(sequences, np.arange(len(sequences.lengths)))
+    return [
+        Pair(encoding.decode_source(source), encoding.decode(target))
+        for source, target in zip(sources.values, targets, strict=True)
+    ]

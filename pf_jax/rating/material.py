@@ -79,6 +79,11 @@ def _samples(run: Run, seed: int, sampling: Sampling) -> list[Any]:
         "num_samples": sampling.num_samples,
         "temperature": sampling.temperature,
     }
+    if encoding.condition is not None and encoding.condition.kind == "sequence":
+        raise UserError(
+            f"{encoding.kind}: samples that depend on a source cannot be rated: give runs "
+            "without"
+        )
     if isinstance(encoding, TextEncoding):
         return sample_text(state, encoding, key, prompt=sampling.prompt, **options)
     generator = state.settings.generator
