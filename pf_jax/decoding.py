@@ -5,6 +5,7 @@ Both take the plain path, one step at a time, and stop where no row can change a
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -232,6 +233,48 @@ class _Beams(NamedTuple):
     scores: Array
 
 
+def _keep_best(
+    beams: _Beams,
+    log_probs: Array,
+    end: Array,
+    score: Callable[[Array, Array], Array],
+) -> _Beams:
+    """The `K` best of all extensions of the beams of each row by one token.
+
+    Args:
+        beams: Beams, with the carry after the step that reads their last token.
+        log_probs: Log-probability of each token after each beam, `[N, K, V]`.
+        end: Token that ends a sequence.
+        score: Function from log-probabilities and lengths to scores.
+    """
+    num_rows, beam_size, num_tokens = log_probs.shape
+    # A beam that has ended goes on in one way, at no cost.
+    kept = jnp.where(jnp.arange(num_tokens) == end, 0, -jnp.inf)
+    is_done = beams.is_done[..., None]
+    log_probs = beams.log_probs[..., None] + jnp.where(is_done, kept, log_probs)
+    lengths = beams.lengths + ~beams.is_done
+    scores = score(log_probs, lengths[..., None])
+    scores, chosen = lax.top_k(scores.reshape(num_rows, -1), beam_size)
+    parent, token = chosen // num_tokens, (chosen % num_tokens).astype(jnp.int32)
+
+    def of_parent(x: Array) -> Array:
+        index = parent.reshape(num_rows, beam_size, *[1] * (x.ndim - 2))
+        return jnp.take_along_axis(x, index, axis=1)
+
+    def carry_of_parent(x: Array) -> Array:
+        return of_parent(x.reshape(num_rows, beam_size, *x.shape[1:])).reshape(x.shape)
+
+    return _Beams(
+        beams.step + 1,
+        jax.tree.map(carry_of_parent, beams.carry),
+        of_parent(beams.tokens).at[:, :, beams.step].set(token),
+        of_parent(beams.is_done) | (token == end),
+        of_parent(lengths),
+        jnp.take_along_axis(log_probs.reshape(num_rows, -1), chosen, axis=1),
+        scores,
+    )
+
+
 @functools.partial(jax.jit, static_argnums=(5, 6, 7))
 def _beam_search(
     params: GeneratorParams,
@@ -264,33 +307,8 @@ def _beam_search(
         carry, log_probs = _log_probs(
             params, beams.carry, last.reshape(-1), constants, generator
         )
-        log_probs = log_probs.reshape(*shape, -1)
-        num_tokens = log_probs.shape[-1]
-        # A beam that has ended goes on in one way, at no cost.
-        kept = jnp.where(jnp.arange(num_tokens) == end, 0, -jnp.inf)
-        is_done = beams.is_done[..., None]
-        log_probs = beams.log_probs[..., None] + jnp.where(is_done, kept, log_probs)
-        lengths = beams.lengths + ~beams.is_done
-        scores = score(log_probs, lengths[..., None])
-        scores, chosen = lax.top_k(scores.reshape(num_rows, -1), beam_size)
-        parent, token = chosen // num_tokens, (chosen % num_tokens).astype(jnp.int32)
-
-        def of_parent(x: Array) -> Array:
-            index = parent.reshape(*shape, *[1] * (x.ndim - 2))
-            return jnp.take_along_axis(x, index, axis=1)
-
-        def carry_of_parent(x: Array) -> Array:
-            return of_parent(x.reshape(*shape, *x.shape[1:])).reshape(x.shape)
-
-        return _Beams(
-            beams.step + 1,
-            jax.tree.map(carry_of_parent, carry),
-            of_parent(beams.tokens).at[:, :, beams.step].set(token),
-            of_parent(beams.is_done) | (token == end),
-            of_parent(lengths),
-            jnp.take_along_axis(log_probs.reshape(num_rows, -1), chosen, axis=1),
-            scores,
-        )
+        extended = beams._replace(carry=carry)
+        return _keep_best(extended, log_probs.reshape(*shape, -1), end, score)
 
     # All beams start alike: one of them is enough.
     log_probs = jnp.full(shape, -jnp.inf, dtype).at[:, 0].set(0)

@@ -17,6 +17,8 @@ from pf_jax.recurrence import lstm
 from pf_jax.types import Source
 from pf_jax.unroll import unroll_teacher_forced
 
+encode = jax.jit(encode_condition, static_argnames="generator")
+
 N, S, V, T = 5, 4, 3, 4
 DOT = Generator(encoder=source_encoder, attention="dot")
 LABELS = Generator(encoder=label_encoder, cell=lstm)
@@ -55,7 +57,7 @@ def make_condition(generator, padding=0, filling=0):
 def model(generator=DOT, num_outputs=V, scale=0.8, seed=0):
     params = make_params(generator, num_outputs, scale, seed)
     condition = make_condition(generator)
-    return params, encode_condition(params, condition, generator=generator)
+    return params, encode(params, condition, generator=generator)
 
 
 @functools.partial(jax.jit, static_argnums=3)
@@ -211,9 +213,7 @@ def test_a_longer_limit_changes_no_sequence_that_has_ended():
 @pytest.mark.parametrize("beam_size", [3, pytest.param(1, marks=pytest.mark.slow)])
 def test_padding_of_sources_changes_nothing(beam_size):
     params, context = model(num_outputs=6, scale=1.5)
-    padded = encode_condition(
-        params, make_condition(DOT, padding=3, filling=5), generator=DOT
-    )
+    padded = encode(params, make_condition(DOT, padding=3, filling=5), generator=DOT)
     one, other = (
         beam_search(
             params, each, beam_size=beam_size, num_steps=8, end=3, generator=DOT

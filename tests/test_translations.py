@@ -94,7 +94,8 @@ def test_decode_sources_equals_one_batch_of_all(beam):
     state, sources = make_state(), make_sources([9, 2, 5, 12, 3, 9])
     found = decode_sources(state, sources, Search(7, beam, 0.5))
     generator, params = state.settings.generator, state.generator.params
-    context = encode_condition(params, as_condition(sources), generator=generator)
+    encode = jax.jit(encode_condition, static_argnames="generator")
+    context = encode(params, as_condition(sources), generator=generator)
     if beam == 1:
         expected = greedy(params, context, num_steps=7, generator=generator)
     else:
