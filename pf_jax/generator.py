@@ -17,7 +17,7 @@ from pf_jax.attention import (
 )
 from pf_jax.emissions import Emission, as_classes, categorical
 from pf_jax.encoders import Encoder, EncoderSizes
-from pf_jax.recurrence import Cell, CellOutput, Interface, Loop, gru
+from pf_jax.recurrence import Cell, CellOutput, Interface, Loop, ShiftedTable, gru
 from pf_jax.types import Array, Carry, Params
 
 FEEDBACKS = ("sample", "soft", "straight_through", "reparameterized")
@@ -376,21 +376,14 @@ class _DroppedInput(NamedTuple):
     projection: Affine
 
 
-class _ShiftedInput(NamedTuple):
-    """An input layer composed with the affine layer that follows, and a row's addition."""
-
-    composed: Params
-    addition: Array
-
-
 @functools.cache  # Equal functions are needed for equal generators: jit compares them.
 def _interface(emission: Emission, dtype: str | None, has_classes: bool) -> Interface:
     def embed_composed(params: Any, values: Array) -> Array:
         if isinstance(params, _DroppedInput):
             x = completed(params.constants, emission.embed(params.params, values))
             return affine(params.projection, x, dtype=dtype)
-        if isinstance(params, _ShiftedInput):
-            return emission.embed(params.composed, values) + params.addition
+        if isinstance(params, ShiftedTable):
+            return emission.embed(params.table, values) + params.addition
         return emission.embed(params, values)
 
     def sample(params: Any, hidden: Array, noise: Any, temperature: Any) -> Array:
@@ -429,11 +422,11 @@ def interface_of(
         if addition is None:
             return composed
         shift = matmul(addition, kernel, generator.dtype)
-        return _ShiftedInput(composed, shift)
+        return ShiftedTable(composed, shift)
 
     # Kernels that sample know a table and a readout alone.
     has_memory = context is not None and context.memory is not None
-    has_classes = dropout is None and addition is None and not has_memory
+    has_classes = dropout is None and not has_memory
     return {
         "compose": compose,
         "readout": _readout_params(params, constants.take(slice(num_reading, None))),

@@ -8,11 +8,11 @@ from emulated import emulate_kernels
 from test_cuda import H100, HALF, TF32, assert_close, assert_found, draw
 
 import pf_jax
+from pf_jax.generator import RowConstants, interface_of
 from pf_jax.recurrence import cuda, loops
 from pf_jax.recurrence.cuda.clusters import RolloutClusters, find_rollout_clusters
 from pf_jax.recurrence.cuda.rollout import rollout_program
 from pf_jax.recurrence.loops import GRUWeights, RolloutInputs, where_rows
-from pf_jax.unroll import interface_of
 
 MEMORY = H100.memory
 
@@ -33,7 +33,7 @@ def drawn_rollout(
         readout_bias=draw(1, num_outputs),
         generator=generator,
     )
-    around = interface_of(params, None, reading, generator)
+    around = interface_of(params, RowConstants(), reading, generator)
     (layer,) = params.layers
     num_rows = reading + sampling
     chosen = jax.random.bernoulli(jax.random.key(7), given, (num_steps, sampling))

@@ -12,7 +12,7 @@ from kernel_threads import run_kernels_in_threads
 import pf_jax
 from pf_jax.affine import Affine
 from pf_jax.emissions import as_classes
-from pf_jax.generator import interface_of
+from pf_jax.generator import RowConstants, interface_of
 from pf_jax.recurrence import kernels, loops
 from pf_jax.recurrence import tiles as gpu
 from pf_jax.recurrence.loops import GRUWeights, Loop, RolloutInputs, Scaled
@@ -202,7 +202,7 @@ def drawn_rollout(emission, num_reading=16, num_sampling=32, num_layers=1, given
         generator=generator,
     )
     num_rows, num_steps = num_reading + num_sampling, 4
-    around = interface_of(params, None, num_reading, generator)
+    around = interface_of(params, RowConstants(), num_reading, generator)
     first = params.layers[0]
     inputs = RolloutInputs(
         table=around["compose"](first.input_kernel, first.input_bias),
@@ -244,6 +244,18 @@ def test_rollout_equals_the_plain_loop(
     expected = loops.rollout_whole(FULL, True, interface, inputs)
     np.testing.assert_array_equal(found.samples, expected.samples)
     assert_close(found, expected)
+
+
+def test_rollout_adds_what_a_row_knows_of_its_condition(in_threads):
+    interface, inputs = drawn_rollout("categorical", num_layers=2, given=0.5)
+    without = loops.rollout_whole(FULL, True, interface, inputs)
+    addition = draw(11, inputs.given.shape[1], 3 * 32)
+    inputs = inputs._replace(table=loops.ShiftedTable(inputs.table, addition))
+    found = kernels.rollout(TILES, FULL, True, interface, inputs)
+    expected = loops.rollout_whole(FULL, True, interface, inputs)
+    np.testing.assert_array_equal(found.samples, expected.samples)
+    assert_close(found, expected)
+    assert np.any(np.asarray(found.samples != without.samples))
 
 
 def test_rollout_without_a_backward_pass_keeps_two_arrays(in_threads):

@@ -15,7 +15,7 @@ from trees import random_like
 
 import pf_jax
 from pf_jax.affine import Affine, stored
-from pf_jax.generator import interface_of
+from pf_jax.generator import RowConstants, interface_of
 from pf_jax.recurrence import loops, tpu
 from pf_jax.recurrence.loops import GRUWeights, Loop, RolloutInputs, Scaled
 from pf_jax.recurrence.tpu.half import from_half, to_half
@@ -147,7 +147,7 @@ def drawn_rollout(
         )
     )
     params = random_like(params, 1, scale=size**-0.5)
-    around = interface_of(params, None, reading, generator)
+    around = interface_of(params, RowConstants(), reading, generator)
     first, num_rows = params.layers[0], reading + sampling
     source = np.random.default_rng(2)
     chosen = source.random((num_steps, sampling)) < given

@@ -18,7 +18,13 @@ from pf_jax.recurrence.cells import (
     lstm_step,
 )
 from pf_jax.recurrence.dispatch import KERNELS, kernel_choice
-from pf_jax.recurrence.loops import GRUWeights, Interface, Loop, where_rows
+from pf_jax.recurrence.loops import (
+    GRUWeights,
+    Interface,
+    Loop,
+    ShiftedTable,
+    where_rows,
+)
 from pf_jax.recurrence.rollout import Reading, Rollout, gru
 from pf_jax.recurrence.scan import Layer, gru_layer, gru_network
 
@@ -35,6 +41,7 @@ __all__ = [
     "Loop",
     "Reading",
     "Rollout",
+    "ShiftedTable",
     "gru",
     "gru_params_from_flax",
     "gru_params_from_torch",

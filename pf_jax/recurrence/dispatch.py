@@ -78,6 +78,7 @@ def choose(
     carry: Array,
     gates: int,
     has_kernel: bool = True,
+    without: Sequence[str] = (),
     **sampling: int,
 ) -> Callable[..., Any]:
     """A form of a loop over time: a kernel where there is one, else the plain loop.
@@ -91,17 +92,18 @@ def choose(
         gates: Kernel columns per hidden unit that a program multiplies by: 3 forward, 1
             backward.
         has_kernel: Whether there is a kernel for these arguments at all.
+        without: Kinds that have no kernel for these arguments.
         **sampling: Remaining fields of `tiles.Work`, for rollouts.
 
     Returns:
         The function of the arrays.
     """
-    if has_kernel and kernel_choice(loop.kernels) == "tpu":
+    if has_kernel and kernel_choice(loop.kernels) == "tpu" and "tpu" not in without:
         return _choose_on_tpu(form, loop, *static, carry=carry, sampling=sampling)
     device = tiles.find_device(loop.dtype)
     found: list[Callable[..., Any]] = []
     if has_kernel and device is not None and carry.dtype == jnp.float32:
-        for kind in _kinds(loop):
+        for kind in (kind for kind in _kinds(loop) if kind not in without):
             spread = _SPREADS[kind](form, loop, carry, device, gates, sampling)
             if spread is not None:
                 # Imported here alone: Triton's loads Pallas, which no CPU or TPU needs.

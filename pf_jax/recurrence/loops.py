@@ -457,6 +457,18 @@ class Interface(NamedTuple):
     rounded: Callable[[Any], Any] = lambda readout: readout
 
 
+class ShiftedTable(NamedTuple):
+    """An input layer whose projections have an addition for each row.
+
+    Attributes:
+        table: Parameters of the projection, for tokens an array `[V, 3H]`.
+        addition: What is added to a row's projections at all steps, `[N, 3H]`.
+    """
+
+    table: Any
+    addition: Array
+
+
 class RolloutInputs(NamedTuple):
     """What a rollout of `L` layers over `N` rows starts from.
 
@@ -464,7 +476,8 @@ class RolloutInputs(NamedTuple):
     them reads at a step either a given value or its own last sample.
 
     Attributes:
-        table: Parameters of `Interface.embed`; for tokens an array `[V, 3H]`.
+        table: Parameters of `Interface.embed`; for tokens an array `[V, 3H]`, or a
+            `ShiftedTable` of one.
         inner: Input layers `[H, 3H]` of the upper cells, `L - 1`.
         weights: Weights inside the loop, of each layer.
         readout: Parameters of `Interface.sample`.

@@ -28,6 +28,7 @@ from pf_jax.recurrence.loops import (
     Loop,
     RolloutInputs,
     RolloutTrace,
+    ShiftedTable,
     Trace,
     gru_trace,
     stored_gates,
@@ -168,6 +169,8 @@ def _run_steps(
         gates=3,
         has_kernel=classes is not None
         and all(layer.shape == first.shape for layer in inputs.carry),
+        # Triton's kernel alone has additions.
+        without=("cuda", "tpu") if isinstance(inputs.table, ShiftedTable) else (),
         reading=inputs.num_reading,
         sampling=inputs.is_given.shape[1],
         classes=0 if classes is None else classes[0].bias.shape[0],

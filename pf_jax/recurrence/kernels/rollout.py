@@ -34,6 +34,7 @@ from pf_jax.recurrence.loops import (
     Loop,
     RolloutInputs,
     RolloutTrace,
+    ShiftedTable,
     Trace,
 )
 from pf_jax.recurrence.operands import Operand, scaled, state_divisor
@@ -48,9 +49,13 @@ from pf_jax.types import Array
 
 
 class _Read(NamedTuple):
-    """What a kernel reads, as arrays or references; those of layers are tuples."""
+    """What a kernel reads, as arrays or references; those of layers are tuples.
+
+    The addition is None where there is none.
+    """
 
     table: Any
+    addition: Any
     readout_operand: Any
     readout_bias: Any
     noise: Any
@@ -90,6 +95,11 @@ def _work(tiles: Tiles, read: _Read, updated: _Updated, traces: Any) -> None:
         [triton.load(ref.at[gate])[None] for gate in gate_columns]
         for ref in read.input_biases
     ]
+    additions = []
+    if read.addition is not None:
+        additions = [
+            triton.load(read.addition.at[place.rows, gate]) for gate in gate_columns
+        ]
     is_sampling = place.group * tiles.rows >= num_reading
     divisor = triton.load(read.divisor.at[0])
     per_block = tiles.rows // sampled_rows(num_rows - num_reading)
@@ -113,6 +123,8 @@ def _work(tiles: Tiles, read: _Read, updated: _Updated, traces: Any) -> None:
                 wait(updated.counts, sampled, t * samplers)
                 tokens = triton.load(updated.tokens.at[t, place.rows])
                 x = [triton.load(read.table.at[tokens, gate]) for gate in gate_columns]
+                if read.addition is not None:
+                    x = [each + more for each, more in zip(x, additions, strict=True)]
             else:
                 wait(updated.counts, count - num_groups, (t + 1) * place.programs)
                 rows = ((t + 1) & 1, 0, place.rows)
@@ -207,7 +219,7 @@ def rollout(
     def as_operand(kernel: Array) -> Operand:
         return scaled(kernel.T[None], divisor, operand)
 
-    table, tokens = _readable(inputs)
+    table, addition, tokens = _readable(inputs)
     groups = num_rows // tiles.rows
 
     def over_time(dtype: DType, *stack: int) -> Any:
@@ -216,6 +228,7 @@ def rollout(
 
     read = _Read(
         table=table,
+        addition=addition,
         readout_operand=as_operand(jnp.pad(readout.kernel, [(0, 0), (0, padding)])),
         readout_bias=jnp.pad(readout.bias, [(0, padding)], constant_values=-jnp.inf),
         noise=jnp.pad(noise, [(0, 0), (0, 0), (0, padding)]),
@@ -257,13 +270,15 @@ def rollout(
     return RolloutTrace(traces, samples.astype(inputs.given.dtype))
 
 
-def _readable(inputs: RolloutInputs) -> tuple[Array, Array]:
-    """The table with a row of NaN behind it, and the tokens `[T + 1, N]` to read.
+def _readable(inputs: RolloutInputs) -> tuple[Array, Array | None, Array]:
+    """The table with a row of NaN behind it, the rows' additions, and the tokens to read.
 
     A token outside the vocabulary must show, as in `emissions`: it reads that row.
     """
-    table, given = inputs.table, inputs.given
+    table, addition, given = inputs.table, None, inputs.given
+    if isinstance(table, ShiftedTable):
+        table, addition = table
     num_tokens = table.shape[0]
     table = jnp.concatenate([table, jnp.full_like(table[:1], jnp.nan)])
     tokens = jnp.where((given < 0) | (given >= num_tokens), num_tokens, given)
-    return table, jnp.pad(tokens.astype(jnp.int32), [(0, 1), (0, 0)])
+    return table, addition, jnp.pad(tokens.astype(jnp.int32), [(0, 1), (0, 0)])
