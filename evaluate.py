@@ -9,7 +9,7 @@ import pathlib
 from absl import flags
 
 import stops  # noqa: F401  # First, so that a request to stop during imports is answered.
-from pf_jax.experiment import command_line
+from pf_jax.experiment import command_line, sampling_flags
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
 SPLIT = flags.DEFINE_enum("split", "valid", ["valid", "test"], "Split to score.")
@@ -27,38 +27,7 @@ TFDS_MANUAL_DIR = flags.DEFINE_string(
     None,
     "Where the original files for TensorFlow Datasets lie now, if they have moved.",
 )
-NUM_SAMPLES = flags.DEFINE_integer(
-    "num_samples",
-    None,
-    "Number of samples. Default: 3; 8 drawings; 64 images, of "
-    "data with labels 8 of each class.",
-)
-SAMPLE_LENGTH = flags.DEFINE_integer(
-    "sample_length",
-    None,
-    "Steps of each sample, without the prompt's. Default: 500 characters, 100 words, a "
-    "whole image, otherwise ten times train.sequence_length.",
-)
-TEMPERATURE = flags.DEFINE_float(
-    "temperature", 1.0, "Temperature of sampling; 0 takes the most likely value."
-)
-PROMPT = flags.DEFINE_string("prompt", "", "Text that every sample starts with.")
-BEAM = flags.DEFINE_integer(
-    "beam",
-    None,
-    "Sequences that a search keeps, for translations. Default: 1, the most likely symbol "
-    "at each step.",
-)
-LENGTH_NORMALIZATION = flags.DEFINE_float(
-    "length_normalization",
-    None,
-    "Exponent of the length by which a beam's log-probabilities are divided. Default: 1.",
-)
-BIAS = flags.DEFINE_float(
-    "bias",
-    0.0,
-    "Bias of pen strokes; higher values are neater.",
-)
+SAMPLING = sampling_flags.define_sampling_flags()
 CRITIC = flags.DEFINE_boolean(
     "critic",
     False,
@@ -91,15 +60,7 @@ def main() -> None:
 
     evaluation.evaluate(
         pathlib.Path(WORKDIR.value),
-        Sampling(
-            NUM_SAMPLES.value,
-            SAMPLE_LENGTH.value,
-            TEMPERATURE.value,
-            PROMPT.value,
-            BIAS.value,
-            beam=BEAM.value,
-            length_normalization=LENGTH_NORMALIZATION.value,
-        ),
+        Sampling(**SAMPLING.values()),
         Measures(
             CRITIC.value,
             REVERSE.value,

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from pf_jax.affine import Affine, init_affine
 from pf_jax.behavior import Behavior
-from pf_jax.recurrence import GRUWeights, Layer, Loop, gru_network, init_gru
+from pf_jax.recurrence import GRUWeights, Layer, Loop, gru_network, init_bidirectional
 from pf_jax.types import Array, Params
 
 MAX_LOGIT = 10.0
@@ -74,20 +74,10 @@ def init_discriminator(
         mlp_size: `M`, units of each of the three ReLU layers after the GRU.
     """
     forward_key, backward_key, *mlp_keys, output_key = jax.random.split(key, 6)
-    directions = [
-        init_gru(direction_key, num_features, hidden_size)
-        for direction_key in (forward_key, backward_key)
-    ]
+    directions = forward_key, backward_key
     sizes = (2 * hidden_size, mlp_size, mlp_size)
     return DiscriminatorParams(
-        Affine(
-            jnp.concatenate([gru.input_kernel for gru in directions], axis=1),
-            jnp.concatenate([gru.input_bias for gru in directions]),
-        ),
-        GRUWeights(
-            jnp.stack([gru.recurrent_kernel for gru in directions]),
-            jnp.stack([gru.candidate_bias for gru in directions]),
-        ),
+        *init_bidirectional(directions, num_features, hidden_size),
         tuple(
             init_affine(layer_key, size, mlp_size)
             for layer_key, size in zip(mlp_keys, sizes, strict=True)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from pf_jax.affine import Affine, affine, init_affine
-from pf_jax.recurrence import GRUParams, GRUWeights, Layer, Loop, gru_layer, init_gru
+from pf_jax.recurrence import GRUWeights, Layer, Loop, gru_layer, init_bidirectional
 from pf_jax.types import Array, Params, Source
 
 
@@ -129,19 +129,10 @@ def _init_sources(key: Array, sizes: EncoderSizes) -> SourceParams:
     embedding_key, forward_key, backward_key, *carry_keys = jax.random.split(
         key, 3 + sizes.num_layers
     )
-    directions: list[GRUParams] = [
-        init_gru(each, sizes.embedding_size, sizes.size)
-        for each in (forward_key, backward_key)
-    ]
     return SourceParams(
         jax.random.normal(embedding_key, (sizes.condition_size, sizes.embedding_size)),
-        Affine(
-            jnp.concatenate([gru.input_kernel for gru in directions], axis=1),
-            jnp.concatenate([gru.input_bias for gru in directions]),
-        ),
-        GRUWeights(
-            jnp.stack([gru.recurrent_kernel for gru in directions]),
-            jnp.stack([gru.candidate_bias for gru in directions]),
+        *init_bidirectional(
+            (forward_key, backward_key), sizes.embedding_size, sizes.size
         ),
         tuple(
             init_affine(each, 2 * sizes.size, sizes.hidden_size) for each in carry_keys

@@ -26,7 +26,12 @@ from pf_jax.recurrence.loops import (
     where_rows,
 )
 from pf_jax.recurrence.rollout import Reading, Rollout, gru
-from pf_jax.recurrence.scan import Layer, gru_layer, gru_network
+from pf_jax.recurrence.scan import (
+    Layer,
+    gru_layer,
+    gru_network,
+    init_bidirectional,
+)
 
 __all__ = [
     "KERNELS",
@@ -48,6 +53,7 @@ __all__ = [
     "gru_layer",
     "gru_network",
     "gru_step",
+    "init_bidirectional",
     "init_gru",
     "init_lstm",
     "kernel_choice",

@@ -22,6 +22,7 @@ from pf_jax.affine import (
     stored,
     sum_of_products,
 )
+from pf_jax.recurrence.cells import init_gru
 from pf_jax.recurrence.dispatch import choose, on_device
 from pf_jax.recurrence.loops import Deltas, GRUWeights, Loop, Scaled, Trace
 from pf_jax.types import Array, vary_alike
@@ -67,6 +68,33 @@ class Layer(NamedTuple):
     weights: GRUWeights
     x: Array
     carry: Array
+
+
+def init_bidirectional(
+    keys: tuple[Array, Array], input_size: int, hidden_size: int
+) -> tuple[Affine, GRUWeights]:
+    """New weights of a GRU forward and of one backward in time.
+
+    Args:
+        keys: Typed key of each direction.
+        input_size: `I`.
+        hidden_size: `D`, of each direction.
+
+    Returns:
+        The input layer, kernel `[I, 2 * 3D]`, and the weights inside the loops, kernels
+        `[2, D, 3D]`: fields of a `Layer`.
+    """
+    directions = [init_gru(key, input_size, hidden_size) for key in keys]
+    return (
+        Affine(
+            jnp.concatenate([gru.input_kernel for gru in directions], axis=1),
+            jnp.concatenate([gru.input_bias for gru in directions]),
+        ),
+        GRUWeights(
+            jnp.stack([gru.recurrent_kernel for gru in directions]),
+            jnp.stack([gru.candidate_bias for gru in directions]),
+        ),
+    )
 
 
 class LayerOutput(NamedTuple):
