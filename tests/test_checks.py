@@ -169,17 +169,17 @@ def _config(**overrides):
         (
             {"behavior__fields": ()},
             "behavior.fields=: must be one or more of preactivation, outputs, hidden, "
-            "each once",
+            "context, each once",
         ),
         (
             {"behavior__fields": ("hidden", "hidden")},
             "behavior.fields=hidden,hidden: must be one or more of preactivation, "
-            "outputs, hidden, each once",
+            "outputs, hidden, context, each once",
         ),
         (
             {"behavior__fields": ("hidden", "gates")},
             "behavior.fields=hidden,gates: must be one or more of preactivation, "
-            "outputs, hidden, each once",
+            "outputs, hidden, context, each once",
         ),
     ],
 )

@@ -207,9 +207,8 @@ def test_update_of_both_players_equals_the_reference(name, step):
     assert checked > 10
 
 
-@pytest.mark.parametrize(
-    "name", ["dot", pytest.param("labels", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["dot", "labels"])
 def test_fast_path_equals_the_plain_scan(name):
     generator = GENERATORS[name]
     with jax.enable_x64(True):
@@ -256,6 +255,7 @@ def padded_condition(condition, filling):
     return condition._replace(values=values)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("filling", [-1, pytest.param(10**6, marks=pytest.mark.slow)])
 def test_padding_changes_no_bit(generator, filling):
     state, batch = make_state(generator), make_batch(generator)

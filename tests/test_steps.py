@@ -258,7 +258,12 @@ def generator_inputs(params, key, first_input, num_steps):
 
 
 @pytest.fixture(
-    scope="module", params=["strict_for_generator", "everything", "windows"]
+    scope="module",
+    params=[
+        "strict_for_generator",
+        pytest.param("everything", marks=pytest.mark.slow),
+        "windows",
+    ],
 )
 def case(request):
     return request.param
