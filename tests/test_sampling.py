@@ -362,6 +362,7 @@ def test_program_samples_with_all_its_flags(texts, tmp_path):
         "temperature": 0.0,
         "prompt": "Qab",
         "bias": 0.0,
+        **dict.fromkeys(("label", "source", "beam", "length_normalization")),
         "seed": 3,
         "step": 7,
     }
