@@ -49,7 +49,7 @@ def test_plot_series_shows_both_over_time_as_attractors_and_as_spectra(
 @pytest.mark.parametrize("num_steps", [1, 2, 30])
 def test_plot_series_of_few_steps_or_a_standstill(tmp_path, num_steps):
     run = np.zeros((num_steps, 1))
-    for data in (make_series(1, 40), np.zeros((40, 1))):
+    for data in (make_series(1, 40), np.zeros((40, 1)), np.full((40, 1), 1e7)):
         path = tmp_path / "samples.png"
         pictures.plot_series(data, run, ["x"], path, training_length=100)
 

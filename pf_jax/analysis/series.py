@@ -132,7 +132,8 @@ def _mark_training_length(axes: Axes, run: np.ndarray, training_length: int) -> 
 def _bounds(series: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The range of each column with some room."""
     low, high = series.min(axis=0), series.max(axis=0)
-    room = 0.1 * np.maximum(high - low, 1e-9)
+    # At least what matplotlib can tell apart, where a column is constant.
+    room = 0.1 * np.maximum(high - low, 1e-3 * np.maximum(np.abs(high), 1e-6))
     return low - room, high + room
 
 
