@@ -24,7 +24,7 @@ def get_config() -> config_dict.ConfigDict:
     config.train.batch_size = 64
     config.train.learning_rate = 2e-3
     config.train.schedule = "cosine"
-    config.train.num_steps = 2500
+    config.train.num_steps = 5000
     config.train.log_every = 100
     config.train.eval_every = 500
     config.train.checkpoint_every = 500
