@@ -61,7 +61,7 @@ def sample_pieces(
     num_read, total = len(read), len(read) - 1 + num_steps
     keys = row_keys(key, num_samples)
     params = state.generator.params
-    context = _encode(generator, params, condition)
+    context = encode_once(generator, params, condition)
     carry = initial_carry(params, num_samples, context=context, generator=generator)
     # All chunks have one length, since jit would compile a shorter last one anew.
     length = min(CHUNK_LENGTH, total)
@@ -174,9 +174,10 @@ def sample_text(
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _encode(
+def encode_once(
     generator: Generator, params: GeneratorParams, condition: Any
 ) -> Context | None:
+    """`encode_condition`, compiled, before a loop over pieces that share the context."""
     return encode_condition(params, condition, generator=generator)
 
 

@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from pf_jax.analysis.samples import encode_once
 from pf_jax.data import Sequences, as_inputs, spaced_starts
 from pf_jax.data.sequences import window_conditions
 from pf_jax.generator import (
     Context,
     Generator,
     GeneratorParams,
-    encode_condition,
     initial_carry,
 )
 from pf_jax.randomness import row_keys
@@ -101,14 +101,7 @@ def context_at(
         split: The split.
         starts: Start of each window in `values`, `[N]`.
     """
-    return _encode(generator, params, window_conditions(split, starts))
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _encode(
-    generator: Generator, params: GeneratorParams, condition: Any
-) -> Context | None:
-    return encode_condition(params, condition, generator=generator)
+    return encode_once(generator, params, window_conditions(split, starts))
 
 
 def mode_states(

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from pf_jax.analysis.samples import draw_samples
+from pf_jax.analysis.samples import draw_samples, encode_once
 from pf_jax.attention import attention_weights
 from pf_jax.data.conditions import END, Sources, as_condition, take_conditions
 from pf_jax.decoding import Decoded, beam_search, greedy
-from pf_jax.generator import Context, Generator, GeneratorParams, encode_condition
+from pf_jax.generator import Generator, GeneratorParams, encode_condition
 from pf_jax.state import TrainState
 from pf_jax.types import Array, Source
 from pf_jax.unroll import unroll_teacher_forced
@@ -93,7 +93,8 @@ def decode_sources(
     rows = max(1, min(MOST_ROWS, MOST_BEAMS // search.beam, len(sources.lengths)))
 
     def decode(bucket: Bucket) -> Decoded:
-        context = _encode(generator, params, bucket.source)
+        context = encode_once(generator, params, bucket.source)
+        assert context is not None
         options: Any = {"num_steps": search.num_steps, "generator": generator}
         options |= {"first_input": END, "end": END}
         if search.beam == 1:
@@ -183,13 +184,6 @@ def attended(
         weights[: len(target), row, : sources.lengths[row]]
         for row, target in enumerate(targets)
     ]
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _encode(generator: Generator, params: GeneratorParams, source: Source) -> Context:
-    context = encode_condition(params, source, generator=generator)
-    assert context is not None
-    return context
 
 
 @functools.partial(jax.jit, static_argnums=0)
