@@ -3,9 +3,11 @@
 Importing this module is enough. Programs import it before anything that takes seconds to
 import, so that there is no time at which SIGINT, SIGTERM or SIGHUP end in a traceback or
 without a word. It holds until a program that has something to save replaces the handlers,
-as `pf_jax.experiment.signals.stop_requests` does.
+as `pf_jax.experiment.signals.stop_requests` does. Processes that a program starts with
+`multiprocessing` import the program too, and are left alone: they answer to it.
 """
 
+import multiprocessing
 import os
 import signal
 import threading
@@ -53,4 +55,5 @@ def _install() -> None:
             signal.signal(number, end)
 
 
-_install()
+if multiprocessing.parent_process() is None:
+    _install()

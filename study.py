@@ -9,6 +9,7 @@ import sys
 
 from absl import flags
 
+import stops  # noqa: F401  # First, so that a request to stop during imports is answered.
 from pf_jax import commands
 from pf_jax.experiment import command_line
 

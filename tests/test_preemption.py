@@ -159,8 +159,11 @@ def test_run_answers_within_two_seconds(launcher, tmp_path):
 
 
 def test_program_that_is_stopped_while_it_is_imported_says_so(launcher, tmp_path):
-    started = [launcher.start(f"--workdir={tmp_path / 'run'}") for _ in SIGNALS]
-    for process, number in zip(started, SIGNALS, strict=True):
+    programs = {"train.py": SIGNALS, "study.py": (signal.SIGINT,)}
+    calls = [(name, number) for name, numbers in programs.items() for number in numbers]
+    workdir = f"--workdir={tmp_path / 'run'}"
+    started = [launcher.start(workdir, program=name) for name, _ in calls]
+    for process, (_, number) in zip(started, calls, strict=True):
         wait_until(lambda p=process: handles(p, signal.SIGHUP), [process])
         process.send_signal(number)
     for ended in ends(started):
