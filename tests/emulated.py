@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import tempfile
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -70,6 +71,22 @@ def _library(program, faults):
 
 def run(program, arrays, made, faults=(), seed=0):
     """`call.run`, on a CPU."""
+    shapes = made
+    if program.models > 1:  # Under `jax.vmap`, which gives it the arrays of all.
+        shapes = [
+            jax.ShapeDtypeStruct((program.models, *x.shape), x.dtype) for x in made
+        ]
+    if program.models > 1 or any(isinstance(x, jax.core.Tracer) for x in arrays):
+        return jax.pure_callback(
+            lambda *arrays: _run(program, arrays, shapes, faults, seed),
+            made,
+            *arrays,
+            vmap_method="broadcast_all" if program.models > 1 else None,
+        )
+    return [jnp.asarray(x) for x in _run(program, arrays, made, faults, seed)]
+
+
+def _run(program, arrays, made, faults, seed):
     library = _library(program, tuple(faults))
     assert library.sizes(0) == program.threads
     if not faults:
@@ -84,10 +101,10 @@ def run(program, arrays, made, faults=(), seed=0):
     pointers = (ctypes.c_void_p * len(everything))(*(x.ctypes.data for x in everything))
     failure = library.run(pointers, program.blocks, seed)
     assert failure is None, failure.decode()
-    return [jnp.asarray(x) for x in outputs]
+    return outputs
 
 
 def emulate_kernels(monkeypatch, faults=(), seed=0):
-    """Runs kernels on a CPU until the test ends, where no `jax.jit` traces them."""
+    """Runs kernels on a CPU until the test ends."""
     require_compiler()
     monkeypatch.setattr(call, "run", functools.partial(run, faults=faults, seed=seed))

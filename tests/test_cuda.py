@@ -31,7 +31,7 @@ def draw(seed, *shape):
 
 def drawn_loop(clusters, num_steps):
     """Weights, projections and carry."""
-    directions, num_rows, size, _ = clusters
+    directions, num_rows, size, *_ = clusters
     return (
         GRUWeights(
             draw(0, directions, size, 3 * size) / size**0.5, draw(1, directions, size)
@@ -89,7 +89,7 @@ def test_forward_in_half_precision_equals_the_plain_loop(monkeypatch, size, boun
 
 def drawn_cotangents(clusters, num_steps, is_scaled):
     """Of hidden states, of preactivations unless the first are scaled, of the last."""
-    directions, num_rows, size, _ = clusters
+    directions, num_rows, size, *_ = clusters
     over_time = num_steps, num_rows, directions * size
     last = draw(6, directions, num_rows, size)
     if is_scaled:
@@ -133,7 +133,7 @@ def test_forward_keeps_held_states_and_nan_in_its_row(monkeypatch):
 def test_whole_update_equals_the_plain_loops(monkeypatch, on_eight_cpus):
     taken = []
 
-    def on_gpu(kernel, plain):
+    def on_gpu(kernel, plain, stacked):
         taken.append(plain)
         return kernel
 

@@ -311,7 +311,7 @@ def test_rollout_equals_the_plain_loop_where_it_runs(on_a_gpu, emission, given):
 def test_whole_update_equals_the_plain_loops(monkeypatch, on_eight_cpus):
     taken = []
 
-    def on_gpu(kernel, plain):
+    def on_gpu(kernel, plain, stacked):
         taken.append(plain)
         return kernel
 
@@ -358,7 +358,9 @@ def test_scan_takes_the_plain_loops_where_on_gpu_does(monkeypatch):
     taken = []
     monkeypatch.setattr(gpu, "find_device", lambda dtype: H100)
     monkeypatch.setattr(gpu, "find_tiles", lambda work, device: TILES)
-    monkeypatch.setattr(gpu, "on_gpu", lambda _, plain: taken.append(plain) or plain)
+    monkeypatch.setattr(
+        gpu, "on_gpu", lambda _, plain, __: taken.append(plain) or plain
+    )
     assert_close(jax.jit(value_and_gradients)(), expected)
     assert len(taken) == 2
 

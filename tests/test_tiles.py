@@ -145,7 +145,7 @@ def test_find_device_finds_none_on_a_cpu(on_eight_cpus):
     assert gpu.find_device(None) is None
 
 
-def chosen(monkeypatch, kernel, plain):
+def chosen(monkeypatch, *forms):
     """`on_gpu`, as if on one."""
 
     def platform_dependent(*arguments, cuda, default):
@@ -153,7 +153,7 @@ def chosen(monkeypatch, kernel, plain):
         return cuda(*arguments)
 
     monkeypatch.setattr(gpu.lax, "platform_dependent", platform_dependent)
-    return gpu.on_gpu(kernel, plain)
+    return gpu.on_gpu(*forms)
 
 
 def test_on_gpu_takes_the_plain_form_on_a_cpu(on_eight_cpus):
@@ -170,3 +170,16 @@ def test_on_gpu_takes_the_kernel_unless_batched_or_differentiated(monkeypatch):
     (value, _), (tangent, _) = jax.jvp(run, (x, y), (jnp.ones(3), jnp.float32(0)))
     np.testing.assert_array_equal(value, [0, 2, 4])
     np.testing.assert_array_equal(tangent, [2, 2, 2])
+
+
+def test_on_gpu_takes_a_stacked_kernel_under_one_vmap(monkeypatch):
+    def stacked(models):
+        return {3: lambda x, y: -x * y}.get(models)
+
+    run = chosen(monkeypatch, lambda x, y: 0 * x, lambda x, y: x * y, stacked)
+    x = jnp.arange(6.0).reshape(2, 3)
+    over_last = jax.vmap(run, in_axes=(0, None))
+    np.testing.assert_array_equal(over_last(x[1], 2.0), -2 * x[1])
+    np.testing.assert_array_equal(over_last(x[1, :2], 2.0), 2 * x[1, :2])
+    both = jax.vmap(over_last, in_axes=(0, None))(x, 2.0)
+    np.testing.assert_array_equal(both, 2 * x)

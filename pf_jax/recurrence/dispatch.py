@@ -101,20 +101,55 @@ def choose(
     if has_kernel and kernel_choice(loop.kernels) == "tpu" and "tpu" not in without:
         return _choose_on_tpu(form, loop, *static, carry=carry, sampling=sampling)
     device = tiles.find_device(loop.dtype)
-    found: list[Callable[..., Any]] = []
-    if has_kernel and device is not None and carry.dtype == jnp.float32:
-        for kind in (kind for kind in _kinds(loop) if kind not in without):
-            spread = _SPREADS[kind](form, loop, carry, device, gates, sampling)
-            if spread is not None:
-                # Imported here alone: Triton's loads Pallas, which no CPU or TPU needs.
-                module = importlib.import_module(_MODULES[kind])
-                found.append(
-                    functools.partial(getattr(module, form), spread, loop, *static)
-                )
+    if not has_kernel or device is None or carry.dtype != jnp.float32:
+        return functools.partial(getattr(loops, form), loop, *static)
+
+    find = functools.partial(_find_kernels, form, loop, *static)
+    work = carry, device, gates
+    plain = functools.partial(_AS_KERNELS[form], loop, *static)
+
+    def stacked(models: int) -> Callable[..., Any] | None:
+        # No device has run them yet: they have to be asked for.
+        if kernel_choice(loop.kernels) != "cuda" or "cuda" in without:
+            return None
+        found = find(kinds=["cuda"], work=work, sampling={**sampling, "models": models})
+        return _first_that_compiles([*found, plain]) if found else None
+
+    kinds = [kind for kind in _kinds(loop) if kind not in without]
+    found = find(kinds=kinds, work=work, sampling=sampling)
     if not found:
         return functools.partial(getattr(loops, form), loop, *static)
-    plain = functools.partial(_AS_KERNELS[form], loop, *static)
-    return tiles.on_gpu(_first_that_compiles([*found, plain]), plain)
+    return tiles.on_gpu(_first_that_compiles([*found, plain]), plain, stacked)
+
+
+def _find_kernels(
+    form: str,
+    loop: Loop,
+    *static: Any,
+    kinds: Sequence[str],
+    work: tuple[Array, tiles.Device, int],
+    sampling: dict[str, int],
+) -> list[Callable[..., Any]]:
+    """The kernels of these kinds that there are for a loop on a GPU.
+
+    Args:
+        form: As for `choose`.
+        loop: How the loop computes.
+        *static: As for `choose`.
+        kinds: Kinds of kernels, in the order of preference.
+        work: First carries, the device, and kernel columns per hidden unit.
+        sampling: What else the kinds in `_SPREADS` want to know.
+    """
+    found = []
+    for kind in kinds:
+        spread = _SPREADS[kind](form, loop, *work, sampling)
+        if spread is not None:
+            # Imported here alone: Triton's loads Pallas, which no CPU or TPU needs.
+            module = importlib.import_module(_MODULES[kind])
+            found.append(
+                functools.partial(getattr(module, form), spread, loop, *static)
+            )
+    return found
 
 
 def _choose_on_tpu(
@@ -193,7 +228,7 @@ def _find_clusters(
         return None
     if form == "rollout":
         return clusters.find_rollout_clusters(carry.shape, device, **sampling)
-    return clusters.find_clusters(carry.shape, device)
+    return clusters.find_clusters(carry.shape, device, **sampling)
 
 
 def _find_tiles(

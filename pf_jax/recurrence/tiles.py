@@ -1,5 +1,6 @@
 """Whether a loop has a kernel on this device, and how its work is spread."""
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator
@@ -231,33 +232,40 @@ def _reading_tiles(work: Work) -> Iterator[Tiles]:
             yield Tiles(rows, columns, depth, stages, _warps(rows, columns))
 
 
-def on_gpu(kernel: Callable[..., Any], plain: Callable[..., Any]) -> Callable[..., Any]:
+Stacked = Callable[[int], Callable[..., Any] | None]
+"""The form of a kernel for `jax.vmap` over a number of models, if there is one."""
+
+
+def on_gpu(
+    kernel: Callable[..., Any],
+    plain: Callable[..., Any],
+    stacked: Stacked = lambda models: None,
+) -> Callable[..., Any]:
     """A kernel with a plain form for where there is none.
 
     Args:
         kernel: Function that is compiled for an NVIDIA GPU.
-        plain: The same function for other devices, for `jax.vmap` and for `jax.jvp`.
+        plain: The same function for other devices, for `jax.jvp`, and for `jax.vmap` where
+            there is no other.
+        stacked: Function that gives the kernel for `jax.vmap` over a number of models;
+            None where there is none.
     """
-    return _on("cuda", kernel, plain)
+    return _on("cuda", kernel, plain, stacked)
 
 
 def on_tpu(kernel: Callable[..., Any], plain: Callable[..., Any]) -> Callable[..., Any]:
     """`on_gpu`, of a kernel that is compiled for a TPU."""
-    return _on("tpu", kernel, plain)
+    return _on("tpu", kernel, plain, lambda models: None)
 
 
 def _on(
-    platform: str, kernel: Callable[..., Any], plain: Callable[..., Any]
+    platform: str,
+    kernel: Callable[..., Any],
+    plain: Callable[..., Any],
+    stacked: Stacked,
 ) -> Callable[..., Any]:
-    alone = jax.custom_batching.custom_vmap(kernel)
-
-    @alone.def_vmap
-    def _batched(axis_size: int, in_batched: Any, *arguments: Any) -> Any:
-        axes = jax.tree.map(lambda batched: 0 if batched else None, in_batched)
-        found = jax.vmap(plain, in_axes=tuple(axes), axis_size=axis_size)(*arguments)
-        return found, jax.tree.map(lambda _: True, found)
-
-    differentiable = jax.custom_jvp(lambda *arguments: alone(*arguments))
+    batchable = _batchable(kernel, plain, stacked)
+    differentiable = jax.custom_jvp(lambda *arguments: batchable(*arguments))
 
     @differentiable.defjvp
     def _differentiated(primals: Any, tangents: Any) -> Any:
@@ -266,3 +274,24 @@ def _on(
     return lambda *arguments: lax.platform_dependent(
         *arguments, default=plain, **{platform: differentiable}
     )
+
+
+def _batchable(
+    kernel: Callable[..., Any], plain: Callable[..., Any], stacked: Stacked
+) -> Callable[..., Any]:
+    """A kernel that `jax.vmap` replaces by a stacked one, or by the plain form."""
+    alone = jax.custom_batching.custom_vmap(kernel)
+
+    @alone.def_vmap
+    def _batched(axis_size: int, in_batched: Any, *arguments: Any) -> Any:
+        axes = jax.tree.map(lambda batched: 0 if batched else None, in_batched)
+        over = functools.partial(jax.vmap, in_axes=tuple(axes), axis_size=axis_size)
+        form = stacked(axis_size)
+        if form is None:
+            found = over(plain)(*arguments)
+        else:
+            # A second `jax.vmap` around this one takes the plain form.
+            found = _batchable(over(form), over(plain), lambda models: None)(*arguments)
+        return found, jax.tree.map(lambda _: True, found)
+
+    return alone

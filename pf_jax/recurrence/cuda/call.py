@@ -22,6 +22,9 @@ class Program(NamedTuple):
         blocks: Number of blocks.
         threads: Number of threads of a block.
         shared: Bytes of memory that the threads of a block share.
+        models: Number of models, each with arrays of its own. With more than one, the call
+            stands under `jax.vmap` over them: XLA's arrays have an axis of models in
+            front.
     """
 
     source: str
@@ -30,6 +33,7 @@ class Program(NamedTuple):
     blocks: int
     threads: int
     shared: int
+    models: int = 1
 
 
 def launch(program: Program, read: Any, made: Any) -> Any:
@@ -70,7 +74,12 @@ def _typed_as(array: Array, made: Any) -> Any:
 def run(program: Program, arrays: list[Array], made: list[Any]) -> Any:
     """Compiles a kernel and hands it to XLA; `tests/emulated.py` takes its place."""
     ptx = nvrtc.compile_ptx(program.source, program.defines)
-    call = jax.ffi.ffi_call(TARGET, made, custom_call_api_version=4)
+    call = jax.ffi.ffi_call(
+        TARGET,
+        made,
+        custom_call_api_version=4,
+        vmap_method="broadcast_all" if program.models > 1 else None,
+    )
     sizes = {
         "grid_x": program.blocks,
         "grid_y": 1,

@@ -13,10 +13,11 @@ _MEMORY = 195 * 1024
 """Shared memory of a block that the largest kernel fits, the backward one of 512 units and
 three tiles; some devices with clusters have half of it."""
 _MOST_WAVES = 2
-"""Rounds of clusters up to which these kernels take less time than Triton's.
+"""Rounds of clusters of one model up to which these kernels take less time than Triton's.
 
 On an H100 a step of 512 units takes 3 us forward and 5 us backward a round with three
-tiles, and 5 to 6 us in Triton's kernels, whose time grows with the rows as well."""
+tiles, and 5 to 6 us in Triton's kernels, whose time grows with the rows as well. Several
+models in one launch take no more rounds than a launch for each of them."""
 
 
 class Clusters(NamedTuple):
@@ -27,12 +28,14 @@ class Clusters(NamedTuple):
         num_rows: Number of rows, `N`; the last cluster of a direction may have fewer.
         size: Number of hidden units, `H`.
         tiles: Number of tiles of 8 rows of a cluster.
+        models: Number of models in one launch, which have nothing in common.
     """
 
     directions: int
     num_rows: int
     size: int
     tiles: int
+    models: int = 1
 
     @property
     def rows(self) -> int:
@@ -41,13 +44,13 @@ class Clusters(NamedTuple):
 
     @property
     def of_direction(self) -> int:
-        """Number of clusters of a direction."""
+        """Number of clusters of a direction of a model."""
         return -(-self.num_rows // self.rows)
 
     @property
     def number(self) -> int:
         """Number of all clusters."""
-        return self.directions * self.of_direction
+        return self.models * self.directions * self.of_direction
 
     @property
     def columns(self) -> int:
@@ -64,12 +67,15 @@ def resident(device: Device) -> int:
     return max(1, device.cores // BLOCKS - 1)
 
 
-def find_clusters(shape: tuple[int, ...], device: Device) -> Clusters | None:
+def find_clusters(
+    shape: tuple[int, ...], device: Device, *, models: int = 1
+) -> Clusters | None:
     """The fewest rows of a cluster with which all run at once, else the most.
 
     Args:
-        shape: Shape of the carry, `[S, N, H]`.
+        shape: Shape of a model's carry, `[S, N, H]`.
         device: What a kernel has at its disposal.
+        models: Number of models in one launch.
 
     Returns:
         None where there is no kernel, or a slower one than Triton's.
@@ -79,12 +85,12 @@ def find_clusters(shape: tuple[int, ...], device: Device) -> Clusters | None:
         return None
     if size not in _SIZES or directions > 2:
         return None
-    spread = [Clusters(directions, num_rows, size, tiles) for tiles in _TILES]
+    spread = [Clusters(directions, num_rows, size, tiles, models) for tiles in _TILES]
     for each in spread:
         if each.number <= resident(device):
             return each
-    most = spread[-1]
-    return most if most.number <= _MOST_WAVES * resident(device) else None
+    most = models * _MOST_WAVES * resident(device)
+    return spread[-1] if spread[-1].number <= most else None
 
 
 class RolloutClusters(NamedTuple):
@@ -94,22 +100,25 @@ class RolloutClusters(NamedTuple):
         reading_tiles: Number of tiles of 8 rows of a cluster that reads given tokens.
         sampling_tiles: Number of tiles of 8 rows of a cluster that samples.
         memory: Bytes that the threads of a block can share.
+        models: Number of models in one launch, which have nothing in common.
     """
 
     reading_tiles: int
     sampling_tiles: int
     memory: int
+    models: int = 1
 
     def number(self, reading: int, sampling: int) -> int:
-        """Number of clusters.
+        """Number of all clusters.
 
         Args:
-            reading: Number of rows that read given tokens at every step.
-            sampling: Number of rows that sample.
+            reading: Number of rows of a model that read given tokens at every step.
+            sampling: Number of rows of a model that sample.
         """
-        return -(-reading // (8 * self.reading_tiles)) + -(
+        of_model = -(-reading // (8 * self.reading_tiles)) + -(
             -sampling // (8 * self.sampling_tiles)
         )
+        return self.models * of_model
 
 
 _ROLLOUT_TILES = ((1, 1), (2, 1), (2, 2), (3, 2), (3, 3))
@@ -125,16 +134,18 @@ def find_rollout_clusters(
     sampling: int,
     classes: int,
     layers: int,
+    models: int = 1,
 ) -> RolloutClusters | None:
     """The fewest rows of a cluster with which all run at once, else the most.
 
     Args:
-        shape: Shape of the carry, `[N, H]`.
+        shape: Shape of a model's carry, `[N, H]`.
         device: What a kernel has at its disposal.
-        reading: Number of rows that read given tokens at every step.
-        sampling: Number of rows that sample.
+        reading: Number of rows of a model that read given tokens at every step.
+        sampling: Number of rows of a model that sample.
         classes: Number of classes sampled from.
         layers: Number of layers.
+        models: Number of models in one launch.
 
     Returns:
         None where there is no kernel, or a slower one than Triton's.
@@ -146,13 +157,13 @@ def find_rollout_clusters(
         return None
     found = None
     for tiles in _ROLLOUT_TILES:
-        each = RolloutClusters(*tiles, device.memory)
+        each = RolloutClusters(*tiles, device.memory, models)
         if rollout_memory(each, size, classes) > device.memory:
             break
         found = each
         if each.number(reading, sampling) <= resident(device):
             return each
-    most = _MOST_WAVES * resident(device)
+    most = models * _MOST_WAVES * resident(device)
     return found if found and found.number(reading, sampling) <= most else None
 
 

@@ -35,6 +35,7 @@ def _program(
         "SIDES": clusters.directions,
         "UNITS": clusters.size,
         "TILES": clusters.tiles,
+        "MODELS": clusters.models,
         **defines,
     }
     return Program(
@@ -44,6 +45,7 @@ def _program(
         BLOCKS * clusters.number,
         threads,
         shared,
+        clusters.models,
     )
 
 
@@ -113,7 +115,10 @@ def forward(
     projections: Array,
     carry: Array,
 ) -> Trace:
-    """`loops.forward` as one kernel, its work spread over clusters."""
+    """`loops.forward` as one kernel, its work spread over clusters.
+
+    Where `clusters` is of several models, it is a function for `jax.vmap` over them.
+    """
     num_steps = len(projections)
     is_half = states_dtype(loop.dtype) == jnp.float16
     divisor = state_divisor(carry) if is_half else jnp.ones(1, carry.dtype)
@@ -145,7 +150,10 @@ def backward(
     d_preactivation: Array | None,
     d_last: Array,
 ) -> Deltas:
-    """`loops.backward` as one kernel, its work spread over clusters."""
+    """`loops.backward` as one kernel, its work spread over clusters.
+
+    Where `clusters` is of several models, it is a function for `jax.vmap` over them.
+    """
     num_directions, num_rows, size = carry.shape
     num_steps = len(d_hidden.values)
     values, scale = d_hidden

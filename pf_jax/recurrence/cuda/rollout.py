@@ -66,6 +66,7 @@ def rollout_program(
         "TILES_READING": clusters.reading_tiles,
         "TILES_SAMPLING": clusters.sampling_tiles,
         "TABLE_SHARED": int(is_shared),
+        "MODELS": clusters.models,
         "SAVED": int(is_saved),
         "F16": int(is_half),
     }
@@ -77,6 +78,7 @@ def rollout_program(
         BLOCKS * clusters.number(reading, num_rows - reading),
         32 * along_columns * along_terms,
         memory + is_shared * table,
+        clusters.models,
     )
 
 
@@ -87,7 +89,10 @@ def rollout(
     interface: Interface,
     inputs: RolloutInputs,
 ) -> RolloutTrace:
-    """`loops.rollout` of one layer as one kernel, its work spread over clusters."""
+    """`loops.rollout` of one layer as one kernel, its work spread over clusters.
+
+    Where `clusters` is of several models, it is a function for `jax.vmap` over them.
+    """
     readout, noise = interface.as_classes(inputs.readout, inputs.noise)
     (carry,), (weights,) = inputs.carry, inputs.weights
     num_steps, num_sampling = inputs.is_given.shape

@@ -28,6 +28,8 @@
 #define SHARED_BYTES (AT_BARS + 16)
 
 #define GATES(d) const u16 *a##d, const u16 *r##d, const u16 *z##d, const u16 *v##d
+#define OF_MODEL_GATES(d) \
+  OF_MODEL(a##d, T * N * H) OF_MODEL(r##d, T * N * H) OF_MODEL(z##d, T * N * H) OF_MODEL(v##d, T * N * H)
 #if S == 2
 #define PICK(name) (direction ? name##1 : name##0)
 #else
@@ -38,6 +40,7 @@
 // d_hidden: [T, N, S H], over the scale; d_pre: [T, N, S H].
 // product: [S, T, N, 3H]; projections: [T, N, S 3H]; d_carry: [S, N, H];
 // totals: sums over steps and a cluster's rows of the cotangents of r, z, a and U h + c, [S, CLUSTERS, 4, H].
+// All have an axis of models in front.
 KERNEL gru_backward(const u16* w, const float* d_last, const u16* before, GATES(0),
 #if S == 2
                     GATES(1),
@@ -48,6 +51,22 @@ KERNEL gru_backward(const u16* w, const float* d_last, const u16* before, GATES(
 #endif
                     u16* product, u16* projections, float* d_carry, float* totals) {
   SHARED
+  OF_MODEL(w, S * H * 3 * H)
+  OF_MODEL(d_last, S * N * H)
+  OF_MODEL(before, S * T * N * H)
+  OF_MODEL_GATES(0)
+#if S == 2
+  OF_MODEL_GATES(1)
+#endif
+  d_hidden = (const char*)d_hidden + (size_t)MODEL * (HALF_D ? 2 : 4) * T * N * S * H;
+  OF_MODEL(scale, 1)
+#if HAS_DA
+  OF_MODEL(d_pre, T * N * S * H)
+#endif
+  OF_MODEL(product, S * T * N * 3 * H)
+  OF_MODEL(projections, T * N * S * 3 * H)
+  OF_MODEL(d_carry, S * N * H)
+  OF_MODEL(totals, S * CLUSTERS * 4 * H)
   const int lane = THREAD & 31, warp = THREAD >> 5, mg = warp % MG, half = warp / MG & 1;
   const bool owns = warp < 2 * MG; // one column of two rows of each tile
   const int g = lane >> 2, q = lane & 3;

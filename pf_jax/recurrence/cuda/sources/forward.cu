@@ -25,14 +25,18 @@ static_assert(KT % 2 == 0 && KG >= 2, "two tiles are read at once, two warps fin
 #if SAVED
 #define GATES(d) u16 *a##d, u16 *r##d, u16 *z##d, u16 *v##d
 #define GATE(k, d) (k == 0 ? a##d : k == 1 ? r##d : k == 2 ? z##d : v##d)
+#define OF_MODEL_GATES(d) \
+  OF_MODEL(a##d, T * N * H) OF_MODEL(r##d, T * N * H) OF_MODEL(z##d, T * N * H) OF_MODEL(v##d, T * N * H)
 #else
 #define GATES(d) u16* a##d
 #define GATE(k, d) a##d
+#define OF_MODEL_GATES(d) OF_MODEL(a##d, T * N * H)
 #endif
 
 // x: [T, N, S 3H] f16; w: [S, 3H, H], U transposed; bias: [S, H]; h0: [S, N, H];
 // factors: what a state is multiplied by before a product, and what a product is multiplied by.
 // hidden: [T, N, S H]; a, r, z, v of each direction: [T, N, H] f16; last: [S, N, H]; before: [S, T, N, H].
+// All have an axis of models in front.
 KERNEL gru_forward(const u16* x, const u16* w, const float* bias, const float* h0, const float* factors, u16* hidden,
                    GATES(0),
 #if S == 2
@@ -44,6 +48,20 @@ KERNEL gru_forward(const u16* x, const u16* w, const float* bias, const float* h
 #endif
 ) {
   SHARED
+  OF_MODEL(x, T * N * S * 3 * H)
+  OF_MODEL(w, S * 3 * H * H)
+  OF_MODEL(bias, S * H)
+  OF_MODEL(h0, S * N * H)
+  OF_MODEL(factors, 2)
+  OF_MODEL(hidden, T * N * S * H)
+  OF_MODEL(last, S * N * H)
+  OF_MODEL_GATES(0)
+#if S == 2
+  OF_MODEL_GATES(1)
+#endif
+#if SAVED
+  OF_MODEL(before, S * T * N * H)
+#endif
   const int lane = THREAD & 31, warp = THREAD >> 5, mg = warp % MG, kg = warp / MG;
   const int g = lane >> 2, q = lane & 3;
   const u32 rank = cluster_rank();

@@ -3,6 +3,7 @@
 // T steps, N rows, S directions, H units and NT tiles of 8 rows of a cluster are constants of a compilation. The
 // compiler is given longer names: its own headers, which come first, have templates over a T.
 // A cluster of 8 blocks owns 8 NT rows of a direction for good, and a block H / 8 of the hidden columns.
+// MODELS that have nothing in common run in one launch: the blocks of one follow those of another, as do their arrays.
 #pragma once
 #define T STEPS
 #define N BATCH
@@ -13,8 +14,16 @@
 #define MG (HC / 16)                     // warps along them
 #define ROWS (8 * NT)                    // rows of a cluster
 #define CLUSTERS ((N + ROWS - 1) / ROWS) // clusters of a direction
-#define DIRECTION (BLOCK / 8 / CLUSTERS)
-#define FIRST_ROW (BLOCK / 8 % CLUSTERS * ROWS)
+#ifndef MODEL_BLOCKS
+#define MODEL_BLOCKS (8 * S * CLUSTERS)  // blocks of a model
+#endif
+#define MODEL (MODELS == 1 ? 0 : BLOCK / MODEL_BLOCKS)
+#define OWN_BLOCK (MODELS == 1 ? BLOCK : BLOCK % MODEL_BLOCKS)
+#define DIRECTION (OWN_BLOCK / 8 / CLUSTERS)
+#define FIRST_ROW (OWN_BLOCK / 8 % CLUSTERS * ROWS)
+// Where an array of all models begins for this block's: `size` numbers are one model's. It has no parentheses here, so
+// that no product of it is one of 32 bits.
+#define OF_MODEL(array, size) array += (size_t)MODEL * size;
 // Step in the order of time that is a direction's step s: the second runs backward.
 #define IN_TIME(s) (direction ? T - 1 - (s) : (s))
 // A line is a row's columns of one array in shared memory, 16 bits each. The 16 bytes more put the lines that a warp

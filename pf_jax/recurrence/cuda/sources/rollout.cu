@@ -15,6 +15,9 @@
 
 #include "lanes.cuh"
 #define SIDES 1
+#define CLUSTERS_READING ((READING + 8 * TILES_READING - 1) / (8 * TILES_READING))
+#define CLUSTERS_SAMPLING ((BATCH - READING + 8 * TILES_SAMPLING - 1) / (8 * TILES_SAMPLING))
+#define MODEL_BLOCKS (8 * (CLUSTERS_READING + CLUSTERS_SAMPLING))
 #define TILES (TILES_READING > TILES_SAMPLING ? TILES_READING : TILES_SAMPLING)
 #include "place.cuh"
 #define KG (8 / MG < H / 32 ? 8 / MG : H / 32) // warps along the terms of a product
@@ -61,7 +64,7 @@ struct Arrays {
   u16* before;          // [T, N, H]
   float* last;          // [N, H]
   int* samples;         // [T, SAMPLING]
-};
+}; // all of them with an axis of models in front
 
 // The class of the highest score of row `lane / 4` of a tile: of a fourth of the classes, then of all.
 DEV int choose(const float* scores, int lane) {
@@ -359,7 +362,6 @@ done:
   cluster_sync(); // no block leaves before what it has sent has arrived
 }
 
-#define BLOCKS_READING ((READING + 8 * TILES_READING - 1) / (8 * TILES_READING))
 KERNEL gru_rollout(const float* table, const u16* weights, const float* bias, const u16* readout, const float* carry,
                    const float* factors, const int* tokens, const float* noise, u16* hidden, u16* a,
 #if SAVED
@@ -377,13 +379,31 @@ KERNEL gru_rollout(const float* table, const u16* weights, const float* bias, co
   u16* const v = 0;
   u16* const before = 0;
 #endif
-  const Arrays arrays = {table, weights, bias, readout, carry, factors, tokens, noise, hidden, a, r, z, v, before, last, samples};
-  const int cluster = BLOCK / 8;
-  if (cluster < BLOCKS_READING) {
+  Arrays arrays = {table, weights, bias, readout, carry, factors, tokens, noise, hidden, a, r, z, v, before, last, samples};
+  OF_MODEL(arrays.table, (TOKENS + 1) * 3 * H)
+  OF_MODEL(arrays.weights, 3 * H * H)
+  OF_MODEL(arrays.bias, H)
+  OF_MODEL(arrays.readout, 16 * VM * H)
+  OF_MODEL(arrays.carry, N * H)
+  OF_MODEL(arrays.factors, 2)
+  OF_MODEL(arrays.tokens, T * N)
+  OF_MODEL(arrays.noise, T * SAMPLING * CLASSES)
+  OF_MODEL(arrays.hidden, T * N * H)
+  OF_MODEL(arrays.a, T * N * H)
+  OF_MODEL(arrays.last, N * H)
+  OF_MODEL(arrays.samples, T * SAMPLING)
+  if (SAVED) {
+    OF_MODEL(arrays.r, T * N * H)
+    OF_MODEL(arrays.z, T * N * H)
+    OF_MODEL(arrays.v, T * N * H)
+    OF_MODEL(arrays.before, T * N * H)
+  }
+  const int cluster = OWN_BLOCK / 8;
+  if (cluster < CLUSTERS_READING) {
     const int row0 = cluster * 8 * TILES_READING, left = READING - row0;
     run<TILES_READING, false>(arrays, smem, row0, left < 8 * TILES_READING ? left : 8 * TILES_READING);
   } else {
-    const int row0 = READING + (cluster - BLOCKS_READING) * 8 * TILES_SAMPLING, left = N - row0;
+    const int row0 = READING + (cluster - CLUSTERS_READING) * 8 * TILES_SAMPLING, left = N - row0;
     run<TILES_SAMPLING, true>(arrays, smem, row0, left < 8 * TILES_SAMPLING ? left : 8 * TILES_SAMPLING);
   }
 }
