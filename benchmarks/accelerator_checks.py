@@ -1,8 +1,8 @@
 """The process of `run_accelerator` that checks correctness on the accelerator.
 
 It computes both players' losses and gradients with `joint_step`, in float32 with loops, and
-in TF32 and bfloat16 with loops and with kernels, and compares them with those of
-`accelerator_reference`. In each of these forms it also compares a free run with teacher
+in TF32 and bfloat16 with loops and with each kind of kernels, and compares them with those
+of `accelerator_reference`. In each of these forms it also compares a free run with teacher
 forcing over the free run's own tokens.
 """
 
@@ -72,6 +72,29 @@ def _joint_step(
         after.generator.optimizer_state,
         after.discriminator.optimizer_state,
     )
+
+
+def _first_of_two(
+    state: pf_jax.TrainState, batch: pf_jax.Batch, key: Any
+) -> tuple[Any, Any]:
+    """`_joint_step` of two models in one program; what it returns of the first."""
+
+    def both(x: Any) -> Any:
+        other = x / 2 if jnp.issubdtype(x.dtype, jnp.inexact) else x
+        return jnp.stack([x, other])
+
+    step = jax.vmap(_joint_step, in_axes=(0, None, None))
+    found = step(jax.tree.map(both, state), batch, key)
+    return jax.tree.map(lambda x: x[0], found)
+
+
+FORMS = {
+    "loops": ("none", _joint_step),
+    "triton": ("triton", _joint_step),
+    "cuda": ("cuda", _joint_step),
+    "cuda, two models": ("cuda", _first_of_two),
+}
+"""Kernels and update of a form; without tensor cores there are loops alone."""
 
 
 def _free_run_error(
@@ -164,14 +187,21 @@ def _as_exact(case: Mapping[str, Any], loops: Mapping[str, Any]) -> bool:
 
 
 def _check_case(
-    arrays: Mapping[str, np.ndarray], name: str, seed: int, shape: Shape, **how: Any
+    arrays: Mapping[str, np.ndarray],
+    name: str,
+    seed: int,
+    shape: Shape,
+    dtype: str | None,
+    form: str,
 ) -> dict[str, Any]:
-    """Errors of `joint_step` in one case, against the reference."""
-    state, key = _checked_state(shape, seed, **how), jax.random.key(seed)
+    """Errors of `joint_step` in one case and form, against the reference."""
+    kernels, step = FORMS[form]
+    state = _checked_state(shape, seed, dtype=dtype, kernels=kernels)
+    key = jax.random.key(seed)
     drawn = jnp.asarray(forms.tokens(shape, seed), jnp.int32)
     batch = pf_jax.Batch(drawn[:-1], drawn[1:])
     case = {"seed": seed, "steps": shape.steps}
-    case |= _compare(arrays, name, *jax.jit(_joint_step)(state, batch, key))
+    case |= _compare(arrays, name, *jax.jit(step)(state, batch, key))
     tokens = np.argmax(decided_noise(state.generator.params, shape, seed), axis=-1)
     case["same_tokens"] = bool(np.all(tokens == arrays[f"{name}-tokens"]))
     return case | {"free run": {"error": _check_free_run(state, seed, shape)}}
@@ -180,12 +210,12 @@ def _check_case(
 def _check_precision(
     arrays: Mapping[str, np.ndarray], case: tuple[str, int, Shape], precision: str
 ) -> list[dict[str, Any]]:
-    """One case in one precision: with loops, and with kernels where they support it."""
+    """One case in one precision: with loops, and with all kernels that support it."""
     matmuls, dtype = ARITHMETIC[precision]
     found = []
     with jax.default_matmul_precision(matmuls):
-        for form in ("loops", "kernels")[: 1 + (precision != "float32")]:
-            checked = _check_case(arrays, *case, dtype=dtype, kernels=form == "kernels")
+        for form in list(FORMS)[: 1 if precision == "float32" else None]:
+            checked = _check_case(arrays, *case, dtype, form)
             checked["free run"]["bound"] = FREE_RUN_BOUNDS[precision]
             found.append({"precision": precision, "form": form} | checked)
     loops = found[0]

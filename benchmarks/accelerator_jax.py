@@ -21,7 +21,7 @@ def _form_of(entry: Entry, dtype: str | None) -> Form:
         return Form(timing.product_turn(sizes["square"], dtype))
     if name == "copy":
         return Form(timing.copy_turn(sizes["floats"]))
-    names = ("unroll", "kernels")
+    names = ("unroll", "kernels", "models")
     how = {name: x for name, x in entry["setting"].items() if name in names}
     return _FORMS[name](Shape(**sizes), dtype=dtype, **how)
 

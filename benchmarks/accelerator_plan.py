@@ -106,6 +106,13 @@ def _loop_entries(sizes: Sizes) -> list[Entry]:
     ]
 
 
+def _stacked_entries(sizes: Sizes) -> list[Entry]:
+    return [
+        new_entry("jax", "joint_step", "bfloat16", shape, **setting)
+        for shape, setting in sizes.stacked
+    ]
+
+
 def _lstm_entries(sizes: Sizes) -> list[Entry]:
     return [
         new_entry("torch", form, precision, shape)
@@ -172,6 +179,7 @@ def parts(sizes: Sizes) -> list[Part]:
         updated["bfloat16"],
         Part("loops over time", "jax", _loop_entries(sizes), 100),
         updated["tf32"],
+        Part("several models in one program", "jax", _stacked_entries(sizes), 60),
         Part("torch", "torch", torch, 90),
         Part("nn.LSTM", "torch", _lstm_entries(sizes), 30),
         updated["float32"],

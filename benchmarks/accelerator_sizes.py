@@ -28,6 +28,12 @@ LOOPED: tuple[tuple[Shape, str, dict[str, Any]], ...] = (
     (SHAPES[1], "tf32", {}),
     (SHAPES[2], "bfloat16", {}),
 )
+# Of a study's runs; kernels of several models have to be asked for.
+STACKED: tuple[tuple[Shape, dict[str, Any]], ...] = (
+    (Shape(32, 200, 256, 50, 256, 256), {"kernels": "cuda"}),
+    (Shape(32, 200, 256, 50, 256, 256), {"kernels": "cuda", "models": 8}),
+    (Shape(32, 200, 256, 50, 256, 256), {"kernels": False, "models": 8}),
+)
 # Sizes at which cuDNN has persistent kernels for an LSTM.
 LSTMS = tuple(
     LSTMShape(batch, 200, hidden)
@@ -44,6 +50,7 @@ class Sizes(NamedTuple):
         unrolled: Shapes that are also timed with several `unroll` values.
         unrolls: Values of `unroll` at the shapes `unrolled`.
         looped: Shapes, precisions and settings in which single loops are timed.
+        stacked: Shapes and settings in which a step of several models is timed, and of one.
         lstms: Sizes of the `nn.LSTM` that is timed as a mark.
         square: Rows of the matrices whose product gives the rate of multiply-adds; with
             fewer, an accelerator's time would be dispatch.
@@ -58,6 +65,7 @@ class Sizes(NamedTuple):
     unrolled: tuple[Shape, ...] = SHAPES[:2]
     unrolls: tuple[int, ...] = UNROLLS
     looped: tuple[tuple[Shape, str, dict[str, Any]], ...] = LOOPED
+    stacked: tuple[tuple[Shape, dict[str, Any]], ...] = STACKED
     lstms: tuple[LSTMShape, ...] = LSTMS
     square: int = 8192
     floats: int = 1 << 29
@@ -71,6 +79,7 @@ SMOKE = Sizes(
     unrolled=SMOKE_SHAPES,
     unrolls=(2,),
     looped=((SMOKE_SHAPES[0], "bfloat16", {}),),
+    stacked=((SMOKE_SHAPES[0], {"kernels": False, "models": 2}),),
     lstms=(LSTMShape(2, 3, 4),),
     square=256,
     floats=1 << 20,

@@ -106,14 +106,22 @@ STEPPED = {"unroll_free_running", "sample", "nn_lstm", "nn_lstm_gradient", *LOOP
 def new_entry(
     framework: str, form: str, precision: str, shape: Shape | LSTMShape, **setting: Any
 ) -> Entry:
-    """One row of the report, before it is measured."""
+    """One row of the report, before it is measured.
+
+    Args:
+        framework: What computes it, "jax" or "torch".
+        form: Name of what is timed, a key of `_WORK`.
+        precision: Name of the products' precision.
+        shape: Sizes of a model.
+        **setting: How it is computed; `models` is the number of models in one program.
+    """
     return {
         "framework": framework,
         "form": form,
         "precision": precision,
         "shape": shape._asdict(),
         "setting": setting,
-        "multiply_adds": _WORK[form](shape),
+        "multiply_adds": setting.get("models", 1) * _WORK[form](shape),
     }
 
 

@@ -2,8 +2,8 @@
 
     python benchmarks/compile_for_device.py --device h100 --batch 64 --steps 784 \
         --hidden 512 --vocab 2 --disc 512 --mlp 512 --precision bfloat16 \
-        [--form joint_step] [--generator_kernels auto] [--above MB] [--json FILE] \
-        [--hlo FILE] [--kernels DIR]
+        [--form joint_step] [--generator_kernels auto] [--models 1] [--above MB] \
+        [--json FILE] [--hlo FILE] [--kernels DIR]
     python benchmarks/compile_for_device.py --device v5e:2x2 --batch 256 \
         --generator_kernels tpu ...
 
@@ -49,6 +49,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         "--generator_kernels", choices=KERNELS, default="auto", help="kinds of kernels"
     )
     parser.add_argument(
+        "--models", type=timing.positive, default=1, help="models in one program"
+    )
+    parser.add_argument(
         "--above", type=timing.positive, metavar="MB", help="list larger instructions"
     )
     parser.add_argument("--json", type=pathlib.Path, help="file for the numbers")
@@ -65,6 +68,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     except UnavailableError as error:
         parser.error(f"--device={arguments.device}: {error}")
     devices = len(arguments.target.devices)
+    if arguments.models > 1 and devices > 1:
+        parser.error(f"--models={arguments.models}: several models are for one device")
     if arguments.shape.batch % devices:
         parser.error(f"--batch={arguments.batch}: must be a multiple of {devices}")
     return arguments
@@ -159,6 +164,7 @@ def report_all(
         "form": arguments.form,
         "precision": arguments.precision,
         "shape": arguments.shape._asdict(),
+        "models": arguments.models,
         **report_program(compiled),
         **kernels,
         "versions": timing.surroundings()["versions"],
@@ -231,6 +237,7 @@ def run(arguments: argparse.Namespace, folder: pathlib.Path) -> None:
         arguments.shape,
         arguments.precision,
         arguments.target,
+        arguments.models,
         kernels=arguments.generator_kernels,
     )
     compiled = compiled_forms.compile_lowered(lowered, arguments.target, options)

@@ -55,7 +55,12 @@ def _spread(
 
 
 def lower(
-    form: str, shape: Shape, precision: str, target: Target, **generator: Any
+    form: str,
+    shape: Shape,
+    precision: str,
+    target: Target,
+    models: int = 1,
+    **generator: Any,
 ) -> Any:
     """A form as jax hands it to the target's compiler.
 
@@ -64,15 +69,34 @@ def lower(
         shape: Sizes; the batch is that of all devices.
         precision: Name of the products' precision, one of `PRECISIONS`.
         target: Devices to compile for.
+        models: Number of models in one program, each with its own batch.
         **generator: Further fields of the generator.
     """
     dtype = PRECISIONS[precision]
     state = jax.eval_shape(lambda: forms.train_state(shape, dtype=dtype, **generator))
     tokens = jax.ShapeDtypeStruct((shape.steps, shape.batch), jnp.int32)
     batch = pf_jax.Batch(tokens, tokens)
-    if form == FREE_RUN:
-        return _lower(free_run, state, batch, target, returns_rows=True)
-    return lower_step(STEPS[form], state, batch, target)
+    function = free_run if form == FREE_RUN else STEPS[form]
+    if models > 1:
+        function = _of_models(function, models)
+        state, batch = _stacked((state, batch), models)
+    return _lower(function, state, batch, target, returns_rows=form == FREE_RUN)
+
+
+def _stacked(tree: Any, models: int) -> Any:
+    """Shapes and types of the arrays of several models."""
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((models, *x.shape), x.dtype), tree
+    )
+
+
+def _of_models(function: Callable[..., Any], models: int) -> Callable[..., Any]:
+    """A form of several models, on one device."""
+
+    def run(states: Any, batches: pf_jax.Batch, key: Any) -> Any:
+        return jax.vmap(function)(states, batches, jax.random.split(key, models))
+
+    return run
 
 
 def lower_step(

@@ -176,7 +176,7 @@ class Run:
         reference = self.child("reference", job, 90)
         found, error = {}, reference.error and f"the reference: {reference.error}"
         if not error:
-            found, error, _ = self.child("check", job, 90)
+            found, error, _ = self.child("check", job, 150)
         if error:
             found |= {"passed": False, "error": error}
         self.result |= {"correctness": found, "entries": [], "parts": []}

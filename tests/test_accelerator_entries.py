@@ -38,6 +38,14 @@ def test_new_entry_counts_the_work_of_its_form():
     }
 
 
+def test_new_entry_counts_the_work_of_all_models():
+    one, three = (
+        new_entry("jax", "joint_step", "tf32", SHAPE, models=models)
+        for models in (1, 3)
+    )
+    assert three["multiply_adds"] == 3 * one["multiply_adds"]
+
+
 def test_new_entry_counts_the_work_of_each_loop():
     # B2 T3 H4 V5 D6: rows, kernel columns and units of each step; two directions.
     counts = {

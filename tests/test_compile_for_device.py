@@ -204,6 +204,22 @@ def test_a_cuda_kernel_holds_its_weights_in_registers(
     assert program.shared <= 227 * 1024
 
 
+@pytest.mark.parametrize("way", ["forward", "backward"])
+@pytest.mark.parametrize("size, most", [(256, 0), (384, 0), (512, 32)])
+def test_a_cuda_kernel_of_several_models_holds_its_weights_in_registers(
+    way, size, most, tmp_path
+):
+    require_nvrtc()
+    # With two tiles, where registers are scarcest.
+    clusters = Clusters(1, 100, size, 2, models=8)
+    if way == "forward":
+        program = forward_program(clusters, 784, is_saved=True, is_half=False)
+    else:
+        program = backward_program(clusters, 784, is_half=False, has_preactivation=True)
+    # The address of a model's arrays takes two registers for each of them.
+    assert spilled_bytes(program, tmp_path) <= most
+
+
 @pytest.mark.parametrize("classes", [2, 50])
 @pytest.mark.parametrize("reading", [0, 64], ids=["free", "paired"])
 def test_a_cuda_rollout_holds_its_weights_in_registers(reading, classes, tmp_path):
@@ -237,3 +253,19 @@ def test_a_joint_step_for_an_h100_is_four_cuda_kernels(batch, tmp_path):
     bounds = BOUNDS[LONG, "bfloat16", "joint_step"]
     assert report["bytes"] / 1e9 < bounds.bytes
     assert report["memory"]["temp"] / 1e9 < bounds.temporary
+
+
+def test_a_joint_step_of_several_models_is_four_cuda_kernels(tmp_path):
+    require_nvrtc()
+    shape = Shape(32, 200, 256, 50, 256, 256)
+    command = ["benchmarks/compile_for_device.py", "--generator_kernels=cuda"]
+    one, eight = (
+        compile_for(
+            tmp_path, "h100", "joint_step", "bfloat16", shape, [*command, *models]
+        )
+        for models in ([], ["--models=8"])
+    )
+    for report in (one, eight):
+        assert (report["cuda_kernels"], report["loops"]) == (4, 0)
+    assert eight["bytes"] < 8 * one["bytes"]
+    assert eight["memory"]["temp"] < 8.2 * one["memory"]["temp"]

@@ -84,8 +84,7 @@ def test_smoke_passes_every_check(smoke):
     assert found["passed"] and "error" not in found
     how = [
         ("float32", "loops"),
-        ("bfloat16", "loops"),
-        ("bfloat16", "kernels"),
+        *[("bfloat16", form) for form in accelerator_checks.FORMS],
     ]
     keys = ("steps", "seed", "precision", "form")
     assert [tuple(case[key] for key in keys) for case in found["cases"]] == [
