@@ -48,7 +48,12 @@ PRIMARY = flags.DEFINE_string(
     None,
     "Measure that the report's first sentence is about. Default: the likelihood.",
 )
-JOBS = flags.DEFINE_integer("jobs", 1, "Number of runs at a time.")
+JOBS = flags.DEFINE_integer("jobs", 1, "Number of processes that train at a time.")
+TOGETHER = flags.DEFINE_bool(
+    "together",
+    False,
+    "Train all seeds of a variant in one program: for small models on an accelerator.",
+)
 
 
 def main() -> None:
@@ -70,6 +75,7 @@ def main() -> None:
             PRIMARY.value,
             JOBS.value,
             commands.command("study", *sys.argv[1:]),
+            TOGETHER.value,
         ),
     )
 

@@ -5,7 +5,7 @@ holds the state on its own devices; `across_hosts` makes one array of all their 
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -22,6 +22,7 @@ AXIS = "devices"
 
 Update = Callable[[TrainState, Any, np.ndarray, Array], tuple[TrainState, Metrics]]
 Updates = Callable[[TrainState, Any, Any, int, Array], tuple[TrainState, Metrics]]
+StackedUpdates = Callable[..., list[tuple[TrainState, Metrics]]]
 
 
 def replicate(tree: Any) -> Any:
@@ -99,6 +100,84 @@ def make_updates(
         them; its metrics have leaves `[K]`, one entry an update and zeros after `count`.
         Update number `state.step` takes its randomness from `fold_in(key, state.step)`.
     """
+    mapped = jax.pmap(
+        _updates_of(step, make_batch, is_new),
+        AXIS,
+        in_axes=(None, None, 1, None, None),
+        out_axes=None,  # pyright: ignore[reportArgumentType]
+        donate_argnums=0,
+    )
+
+    def run(
+        state: TrainState, data: Any, rows: Any, count: int, key: Array
+    ) -> tuple[TrainState, Metrics]:
+        return mapped(state, data, rows, np.int32(count), jax.random.key_data(key))
+
+    return run
+
+
+def make_stacked_updates(
+    step: Callable[..., tuple[TrainState, Metrics]],
+    make_batch: Callable[[Any, Any], Batch],
+    is_new: Callable[[Any], Array] | None = None,
+) -> StackedUpdates:
+    """`make_updates` of several models, which have their data in common, in one program.
+
+    By `jax.vmap`: each model's updates are those that it would have alone, up to rounding.
+
+    Args:
+        step: As for `make_updates`.
+        make_batch: As for `make_updates`.
+        is_new: As for `make_updates`.
+
+    Returns:
+        Function `(states, data, rows, count, keys) -> [(state, metrics)]`, where states,
+        rows and keys are sequences with an entry for each model, and otherwise as
+        `make_updates` says.
+    """
+    over_models = jax.vmap(
+        _updates_of(step, make_batch, is_new), in_axes=(0, None, 0, None, 0)
+    )
+
+    def updates(
+        states: Any, data: Any, rows: Any, count: Array, key_data: Array
+    ) -> list[tuple[TrainState, Metrics]]:
+        stacked = jax.tree.map(lambda *x: jnp.stack(x), *states)
+        found = over_models(stacked, data, rows, count, key_data)
+        leaves, structure = jax.tree.flatten(found)
+        return [
+            jax.tree.unflatten(structure, [leaf[i] for leaf in leaves])
+            for i in range(len(states))
+        ]
+
+    mapped = jax.pmap(
+        updates,
+        AXIS,
+        in_axes=(None, None, 2, None, None),
+        out_axes=None,  # pyright: ignore[reportArgumentType]
+        donate_argnums=0,
+    )
+
+    def run(
+        states: Sequence[TrainState],
+        data: Any,
+        rows: Sequence[Any],
+        count: int,
+        keys: Sequence[Array],
+    ) -> list[tuple[TrainState, Metrics]]:
+        stacked = jax.tree.map(lambda *x: np.stack(x), *rows)
+        key_data = np.stack([jax.random.key_data(key) for key in keys])
+        return mapped(list(states), data, stacked, np.int32(count), key_data)
+
+    return run
+
+
+def _updates_of(
+    step: Callable[..., tuple[TrainState, Metrics]],
+    make_batch: Callable[[Any, Any], Batch],
+    is_new: Callable[[Any], Array] | None,
+) -> Callable[..., tuple[TrainState, Metrics]]:
+    """The updates of `make_updates`, on one device."""
 
     def updates(
         state: TrainState, data: Any, rows: Any, count: Array, key_data: Array
@@ -130,20 +209,7 @@ def make_updates(
         state, history = lax.fori_loop(0, count, body, (state, history))
         return state.replace(carry=_rows_of_all(state.carry)), history
 
-    mapped = jax.pmap(
-        updates,
-        AXIS,
-        in_axes=(None, None, 1, None, None),
-        out_axes=None,  # pyright: ignore[reportArgumentType]
-        donate_argnums=0,
-    )
-
-    def run(
-        state: TrainState, data: Any, rows: Any, count: int, key: Array
-    ) -> tuple[TrainState, Metrics]:
-        return mapped(state, data, rows, np.int32(count), jax.random.key_data(key))
-
-    return run
+    return updates
 
 
 def _own_rows(carry: Any) -> Any:

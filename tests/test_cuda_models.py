@@ -49,7 +49,10 @@ def assert_same_bits(found, expected):
         pytest.param(Clusters(2, 11, 128, 1), id="two", marks=pytest.mark.slow),
     ],
 )
-@pytest.mark.parametrize("loop, is_saved", [(HALF, True), (TF32, False)])
+@pytest.mark.parametrize(
+    "loop, is_saved",
+    [(HALF, True), pytest.param(TF32, False, marks=pytest.mark.slow)],
+)
 def test_forward_of_several_models_equals_that_of_each(
     monkeypatch, clusters, loop, is_saved
 ):
@@ -81,7 +84,9 @@ def test_backward_of_several_models_equals_that_of_each(monkeypatch, clusters):
     assert_same_bits(found, stacked([run(*model) for model in models]))
 
 
-@pytest.mark.parametrize("is_saved", [True, False])
+@pytest.mark.parametrize(
+    "is_saved", [pytest.param(True, marks=pytest.mark.slow), False]
+)
 def test_rollout_of_several_models_equals_that_of_each(monkeypatch, is_saved):
     emulate_kernels(monkeypatch)
     interface, inputs = drawn_rollout(reading=9, sampling=10, num_steps=4)

@@ -176,6 +176,34 @@ def test_study_killed_twice_and_continued_equals_an_uninterrupted_one(
 
 
 @pytest.mark.slow
+def test_study_with_seeds_trained_together_equals_one_without(tmp_path, text_file):
+    flags = {"alone": (), "together": ("--together", "--jobs=1")}
+    for name, arguments in flags.items():
+        _, err = start(tmp_path / name, text_file, *arguments).communicate(timeout=900)
+        assert "Traceback" not in err and (tmp_path / name / "report.html").exists()
+    found, expected = (
+        json.loads((tmp_path / name / "study.json").read_text())
+        for name in ("together", "alone")
+    )
+    assert found["together"] and not expected["together"]
+    for variant in VARIANTS:
+        for seed in range(2):
+            log = tmp_path / "together" / variant / f"seed_{seed}.log"
+            assert log.read_text().count("step 24: valid") == 1
+            numbers, others = (
+                record["runs"][variant][str(seed)]["numbers"]
+                for record in (found, expected)
+            )
+            # Samples are drawn from probabilities that are rounded otherwise.
+            assert numbers["bits_per_char"] == pytest.approx(
+                others["bits_per_char"], rel=1e-4
+            )
+            assert numbers.keys() == others.keys()
+    _, err = start(tmp_path / "together", text_file).communicate(timeout=300)
+    assert "holds another study (together is True there, False here)" in err
+
+
+@pytest.mark.slow
 def test_study_goes_on_where_a_run_diverges(config, tmp_path, capfd):
     variants = make_variants(
         [], ["good: train.learning_rate=1e-3", "bad: train.learning_rate=1e30"]

@@ -14,7 +14,14 @@ from pf_jax.experiment.streams import Stream
 from pf_jax.experiment.waiting import told_if_long
 from pf_jax.metrics import Metrics
 from pf_jax.objectives import Step
-from pf_jax.parallel import Updates, make_updates, replicate, shard_rows
+from pf_jax.parallel import (
+    StackedUpdates,
+    Updates,
+    make_stacked_updates,
+    make_updates,
+    replicate,
+    shard_rows,
+)
 from pf_jax.state import TrainState
 
 
@@ -28,15 +35,22 @@ class Feed:
 
     Args:
         experiment: Config and data.
+
+    Attributes:
+        key: Typed key of all updates.
     """
 
     def __init__(self, experiment: Experiment):
         self._experiment = experiment
-        self._key = experiment.key(Stream.TRAINING)
+        self.key = experiment.key(Stream.TRAINING)
         self._source = window_source(experiment.dataset.splits["train"])
         self._is_alone = jax.process_count() == 1
-        self._data = replicate(self._source) if self._is_alone else ()
         self._updates: dict[Step, Updates] = {}
+
+    @functools.cached_property
+    def data(self) -> Any:
+        """What batches are cut of on the devices."""
+        return replicate(self._source) if self._is_alone else ()
 
     def compiles(self, function: Step) -> bool:
         """Whether `run` has to compile first."""
@@ -56,17 +70,24 @@ class Feed:
         Returns:
             The state after them, and the metrics of each, leaves `[K]`.
         """
-        rows = self._rows(first, num_updates)
+        rows = self.rows(first, num_updates)
         waiting = contextlib.nullcontext()
         if self.compiles(function):
-            self._updates[function] = make_updates(
-                function, self._make_batch(), self._is_new()
-            )
+            self._updates[function] = self.make(make_updates, function)
             waiting = told_if_long("compiling the updates")
         with waiting:
             return self._updates[function](
-                state, self._data, rows, num_updates, self._key
+                state, self.data, rows, num_updates, self.key
             )
+
+    def make(self, make: Callable[..., Any], function: Step) -> Any:
+        """Updates on this run's batches.
+
+        Args:
+            make: `make_updates`, or a function with its arguments.
+            function: The update.
+        """
+        return make(function, self._make_batch(), self._is_new())
 
     @property
     def _window(self) -> dict[str, Any]:
@@ -89,8 +110,13 @@ class Feed:
             return lambda rows: rows[:, 2] > 0
         return lambda windows: windows.starts_anew > 0
 
-    def _rows(self, first: int, num_updates: int) -> Any:
-        """The rows of all updates, or their windows, filled up to one length."""
+    def rows(self, first: int, num_updates: int) -> Any:
+        """The rows of all updates, or their windows, filled up to one length.
+
+        Args:
+            first: Number of the first update.
+            num_updates: Number of updates, `train.updates_per_dispatch` at most.
+        """
         config = self._experiment.config
         batches: Sequence[np.ndarray] = [
             self._experiment.windows.rows(config.seed, number, config.train.batch_size)
@@ -104,3 +130,51 @@ class Feed:
         return jax.tree.map(
             lambda x: np.pad(x, [(0, missing)] + [(0, 0)] * (x.ndim - 1)), rows
         )
+
+
+class StackedFeed:
+    """Runs updates of several runs in one program, each on its own batches.
+
+    The first run's copy of the data is that of all.
+    """
+
+    def __init__(self):
+        self._updates: dict[Step, StackedUpdates] = {}
+        self._compiled: set[tuple[Step, int]] = set()
+
+    def compiles(self, function: Step, number: int) -> bool:
+        """Whether `run` of this number of runs has to compile first."""
+        return (function, number) not in self._compiled
+
+    def run(
+        self,
+        function: Step,
+        feeds: Sequence[Feed],
+        states: Sequence[TrainState],
+        first: int,
+        num_updates: int,
+    ) -> list[tuple[TrainState, Metrics]]:
+        """Starts consecutive updates of each run, and does not wait for them.
+
+        Args:
+            function: The update.
+            feeds: Batches and key of each run.
+            states: Training state of each run before the first update; donated.
+            first: Number of the first update.
+            num_updates: Number of updates, `train.updates_per_dispatch` at most.
+
+        Returns:
+            Of each run the state after them, and the metrics of each update.
+        """
+        if function not in self._updates:
+            self._updates[function] = feeds[0].make(make_stacked_updates, function)
+        waiting = contextlib.nullcontext()
+        if self.compiles(function, len(feeds)):
+            self._compiled.add((function, len(feeds)))
+            waiting = told_if_long(f"compiling the updates of {len(feeds)} runs")
+        rows = [feed.rows(first, num_updates) for feed in feeds]
+        keys = [feed.key for feed in feeds]
+        with waiting:
+            return self._updates[function](
+                states, feeds[0].data, rows, num_updates, keys
+            )

@@ -4,6 +4,7 @@ import contextlib
 import math
 import os
 import pathlib
+from collections.abc import Iterator
 
 import jax
 from ml_collections import config_dict
@@ -18,7 +19,7 @@ from pf_jax.experiment.agreement import (
     is_primary,
     tell,
 )
-from pf_jax.experiment.build import Experiment, own_data, step_function
+from pf_jax.experiment.build import Experiment, own_data
 from pf_jax.experiment.checkpoint import Checkpoints
 from pf_jax.experiment.checks import check_config, check_devices
 from pf_jax.experiment.config_history import (
@@ -29,16 +30,12 @@ from pf_jax.experiment.config_history import (
     kept_source,
     tell_changes,
 )
+from pf_jax.experiment.course import Course
 from pf_jax.experiment.environment import check_environment
 from pf_jax.experiment.feed import Feed
 from pf_jax.experiment.first_state import Start, continued_start, new_start
 from pf_jax.experiment.lock import FolderLock
-from pf_jax.experiment.milestones import Milestones, next_milestone
 from pf_jax.experiment.pace import Pace
-from pf_jax.experiment.patience import Patience
-from pf_jax.experiment.profiling import Profile
-from pf_jax.experiment.progress import Totals
-from pf_jax.experiment.run_log import NoLog, RunLog
 from pf_jax.experiment.saved_config import flat, write_config
 from pf_jax.experiment.saved_files import CHECKPOINTS
 from pf_jax.experiment.signals import requests_so_far, stop_requests
@@ -87,6 +84,37 @@ def train_and_evaluate(
     """
     workdir = pathlib.Path(workdir)
     config, dataset = own_data(config, dataset)
+    with opened(config, workdir, init_from, dataset) as (start, checkpoints):
+        try:
+            state = _train(start, workdir, checkpoints)
+            tell_best(start.experiment, workdir, checkpoints)
+            return state
+        except Stopped as stopped:
+            tell_stop(stopped, checkpoints)
+            raise SystemExit(INTERRUPTED) from None
+
+
+@contextlib.contextmanager
+def opened(
+    config: config_dict.ConfigDict,
+    workdir: pathlib.Path,
+    init_from: str | os.PathLike[str] | None = None,
+    dataset: Dataset | None = None,
+) -> Iterator[tuple[Start, Checkpoints]]:
+    """A run that trains in its workdir until the block ends.
+
+    Args:
+        config: Fields of `configs/default.py`.
+        workdir: Folder of the run.
+        init_from: As for `train_and_evaluate`.
+        dataset: Data that is at hand; None to read it.
+
+    Yields:
+        What the run starts from, and its checkpoints.
+
+    Raises:
+        UserError: As `train_and_evaluate`.
+    """
     # Before the data is read, which can take long.
     check_config(config)
     check_environment()
@@ -115,15 +143,14 @@ def train_and_evaluate(
         if is_primary():
             make_folder(checkpoints.directory, "give another --workdir")
             _write_files(start, workdir)
-        try:
-            state = _train(start, workdir, checkpoints)
-            _tell_best(start.experiment, workdir, checkpoints)
-            return state
-        except Stopped as stopped:
-            # Written before it is announced: whoever asked may end the process at once.
-            checkpoints.wait()
-            tell(f"stopped at step {stopped.step}: run the same command to continue")
-            raise SystemExit(INTERRUPTED) from None
+        yield start, checkpoints
+
+
+def tell_stop(stopped: Stopped, checkpoints: Checkpoints) -> None:
+    """Prints that a run has stopped, once its checkpoint is written."""
+    # Written before it is announced: whoever asked may end the process at once.
+    checkpoints.wait()
+    tell(f"stopped at step {stopped.step}: run the same command to continue")
 
 
 def _write_files(start: Start, workdir: pathlib.Path) -> None:
@@ -150,7 +177,7 @@ def _enter(workdir: pathlib.Path, lock: FolderLock) -> None:
         lock.take()
 
 
-def _tell_best(
+def tell_best(
     experiment: Experiment, workdir: pathlib.Path, checkpoints: Checkpoints
 ) -> None:
     """Prints which checkpoint is the best, and the command that evaluates it."""
@@ -170,58 +197,35 @@ def _tell_best(
 
 def _train(start: Start, workdir: pathlib.Path, checkpoints: Checkpoints) -> TrainState:
     """Runs the updates from the state's step to the last."""
-    experiment, state, progress = start[:3]
-    config, train = experiment.config, experiment.config.train
-    step, totals = int(state.step), Totals(progress.sums)
-    feed, pace = Feed(experiment), Pace(train.updates_per_dispatch)
-    measure = experiment.encoding.measure
-    log = (
-        RunLog(
-            workdir, step, train.num_steps, measure, progress.seconds, progress.is_due
-        )
-        if is_primary()
-        else NoLog()
-    )
-    patience = Patience(train.patience, progress.best_nll, progress.num_stale)
-    milestones = Milestones(experiment, log, checkpoints, patience)
-    profile = Profile(train.profile, workdir / "profile")
-    with (
-        contextlib.closing(log),
-        contextlib.closing(profile),
-        contextlib.ExitStack() as stack,
-    ):
+    course, feed = Course(start, workdir, checkpoints), Feed(start.experiment)
+    pace = Pace(start.experiment.config.train.updates_per_dispatch)
+    with contextlib.closing(course), contextlib.ExitStack() as stack:
         requests = requests_so_far()
 
         def is_stopping() -> bool:
             stops, pace.seconds = agree(bool(requests), pace.seconds)
             return stops
 
-        if progress.is_due:
-            milestones.validate(state, step, is_stopping)
-        while step < train.num_steps and not patience.is_over:
+        course.begin(is_stopping)
+        while not course.is_over:
             if is_stopping():
-                milestones.stop(state, step, totals)
-            profile.reach(step, pace.finish)
-            function, last = step_function(config, step), next_milestone(config, step)
+                course.stop()
+            step, function, last = course.step, course.function, course.last
+            course.profile.reach(step, pace.finish)
             compiles = feed.compiles(function)
-            num_updates = profile.most_updates(step, min(pace.num_updates, last - step))
-            state, history = feed.run(function, state, step, num_updates)
-            totals.add(history, num_updates)
+            num_updates = min(pace.num_updates, last - step)
+            num_updates = course.profile.most_updates(step, num_updates)
+            state, history = feed.run(function, course.state, step, num_updates)
+            course.advance(state, history, num_updates)
             pace.add(history, num_updates)
-            step += num_updates
             if compiles:
                 # From here on there is something to save.
                 requests = stack.enter_context(stop_requests())
                 pace.forget()
-                log.restart_clock(step)
-            log.advance(step)
-            if step == last:
+                course.log.restart_clock(course.step)
+            course.log.advance(course.step)
+            if course.step == last:
                 pace.finish()
-                milestones.report(step, totals)
-                milestones.reach(state, step, is_stopping)
-    if patience.is_over and step < train.num_steps:
-        tell(
-            f"step {step}: ended early: no better validation among the last "
-            f"{patience.num_stale} (train.patience={patience.limit})"
-        )
-    return state
+                course.reach(is_stopping)
+    course.tell_end()
+    return course.state

@@ -1,6 +1,7 @@
 """A study from its first run to its report."""
 
 import functools
+import itertools
 import json
 import math
 import pathlib
@@ -22,7 +23,7 @@ from pf_jax.study.report import write_report
 from pf_jax.study.results import STUDY_FILE, numbers_of, read_result
 from pf_jax.study.selection import read_study
 from pf_jax.study.statistics import MIN_SEEDS, Comparison
-from pf_jax.study.trial import Task, train_and_measure, train_one
+from pf_jax.study.trial import Outcome, Task, train_and_measure, train_one
 from pf_jax.study.workers import run_side_by_side
 
 MOST_RUNS = 1000
@@ -82,11 +83,11 @@ def _run(
     seeds = range(config.seed, config.seed + study.seeds)
     make_task = functools.partial(_task, config, folder, study, judge)
     tasks = [make_task(variant, seed) for variant in variants for seed in seeds]
-    _run_all(record, tasks, study.jobs)
+    _run_all(record, tasks, study)
     if study.equal_seconds:
         added = add_equal_seconds(record, config, seeds)
         tasks = [make_task(variant, seed) for variant in added for seed in seeds]
-        _run_all(record, tasks, study.jobs)
+        _run_all(record, tasks, study)
     write_results(folder)
 
 
@@ -128,6 +129,7 @@ def _settings(study: Study) -> dict[str, Any]:
         "judge": study.judge,
         "critic": study.critic,
         "reverse": study.reverse,
+        "together": study.together,
     }
 
 
@@ -165,35 +167,53 @@ def _judge(
     return workdir
 
 
-def _run_all(record: Record, tasks: Sequence[Task], jobs: int) -> None:
+def _run_all(record: Record, tasks: Sequence[Task], study: Study) -> None:
     """Trains and evaluates what is not finished."""
     waiting = [task for task in tasks if not record.run(task.variant, task.seed)]
     bar = tqdm.tqdm(
         total=len(tasks), initial=len(tasks) - len(waiting), unit="run", disable=None
     )
-    for task, outcome in run_side_by_side(train_and_measure, waiting, jobs):
-        if outcome.is_refused:
-            raise UserError(f"{task.variant}, seed {task.seed}: {outcome.error}")
-        bar.update()
-        place = str(task.workdir.relative_to(record.folder))
-        if outcome.error:
-            record.add_failure(task.variant, task.seed, outcome.error)
-            tqdm.tqdm.write(
-                f"failed: {task.variant}, seed {task.seed}: {outcome.error}"
-            )
-            continue
-        result = read_result(task.workdir)
-        record.add_run(
-            task.variant,
-            task.seed,
-            {"workdir": place, "step": result.step, "seconds": result.seconds},
-        )
-        measurement = next(iter(numbers_of(result).values()))
-        tqdm.tqdm.write(
-            f"{task.variant}, seed {task.seed}: {measurement.value:.4f} "
-            f"{measurement.label}, {result.seconds or 0:.0f} s of training"
-        )
+    groups = _groups(waiting, together=study.together)
+    for group, outcomes in run_side_by_side(train_and_measure, groups, study.jobs):
+        for task, outcome in zip(group, outcomes, strict=True):
+            _note(record, task, outcome)
+            bar.update()
     bar.close()
+
+
+def _groups(tasks: Sequence[Task], *, together: bool) -> list[list[Task]]:
+    """Runs that one process trains at a time: one, or all of a variant."""
+    if not together:
+        return [[task] for task in tasks]
+    return [
+        list(group) for _, group in itertools.groupby(tasks, lambda task: task.variant)
+    ]
+
+
+def _note(record: Record, task: Task, outcome: Outcome) -> None:
+    """Adds the end of a run to the record, and prints it.
+
+    Raises:
+        UserError: If the run did not even start.
+    """
+    if outcome.is_refused:
+        raise UserError(f"{task.variant}, seed {task.seed}: {outcome.error}")
+    place = str(task.workdir.relative_to(record.folder))
+    if outcome.error:
+        record.add_failure(task.variant, task.seed, outcome.error)
+        tqdm.tqdm.write(f"failed: {task.variant}, seed {task.seed}: {outcome.error}")
+        return
+    result = read_result(task.workdir)
+    record.add_run(
+        task.variant,
+        task.seed,
+        {"workdir": place, "step": result.step, "seconds": result.seconds},
+    )
+    measurement = next(iter(numbers_of(result).values()))
+    tqdm.tqdm.write(
+        f"{task.variant}, seed {task.seed}: {measurement.value:.4f} "
+        f"{measurement.label}, {result.seconds or 0:.0f} s of training"
+    )
 
 
 def write_results(folder: pathlib.Path) -> None:

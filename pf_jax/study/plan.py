@@ -44,8 +44,9 @@ class Study(NamedTuple):
             variants that take longer.
         primary: Name of the measure that the report's answer is about; None for the
             likelihood.
-        jobs: Number of runs at a time.
+        jobs: Number of processes that train at a time.
         command: Command of the study, for the report.
+        together: Whether a process trains all seeds of a variant in one program.
     """
 
     seeds: int = 6
@@ -57,6 +58,7 @@ class Study(NamedTuple):
     primary: str | None = None
     jobs: int = 1
     command: str | None = None
+    together: bool = False
 
 
 def make_variants(vary: Sequence[str], named: Sequence[str]) -> list[Variant]:

@@ -14,7 +14,7 @@ from pf_jax.reading import read_file
 from pf_jax.study.plan import Variant
 from pf_jax.study.results import STUDY_FILE
 
-SETTINGS = ("config", "split", "judge", "critic", "reverse")
+SETTINGS = ("config", "split", "judge", "critic", "reverse", "together")
 """Keys of the record that a study keeps when it is continued."""
 
 
@@ -103,6 +103,7 @@ def open_record(
     try:
         saved = json.loads(read_file(path))
         saved.setdefault("failed", {})
+        saved.setdefault("together", False)
         saved["config"] = complete_fields(saved["config"])
         _check_same(folder, saved, values)
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:

@@ -1,7 +1,9 @@
-"""One run of a study, in a process of its own."""
+"""Runs of a study, one or several of a variant, in a process of their own."""
 
 import pathlib
 import sys
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import NamedTuple
 
 from ml_collections import config_dict
@@ -58,16 +60,51 @@ def train_one(task: Task) -> Outcome:
     return Outcome()
 
 
-def train_and_measure(task: Task) -> Outcome:
-    """Trains and evaluates one run, in a process of the study's."""
+def train_and_measure(tasks: Sequence[Task]) -> list[Outcome]:
+    """Trains and evaluates runs of one variant, in a process of the study's.
+
+    Args:
+        tasks: The runs; several are trained in one program.
+    """
+    _forget_programs(tasks[0].variant)
+    outcomes = (
+        _train_together(tasks) if tasks[0].study.together else [train_one(tasks[0])]
+    )
+    return [
+        outcome if outcome.error else _measure(task)
+        for task, outcome in zip(tasks, outcomes, strict=True)
+    ]
+
+
+def _train_together(tasks: Sequence[Task]) -> list[Outcome]:
+    """Trains runs in one program."""
+    from pf_jax.experiment.together import DoNotFitError, train_together
+
+    def output(workdir: pathlib.Path) -> AbstractContextManager[None]:
+        return output_to(workdir.with_suffix(".log"))
+
+    workdirs = [task.workdir for task in tasks]
+    try:
+        errors = train_together([task.config for task in tasks], workdirs, output)
+    except DoNotFitError as error:
+        # Trained one by one, the seconds of this variant would compare with no other's.
+        message = f"{error}: give fewer --seeds, or leave out --together"
+        return [Outcome(message, is_refused=True) for _ in tasks]
+    except UserError as error:
+        return [Outcome(str(error), is_refused=True) for _ in tasks]
+    for workdir, error in zip(workdirs, errors, strict=True):
+        with output(workdir):
+            if error is not None:
+                print(f"error: {error}", file=sys.stderr)
+    return [Outcome(error and str(error)) for error in errors]
+
+
+def _measure(task: Task) -> Outcome:
+    """Evaluates one run."""
     from pf_jax.analysis.request import Sampling
     from pf_jax.experiment.evaluation import evaluate
     from pf_jax.experiment.measuring import Measures
 
-    _forget_programs(task.variant)
-    outcome = train_one(task)
-    if outcome.error:
-        return outcome
     study = task.study
     with output_to(task.workdir.with_suffix(".log")):
         try:

@@ -1,0 +1,263 @@
+"""Runs of several seeds whose updates are one program."""
+
+import os
+import shutil
+import signal
+import time
+
+import jax
+import numpy as np
+import pytest
+from errors import error_of
+from whole_runs import copy_of, small_config, steps_in, timeless, write_text
+
+from pf_jax.errors import UserError
+from pf_jax.experiment import milestones
+from pf_jax.experiment.feed import StackedFeed
+from pf_jax.experiment.loop import train_and_evaluate
+from pf_jax.experiment.patience import Patience
+from pf_jax.experiment.run_log import RunLog, read_metrics
+from pf_jax.experiment.runs import load_run
+from pf_jax.experiment.together import DoNotFitError, train_together
+
+pytestmark = pytest.mark.usefixtures("compiled_programs_are_kept")
+
+SEEDS = range(3)
+FIELDS = {
+    "objective": "professor_forcing",
+    "gate__generator_lower": 0.1,
+    "discriminator__hidden_size": 4,
+    "discriminator__mlp_size": 4,
+}
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    return write_text(tmp_path_factory.mktemp("text") / "words.txt")
+
+
+def configs_of(text, **fields):
+    return [small_config(text, **FIELDS, **fields, seed=seed) for seed in SEEDS]
+
+
+def workdirs_of(folder):
+    return [folder / f"seed_{seed}" for seed in SEEDS]
+
+
+def train(text, folder, **fields):
+    return train_together(configs_of(text, **fields), workdirs_of(folder))
+
+
+@pytest.fixture(scope="module")
+def whole(text, tmp_path_factory):
+    """The folder of runs that were never stopped; never written to."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert train(text, folder) == [None] * 3
+    return folder
+
+
+def logs_of(folder):
+    return [timeless(workdir) for workdir in workdirs_of(folder)]
+
+
+def assert_close_logs(found, expected, rtol=1e-4):
+    assert [line.keys() for line in found] == [line.keys() for line in expected]
+    for line, other in zip(found, expected, strict=True):
+        assert (line["step"], line["split"]) == (other["step"], other["split"])
+        for name, value in line.items():
+            if name not in ("step", "split"):
+                np.testing.assert_allclose(value, other[name], rtol, 1e-5)
+
+
+def test_runs_together_equal_runs_alone(text, whole, tmp_path):
+    for seed, config in enumerate(configs_of(text)[:2]):
+        train_and_evaluate(config, tmp_path / f"seed_{seed}")
+        alone, together = tmp_path / f"seed_{seed}", whole / f"seed_{seed}"
+        assert_close_logs(timeless(together), timeless(alone))
+        assert steps_in(together) == steps_in(alone)
+        states = [load_run(workdir).state for workdir in (together, alone)]
+        leaves = [jax.tree.leaves(state) for state in states]
+        for found, expected in zip(*leaves, strict=True):
+            np.testing.assert_allclose(found, expected, 1e-3, 1e-5)
+    logs = logs_of(whole)
+    assert logs[0] != logs[1] != logs[2] != logs[0]
+
+
+def asking_once():
+    """A function that sends a signal once: a second one would end the process."""
+    asked = []
+
+    def ask_to_stop():
+        if not asked:
+            asked.append(None)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    return ask_to_stop
+
+
+def test_runs_stopped_by_a_signal_go_on_as_if_they_were_not(
+    text, whole, tmp_path, monkeypatch
+):
+    advance, ask_to_stop = RunLog.advance, asking_once()
+
+    def advance_and_ask_to_stop(self, step):
+        advance(self, step)
+        if step == 2:
+            ask_to_stop()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunLog, "advance", advance_and_ask_to_stop)
+        with pytest.raises(SystemExit) as stop:
+            train(text, tmp_path)
+    assert stop.value.code == 130
+    assert [steps_in(workdir) for workdir in workdirs_of(tmp_path)] == [{2}] * 3
+    assert train(text, tmp_path) == [None] * 3
+    assert logs_of(tmp_path) == logs_of(whole)
+
+
+@pytest.mark.slow
+def test_runs_stopped_in_a_validation_are_all_validated_later(
+    text, whole, tmp_path, monkeypatch
+):
+    validate, ask_to_stop = milestones.validate, asking_once()
+
+    def validate_and_ask_to_stop(*arguments):
+        ask_to_stop()
+        return validate(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(milestones, "validate", validate_and_ask_to_stop)
+        with pytest.raises(SystemExit):
+            train(text, tmp_path)
+    assert [steps_in(workdir) for workdir in workdirs_of(tmp_path)] == [{4, 6}] * 3
+    assert train(text, tmp_path) == [None] * 3
+    assert logs_of(tmp_path) == logs_of(whole)
+
+
+@pytest.mark.slow
+def test_a_run_that_lags_behind_catches_up(text, whole, tmp_path, capsys):
+    for workdir in workdirs_of(whole):
+        copy_of(workdir, tmp_path).rename(tmp_path / workdir.name)
+    assert steps_in(tmp_path / "seed_1") == {8, 12}
+    # As if it had been killed while the others saved their last checkpoint.
+    shutil.rmtree(tmp_path / "seed_1" / "checkpoints" / "12")
+    fields = {"train__num_steps": 16}
+    assert train(text, tmp_path, **fields) == [None] * 3
+    output = capsys.readouterr().out
+    assert output.count("continues from step 12") == 2
+    assert output.count("continues from step 8") == 1
+    expected = train_at_once(text, tmp_path / "expected", **fields)
+    for found, other in zip(logs_of(tmp_path), expected, strict=True):
+        # The run that caught up did so alone, which rounds otherwise.
+        assert_close_logs(found, other)
+    assert train(text, tmp_path, **fields) == [None] * 3
+    assert capsys.readouterr().out.count("nothing left to do") == 3
+
+
+def train_at_once(text, folder, **fields):
+    folder.mkdir()
+    assert train(text, folder, **fields) == [None] * 3
+    return logs_of(folder)
+
+
+@pytest.mark.slow
+def test_a_run_that_fails_leaves_the_others(text, whole, tmp_path, monkeypatch):
+    report = milestones.Milestones.report
+
+    def report_or_fail(self, step, totals):
+        if self._experiment.config.seed == 1 and step == 8:
+            raise UserError("no longer finite")
+        report(self, step, totals)
+
+    monkeypatch.setattr(milestones.Milestones, "report", report_or_fail)
+    errors = train(text, tmp_path)
+    assert [error and str(error) for error in errors] == [
+        None,
+        "no longer finite",
+        None,
+    ]
+    for seed in (0, 2):
+        assert_close_logs(
+            timeless(tmp_path / f"seed_{seed}"), timeless(whole / f"seed_{seed}")
+        )
+    assert timeless(tmp_path / "seed_1") == timeless(whole / "seed_1")[:3]
+
+
+@pytest.mark.slow
+def test_a_run_that_ends_early_leaves_the_others(text, tmp_path, monkeypatch, capsys):
+    add = Patience.add
+
+    def add_or_end(self, nll):
+        add(self, nll)
+        if not ended:
+            ended.append(self)
+            self.num_stale = self.limit
+
+    ended = []
+    monkeypatch.setattr(Patience, "add", add_or_end)
+    assert train(text, tmp_path, train__patience=5) == [None] * 3
+    assert [timeless(each)[-1]["step"] for each in workdirs_of(tmp_path)] == [6, 12, 12]
+    assert "step 6: ended early" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_validation_is_not_the_others_time(text, tmp_path, monkeypatch):
+    validate = milestones.validate
+
+    def validate_slowly(*arguments):
+        time.sleep(1)
+        return validate(*arguments)
+
+    monkeypatch.setattr(milestones, "validate", validate_slowly)
+    train(text, tmp_path)
+    for workdir in workdirs_of(tmp_path):
+        assert 0 < read_metrics(workdir)[-1]["seconds"] < 1
+
+
+@pytest.mark.slow
+def test_each_run_prints_where_it_is_told_to(text, tmp_path, capsys):
+    printed = {}
+
+    class Kept:
+        def __init__(self, workdir):
+            self._workdir = workdir
+
+        def __enter__(self):
+            capsys.readouterr()
+
+        def __exit__(self, *exception):
+            name = self._workdir.name
+            printed[name] = printed.get(name, "") + capsys.readouterr().out
+
+    train_together(configs_of(text), workdirs_of(tmp_path), Kept)
+    assert sorted(printed) == ["seed_0", "seed_1", "seed_2"]
+    for name, output in printed.items():
+        assert output.count("step 12: valid") == 1
+        assert f"python evaluate.py --workdir {tmp_path / name}" in output
+
+
+def test_what_does_not_fit_into_memory_is_told(text, tmp_path, monkeypatch):
+    def run(self, *arguments):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+
+    monkeypatch.setattr(StackedFeed, "run", run)
+    with pytest.raises(DoNotFitError, match="3 runs do not fit into memory"):
+        train(text, tmp_path)
+    # The folders are free again.
+    train_and_evaluate(configs_of(text)[0], tmp_path / "seed_0")
+
+
+def test_runs_together_differ_in_their_seeds_alone(text, tmp_path):
+    configs = configs_of(text)
+    configs[1].train.learning_rate = 1.0
+    with pytest.raises(ValueError, match="differ in their seeds alone"):
+        train_together(configs, workdirs_of(tmp_path))
+    with pytest.raises(ValueError, match="3 configs for 2 workdirs"):
+        train_together(configs_of(text), workdirs_of(tmp_path)[:2])
+
+
+def test_a_folder_that_is_in_use_is_named(text, tmp_path):
+    workdirs = [tmp_path / "run"] * 3
+    assert "trains there" in error_of(train_together, configs_of(text), workdirs)
+    # The first of them is closed again.
+    train_and_evaluate(configs_of(text)[0], tmp_path / "run")
