@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pf_jax.experiment.loop import train_and_evaluate
     from pf_jax.experiment.runs import load_run
     from pf_jax.experiment.sampling import sample
+    from pf_jax.experiment.together import train_together
 
 _MODULES = {
     "Experiment": "build",
@@ -20,10 +21,18 @@ _MODULES = {
     "load_run": "runs",
     "sample": "sampling",
     "train_and_evaluate": "loop",
+    "train_together": "together",
 }
 """The module of this package that defines each name."""
 
-__all__ = ["Experiment", "evaluate", "load_run", "sample", "train_and_evaluate"]
+__all__ = [
+    "Experiment",
+    "evaluate",
+    "load_run",
+    "sample",
+    "train_and_evaluate",
+    "train_together",
+]
 
 
 def __getattr__(name: str) -> Any:
