@@ -8,7 +8,13 @@ from pf_jax.study.equal_seconds import add_equal_seconds
 from pf_jax.study.plan import Study, Variant, make_variants, with_fields
 from pf_jax.study.record import Record, open_record
 
-SETTINGS = {"split": "test", "judge": "none", "critic": False, "reverse": False}
+SETTINGS = {
+    "split": "test",
+    "judge": "none",
+    "critic": False,
+    "reverse": False,
+    "together": False,
+}
 TWO = ["objective=teacher_forcing,professor_forcing"]
 
 
@@ -143,6 +149,7 @@ def test_record_keeps_a_failure_until_the_run_is_finished(tmp_path):
     [
         ({"config": {"train.batch_size": 16}}, "train.batch_size is 32 there, 16"),
         ({"vary": ["objective=teacher_forcing,input_noise"]}, "its variants are"),
+        ({"vary": ["objective=professor_forcing,teacher_forcing"]}, "its variants are"),
         ({"settings": {"critic": True}}, "critic is False there, True here"),
     ],
 )
@@ -154,6 +161,24 @@ def test_open_record_refuses_another_study(tmp_path, change, words):
     settings = SETTINGS | change.get("settings", {})
     message = error_of(open_record, tmp_path, config, variants, settings)
     assert "holds another study" in message and words in message
+
+
+def test_open_record_takes_more_variants(tmp_path):
+    record = a_record(tmp_path)
+    add_equal_seconds(record, default.get_config(), range(2))
+    more = make_variants(
+        ["objective=teacher_forcing,input_noise,professor_forcing"], []
+    )
+    again = open_record(tmp_path, default.get_config(), more, SETTINGS)
+    names = ["teacher_forcing", "input_noise", "professor_forcing"]
+    assert [variant.name for variant in again.variants] == [
+        *names,
+        "teacher_forcing_x4",
+    ]
+    assert again.run("professor_forcing", 1) == record.run("professor_forcing", 1)
+    assert again.run("input_noise", 0) is None
+    again.add_run("input_noise", 0, {"workdir": "w"})
+    assert list(again.values["runs"]) == names
 
 
 def test_open_record_takes_other_places_and_seeds(tmp_path):
@@ -168,7 +193,7 @@ def test_open_record_continues_a_study_from_before_some_fields(tmp_path):
     a_record(tmp_path)
     path = tmp_path / "study.json"
     saved = json.loads(path.read_text())
-    del saved["failed"], saved["config"]["train.weight_decay"]
+    del saved["failed"], saved["together"], saved["config"]["train.weight_decay"]
     saved["config"]["generator.kernels"] = True
     # What runs without the field behaved by.
     saved["config"].pop("generator.readout_bias")

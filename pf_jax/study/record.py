@@ -75,7 +75,7 @@ def open_record(
     variants: Sequence[Variant],
     settings: Mapping[str, Any],
 ) -> Record:
-    """The record of a study, new or continued.
+    """The record of a study, new or continued; variants may have been added.
 
     Args:
         folder: Folder of the study.
@@ -106,6 +106,9 @@ def open_record(
         saved.setdefault("together", False)
         saved["config"] = complete_fields(saved["config"])
         _check_same(folder, saved, values)
+        longer = set(saved["equal_seconds"].values())
+        kept = {k: v for k, v in saved["variants"].items() if k in longer}
+        saved["variants"] = values["variants"] | kept
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         if isinstance(error, UserError):
             raise
@@ -132,7 +135,10 @@ def _check_same(
         for name, fields in saved["variants"].items()
         if name not in saved["equal_seconds"].values()
     }
-    if own != values["variants"]:
+    # Variants may be added, behind the baseline.
+    variants = values["variants"]
+    is_kept = all(variants.get(name) == fields for name, fields in own.items())
+    if not is_kept or saved["baseline"] != values["baseline"]:
         raise UserError(
             f"{where} (its variants are {'; '.join(own)}): use another --workdir"
         )
