@@ -7,12 +7,14 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
 from errors import error_of
 
 from configs import default
+from pf_jax.experiment.signals import stop_requests
 from pf_jax.study.conduct import run_study
 from pf_jax.study.plan import Study, make_variants
 from pf_jax.study.workers import run_side_by_side
@@ -280,3 +282,24 @@ def _die(x):
 def test_run_side_by_side_reports_a_process_that_died():
     message = error_of(lambda: list(run_side_by_side(_die, [1], 1)))
     assert "a process of the study died" in message
+
+
+def _wait_to_be_stopped(path):
+    """A task that ends, as a run does, when it is asked to stop."""
+    with stop_requests() as requests:
+        path.write_text("")
+        wait_until(lambda: requests, 60)
+    raise SystemExit(130)
+
+
+def test_run_side_by_side_starts_nothing_after_a_request_to_stop(tmp_path):
+    def ask_to_stop():
+        wait_until(lambda: any(tmp_path.iterdir()), 60)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=ask_to_stop).start()
+    tasks = [tmp_path / f"task_{number}" for number in range(4)]
+    with pytest.raises(SystemExit) as stop:
+        list(run_side_by_side(_wait_to_be_stopped, tasks, 1))
+    assert stop.value.code == 130
+    assert list(tmp_path.iterdir()) == tasks[:1]

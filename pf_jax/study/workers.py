@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import contextlib
+import itertools
 import multiprocessing
 import os
 import pathlib
@@ -55,16 +56,25 @@ def run_side_by_side(
             _start,
             (context.Value("i", 0), jobs, programs),
         )
+        remaining, running = iter(tasks), {}
+
+        def start_next() -> None:
+            # No more than are running: a process whose run was asked to stop would go on
+            # with the next one that it has been given.
+            for task in itertools.islice(remaining, jobs - len(running)):
+                running[pool.submit(function, task)] = task
+
         try:
-            waiting = {pool.submit(function, task): task for task in tasks}
-            while waiting:
+            start_next()
+            while running:
                 done, _ = concurrent.futures.wait(
-                    waiting, POLL_SECONDS, concurrent.futures.FIRST_COMPLETED
+                    running, POLL_SECONDS, concurrent.futures.FIRST_COMPLETED
                 )
                 if requests:
                     raise SystemExit(INTERRUPTED)
-                for future in done:
-                    yield waiting.pop(future), future.result()
+                ended = [(running.pop(future), future.result()) for future in done]
+                start_next()
+                yield from ended
         except BaseException as error:
             # A run that trains writes a checkpoint, anything else ends at once.
             for process in multiprocessing.active_children():
