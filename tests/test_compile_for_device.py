@@ -17,8 +17,9 @@ import pytest
 
 from benchmarks import assembled
 from benchmarks.forms import Shape
-from pf_jax.recurrence.cuda import nvrtc
+from pf_jax.recurrence.cuda import l2, nvrtc
 from pf_jax.recurrence.cuda.clusters import Clusters, find_rollout_clusters
+from pf_jax.recurrence.cuda.groups import Groups
 from pf_jax.recurrence.cuda.gru import backward_program, forward_program
 from pf_jax.recurrence.cuda.rollout import rollout_program
 from pf_jax.recurrence.tiles import Device, padded
@@ -177,12 +178,19 @@ def require_nvrtc():
         pytest.skip(str(error))
 
 
-def spilled_bytes(program, folder):
+def spilled_bytes(program, folder, architecture="sm_90"):
     """Bytes that a thread of a kernel keeps in memory in place of registers."""
     ptxas = assembled.find_cuda() / "bin" / "ptxas"
     source = folder / "kernel.ptx"
     source.write_text(nvrtc.compile_ptx(program.source, program.defines))
-    command = [ptxas, "-arch=sm_90", "-v", source, "-o", folder / "kernel.cubin"]
+    command = [
+        ptxas,
+        f"-arch={architecture}",
+        "-v",
+        source,
+        "-o",
+        folder / "kernel.cubin",
+    ]
     ended = subprocess.run(command, capture_output=True, text=True, check=True)
     return int(re.search(r"(\d+) bytes spill stores", ended.stderr)[1])
 
@@ -242,6 +250,23 @@ def test_a_cuda_rollout_holds_its_weights_in_registers(reading, classes, tmp_pat
         is_half=False,
     )
     assert spilled_bytes(program, tmp_path) == 0
+
+
+ARCHITECTURES = ("sm_80", "sm_89", "sm_90", "sm_100")
+
+
+@pytest.mark.parametrize("way", ["forward"])
+@pytest.mark.parametrize("size", [768, 1024])
+@pytest.mark.parametrize("tiles", [1, 2, 3, 4])
+@pytest.mark.parametrize("directions", [1, 2])
+def test_a_cuda_kernel_without_clusters_holds_its_weights_in_registers(
+    way, size, tiles, directions, tmp_path
+):
+    require_nvrtc()
+    groups = Groups(directions, 100, size, tiles)
+    program = l2.forward_program(groups, 784, is_saved=True, is_half=False)
+    spilled = {name: spilled_bytes(program, tmp_path, name) for name in ARCHITECTURES}
+    assert spilled == dict.fromkeys(ARCHITECTURES, 0)
 
 
 @pytest.mark.parametrize("batch", [64, 60])

@@ -121,22 +121,29 @@ def forward(
     """
     num_steps = len(projections)
     is_half = states_dtype(loop.dtype) == jnp.float16
+    return launch(
+        forward_program(clusters, num_steps, is_saved=is_saved, is_half=is_half),
+        forward_reads(loop, weights, projections, carry),
+        trace_shapes(loop, is_saved, num_steps, carry),
+    )
+
+
+def forward_reads(
+    loop: Loop, weights: GRUWeights, projections: Array, carry: Array
+) -> tuple[Array, ...]:
+    """The arrays that a kernel of `forward` reads."""
+    is_half = states_dtype(loop.dtype) == jnp.float16
     divisor = state_divisor(carry) if is_half else jnp.ones(1, carry.dtype)
     kernel = jnp.swapaxes(weights.kernel, -1, -2)
     scale = jnp.ones(1, carry.dtype)
     if is_half:
         kernel, scale = scaled(kernel, divisor, jnp.float16)
-
-    return launch(
-        forward_program(clusters, num_steps, is_saved=is_saved, is_half=is_half),
-        (
-            projections,
-            kernel.astype(states_dtype(loop.dtype)),
-            weights.bias,
-            carry,
-            jnp.concatenate([1 / divisor, scale]),
-        ),
-        trace_shapes(loop, is_saved, num_steps, carry),
+    return (
+        projections,
+        kernel.astype(states_dtype(loop.dtype)),
+        weights.bias,
+        carry,
+        jnp.concatenate([1 / divisor, scale]),
     )
 
 
