@@ -255,7 +255,7 @@ def test_a_cuda_rollout_holds_its_weights_in_registers(reading, classes, tmp_pat
 ARCHITECTURES = ("sm_80", "sm_89", "sm_90", "sm_100")
 
 
-@pytest.mark.parametrize("way", ["forward"])
+@pytest.mark.parametrize("way", ["forward", "backward"])
 @pytest.mark.parametrize("size", [768, 1024])
 @pytest.mark.parametrize("tiles", [1, 2, 3, 4])
 @pytest.mark.parametrize("directions", [1, 2])
@@ -263,10 +263,18 @@ def test_a_cuda_kernel_without_clusters_holds_its_weights_in_registers(
     way, size, tiles, directions, tmp_path
 ):
     require_nvrtc()
-    groups = Groups(directions, 100, size, tiles)
-    program = l2.forward_program(groups, 784, is_saved=True, is_half=False)
-    spilled = {name: spilled_bytes(program, tmp_path, name) for name in ARCHITECTURES}
-    assert spilled == dict.fromkeys(ARCHITECTURES, 0)
+    for held in {1, min(tiles, 2)} if way == "backward" else {1}:
+        groups = Groups(directions, 100, size, tiles, held)
+        if way == "forward":
+            program = l2.forward_program(groups, 784, is_saved=True, is_half=False)
+        else:
+            program = l2.backward_program(
+                groups, 784, is_half=directions == 2, has_preactivation=directions == 1
+            )
+        spilled = {
+            name: spilled_bytes(program, tmp_path, name) for name in ARCHITECTURES
+        }
+        assert spilled == dict.fromkeys(ARCHITECTURES, 0), held
 
 
 @pytest.mark.parametrize("batch", [64, 60])

@@ -8,6 +8,8 @@ COLUMNS = 32
 """Hidden columns of a block: those of 1024 units whose weights fit its registers."""
 _MOST_UNITS = 1024
 _TILES = (1, 2, 3, 4)
+_MOST_HELD = 2
+"""Tiles of cotangents of which one is copied while another is multiplied."""
 _WARPS = 8
 
 
@@ -19,12 +21,15 @@ class Groups(NamedTuple):
         num_rows: Number of rows, `N`; the last group of a direction may have fewer.
         size: Number of hidden units, `H`.
         tiles: Number of tiles of 8 rows of a group.
+        held: Number of tiles whose cotangents are in a block's shared memory at once, in a
+            backward pass.
     """
 
     directions: int
     num_rows: int
     size: int
     tiles: int
+    held: int = 1
 
     @property
     def rows(self) -> int:
@@ -60,7 +65,18 @@ def forward_memory(groups: Groups, *, is_saved: bool = True) -> int:
     return states + parts + lines
 
 
-_MEMORY = {"forward": forward_memory}
+def backward_memory(
+    groups: Groups, *, is_half: bool = False, has_preactivation: bool = True
+) -> int:
+    """Bytes of shared memory of a block, as in `sources/backward.cuh`."""
+    deltas = groups.held * 3 * groups.size * 16
+    parts = groups.tiles * _WARPS * 4 * 32 * 4
+    cotangents = _line(2 if is_half else 4) + has_preactivation * _line(4)
+    lines = groups.rows * (2 * (5 * _line() + cotangents) + 4 * _line())
+    return deltas + parts + lines
+
+
+_MEMORY = {"forward": forward_memory, "backward": backward_memory}
 """Most shared memory of a block, by form."""
 
 
@@ -81,8 +97,9 @@ def find_groups(form: str, shape: tuple[int, ...], device: Device) -> Groups | N
     if directions > 2 or size % 128 or size > _MOST_UNITS:
         return None
     for tiles in _TILES:
-        groups = Groups(directions, num_rows, size, tiles)
-        is_held = _MEMORY[form](groups) <= device.memory
-        if is_held and groups.number * groups.blocks <= device.cores:
-            return groups
+        for held in range(min(tiles, _MOST_HELD), 0, -1):
+            groups = Groups(directions, num_rows, size, tiles, held)
+            is_held = _MEMORY[form](groups) <= device.memory
+            if is_held and groups.number * groups.blocks <= device.cores:
+                return groups
     return None

@@ -11,9 +11,21 @@ import jax
 import jax.numpy as jnp
 
 from pf_jax.recurrence.cuda.call import Program, launch
-from pf_jax.recurrence.cuda.groups import Groups, forward_memory
-from pf_jax.recurrence.cuda.gru import forward_reads
-from pf_jax.recurrence.loops import GRUWeights, Loop, Trace, trace_shapes
+from pf_jax.recurrence.cuda.groups import Groups, backward_memory, forward_memory
+from pf_jax.recurrence.cuda.gru import (
+    as_deltas,
+    backward_makes,
+    backward_reads,
+    forward_reads,
+)
+from pf_jax.recurrence.loops import (
+    Deltas,
+    GRUWeights,
+    Loop,
+    Scaled,
+    Trace,
+    trace_shapes,
+)
 from pf_jax.recurrence.tiles import states_dtype
 from pf_jax.types import Array
 
@@ -110,3 +122,55 @@ def forward(
         forward_reads(loop, weights, projections, carry),
         trace_shapes(loop, is_saved, num_steps, carry),
     )
+
+
+def backward_program(
+    groups: Groups, num_steps: int, *, is_half: bool, has_preactivation: bool
+) -> Program:
+    """The kernel of `backward`.
+
+    Args:
+        groups: How the work is spread.
+        num_steps: Number of steps.
+        is_half: Whether cotangents of the hidden states are in half precision.
+        has_preactivation: Whether there are cotangents of the preactivations.
+    """
+    return _program(
+        "backward",
+        groups,
+        num_steps,
+        backward_memory(groups, is_half=is_half, has_preactivation=has_preactivation),
+        HELD=groups.held,
+        HALF_D=int(is_half),
+        HAS_DA=int(has_preactivation),
+        F16=0,
+    )
+
+
+def backward(
+    groups: Groups,
+    loop: Loop,
+    weights: GRUWeights,
+    carry: Array,
+    trace: Trace,
+    d_hidden: Scaled,
+    d_preactivation: Array | None,
+    d_last: Array,
+) -> Deltas:
+    """`loops.backward` as one kernel, its work spread over groups of blocks."""
+    num_steps = len(d_hidden.values)
+    program = backward_program(
+        groups,
+        num_steps,
+        is_half=d_hidden.values.dtype == jnp.float16,
+        has_preactivation=d_preactivation is not None,
+    )
+    deltas = jax.ShapeDtypeStruct((groups.tiles, 3 * groups.size, 8), jnp.bfloat16)
+    made = _launch(
+        program,
+        groups,
+        deltas,
+        backward_reads(weights, trace, d_hidden, d_preactivation, d_last),
+        backward_makes(loop, num_steps, carry, groups.of_direction),
+    )
+    return as_deltas(*made)
