@@ -288,6 +288,18 @@ def test_a_joint_step_for_an_h100_is_four_cuda_kernels(batch, tmp_path):
     assert report["memory"]["temp"] / 1e9 < bounds.temporary
 
 
+def test_a_joint_step_of_1024_units_has_kernels_without_clusters(tmp_path):
+    require_nvrtc()
+    command = ["benchmarks/compile_for_device.py", "--generator_kernels=cuda"]
+    report = compile_for(tmp_path, "h100", "joint_step", "bfloat16", WIDE, command)
+    # The rollout, which has no such kernel, is Triton's; the discriminator has clusters.
+    assert (report["cuda_kernels"], len(report["pallas_kernels"])) == (3, 1)
+    assert report["loops"] == 0
+    bounds = BOUNDS[WIDE, "bfloat16", "joint_step"]
+    assert report["bytes"] / 1e9 < bounds.bytes
+    assert report["memory"]["temp"] / 1e9 < bounds.temporary
+
+
 def test_a_joint_step_of_several_models_is_four_cuda_kernels(tmp_path):
     require_nvrtc()
     shape = Shape(32, 200, 256, 50, 256, 256)
