@@ -21,8 +21,9 @@ struct alignas(16) float4 { float x, y, z, w; };
 struct Barrier { int count, pending; long bytes; u32 phase; };
 struct Meeting { int arrived = 0; u32 generation = 0; };
 struct Warp { Meeting meeting; u32 in[32][8]; float c[32][4]; u32 out[32][4]; };
-struct Block { std::vector<unsigned char> memory; Meeting meeting; std::vector<Warp> warps; std::vector<Barrier> bars; };
-struct Copy { unsigned char* to; const unsigned char* from; bool is_read; int bytes = 16; };
+struct Shared { u32 *to, value; int thread; u32 generation; };
+struct Block { std::vector<unsigned char> memory; Meeting meeting; std::vector<Warp> warps; std::vector<Barrier> bars; std::vector<Shared> shared; };
+struct Copy { unsigned char* to; const unsigned char* from; bool is_read; int bytes = 16; unsigned char early[16] = {}; bool is_early = false; };
 struct Fiber { ucontext_t context; std::vector<char> stack; int thread, rank; bool done = false; std::vector<std::vector<Copy>> copies; };
 struct Message { u32 to, value, bar; };
 
@@ -32,7 +33,8 @@ static std::vector<Message> late;
 static Fiber* self;
 static ucontext_t scheduler;
 static Meeting cluster_meeting;
-static int cluster_number, num_threads;
+static int cluster_number, num_threads, num_blocks;
+static long arrivals;
 static const char* failure;
 static std::mt19937 rng(1);
 static std::function<void()> body;
@@ -49,10 +51,11 @@ static Warp& my_warp() { return mine().warps[self->thread / 32]; }
 
 #define DEV static
 #define KERNEL static void
+#define GRID_KERNEL static void
 #define SHARED unsigned char* const smem = mine().memory.data();
 #define THREAD (self->thread)
 static int thread_here() { return self->thread; }
-#define BLOCK (cluster_number * 8 + self->rank)
+#define BLOCK (cluster_number * num_blocks + self->rank)
 #define SYNC() meet(mine().meeting, num_threads, [] {})
 
 // --- clusters: an address is the block's number and the place in its memory
@@ -63,7 +66,7 @@ static unsigned char* at(u32 a, u32 bytes) {
 }
 static u32 cluster_rank() { return self->rank; }
 static u32 map_to(u32 a, u32 rank) { return (a & 0xffffff) | rank << 24; }
-static void cluster_sync() { meet(cluster_meeting, 8 * num_threads, [] {}); }
+static void cluster_sync() { meet(cluster_meeting, num_blocks * num_threads, [] {}); }
 
 // --- barriers: the 8 bytes at the address hold a number
 static Barrier& bar_at(u32 b) { u64 i; memcpy(&i, at(b, 8), 8); return blocks[b >> 24].bars.at(i - 1); }
@@ -96,13 +99,35 @@ static void deliver(size_t i) {
   bar_check(b);
 }
 
-// --- copies
-static void copy16(u32 to, const void* from, bool is_read) { self->copies.back().push_back({at(to, 16), (const unsigned char*)from, is_read}); }
+// --- blocks that meet in the device's memory: what is shared is seen late and in any order; an arrival waits for what
+// the block's threads shared before their last barrier, and for nothing else
+static void share(u32* to, u32 value) { mine().shared.push_back({to, value, self->thread, mine().meeting.generation}); }
+static void make_seen(Block& b, size_t i) {
+  *b.shared[i].to = b.shared[i].value;
+  b.shared.erase(b.shared.begin() + i);
+}
+static void arrive(u32* counter) {
+  Block& b = mine();
+  for (size_t i = b.shared.size(); i--;)
+    if (b.shared[i].thread == self->thread || b.shared[i].generation != b.meeting.generation) make_seen(b, i);
+  ++*counter;
+  ++arrivals;
+}
+static void wait_for(const u32* counter, u32 count) { while (*(volatile const u32*)counter < count) pause_(); }
+
+// --- copies: they read when they start or when they are waited for
+static std::minstd_rand early_or_late;
+static void copy16(u32 to, const void* from, bool is_read) {
+  Copy c{at(to, 16), (const unsigned char*)from, is_read};
+  c.is_early = is_read && early_or_late() & 64;
+  if (c.is_early) memcpy(c.early, from, 16);
+  self->copies.back().push_back(c);
+}
 static void copy4(u32 to, const void* from) { self->copies.back().push_back({at(to, 4), (const unsigned char*)from, true, 4}); }
 static void copies_commit() { self->copies.emplace_back(); }
 template <int left> static void copies_wait() {
   while (self->copies.size() > left + 1) { // the last group is the open one
-    for (auto& c : self->copies.front()) if (c.is_read) memcpy(c.to, c.from, c.bytes); else memset(c.to, 0, 16);
+    for (auto& c : self->copies.front()) if (c.is_read) memcpy(c.to, c.is_early ? c.early : c.from, c.bytes); else memset(c.to, 0, 16);
     self->copies.erase(self->copies.begin());
   }
 }
@@ -199,19 +224,19 @@ static int bits_of(float x) { int i; memcpy(&i, &x, 4); return i; }
 // --- runs
 static void entry() { body(); self->done = true; for (;;) pause_(); }
 static long progress() {
-  long sum = cluster_meeting.generation;
+  long sum = cluster_meeting.generation + arrivals;
   for (auto& b : blocks) { sum += b.meeting.generation; for (auto& w : b.warps) sum += w.meeting.generation; }
   for (auto& x : fibers) sum += x.done;
   return sum;
 }
 static void start(int threads, int bytes) {
   num_threads = threads;
-  blocks.assign(8, {});
-  fibers.clear(); fibers.resize(8 * threads);
+  blocks.assign(num_blocks, {});
+  fibers.clear(); fibers.resize(num_blocks * threads);
   late.clear();
   cluster_meeting = {};
   for (auto& b : blocks) { b.memory.assign(bytes, 0xff); b.warps.resize(threads / 32); } // NaN
-  for (int i = 0; i < 8 * threads; i++) {
+  for (int i = 0; i < num_blocks * threads; i++) {
     Fiber& x = fibers[i];
     x.thread = i % threads; x.rank = i / threads; x.copies.resize(1);
     x.stack.resize(24576);
@@ -222,11 +247,11 @@ static void start(int threads, int bytes) {
     makecontext(&x.context, entry, 0);
   }
 }
-// Runs a cluster; what went wrong, or null.
+// Runs a cluster, or a group of blocks; what went wrong, or null.
 static const char* run_cluster(int number, int threads, int bytes, std::function<void()> run) {
   cluster_number = number; body = run; failure = nullptr;
   start(threads, bytes);
-  std::vector<int> order(8 * threads / 32), asleep(8 * threads / 32);
+  std::vector<int> order(num_blocks * threads / 32), asleep(num_blocks * threads / 32);
   for (size_t i = 0; i < order.size(); i++) order[i] = i;
   for (int idle = 0;;) {
     std::shuffle(order.begin(), order.end(), rng);
@@ -239,7 +264,11 @@ static const char* run_cluster(int number, int threads, int bytes, std::function
         for (int i = 32 * w; i < 32 * w + 32; i++)
           if (!fibers[i].done) { self = &fibers[i]; swapcontext(&scheduler, &self->context); if (failure) return failure; }
     }
-    if (std::all_of(fibers.begin(), fibers.end(), [](Fiber& x) { return x.done; })) return late.empty() ? nullptr : "bytes in flight at the end";
+    for (auto& b : blocks) for (size_t n = b.shared.size() / 8; n--;) make_seen(b, rng() % b.shared.size());
+    if (std::all_of(fibers.begin(), fibers.end(), [](Fiber& x) { return x.done; })) {
+      for (auto& b : blocks) while (!b.shared.empty()) make_seen(b, 0);
+      return late.empty() ? nullptr : "bytes in flight at the end";
+    }
     const bool moved = progress() != before || late.size() != sent || !late.empty();
     for (size_t n = late.size() / 2 + !late.empty(); n--;) deliver(rng() % late.size());
     idle = moved ? 0 : idle + 1;
@@ -247,9 +276,11 @@ static const char* run_cluster(int number, int threads, int bytes, std::function
   }
 }
 template <class... A, size_t... I> static void call(void (*kernel)(A...), void** arrays, std::index_sequence<I...>) { kernel((A)arrays[I]...); }
-template <class... A> static const char* run_all(void (*kernel)(A...), void** arrays, int blocks_, int threads, int bytes, int seed) {
+template <class... A> static const char* run_all(void (*kernel)(A...), void** arrays, int blocks_, int group, int threads, int bytes, int seed) {
   rng.seed(seed);
-  for (int number = 0; number < blocks_ / 8; number++) {
+  early_or_late.seed(seed + 1);
+  num_blocks = group;
+  for (int number = 0; number < blocks_ / group; number++) {
     const char* failed = run_cluster(number, threads, bytes, [&] { call(kernel, arrays, std::index_sequence_for<A...>()); });
     if (failed) return failed;
   }

@@ -24,7 +24,7 @@ _MAIN = """
 #include "{source}"
 extern "C" int sizes(int what) {{ return what ? SHARED_BYTES : THREADS; }}
 extern "C" const char* run(void** arrays, int blocks, int seed) {{
-  return run_all({entry}, arrays, blocks, THREADS, SHARED_BYTES, seed);
+  return run_all({entry}, arrays, blocks, GROUP, THREADS, SHARED_BYTES, seed);
 }}
 """
 
@@ -51,13 +51,15 @@ def _library(program, faults):
     name = hashlib.sha256(repr((program, faults)).encode()).hexdigest()[:16]
     folder = pathlib.Path(_folder().name) / name
     folder.mkdir()
-    for path in nvrtc.SOURCES.iterdir():
-        text = path.read_text()
-        if path.name == program.source:
-            for right, wrong in faults:
-                assert right in text
-                text = text.replace(right, wrong)
-        (folder / path.name).write_text(text)
+    texts = {path.name: path.read_text() for path in nvrtc.SOURCES.iterdir()}
+    # The kernel may stand in a header of the source's name.
+    header = program.source.replace("_l2.cu", ".cu").replace(".cu", ".cuh")
+    for right, wrong in faults:
+        file = program.source if right in texts[program.source] else header
+        assert right in texts[file]
+        texts[file] = texts[file].replace(right, wrong)
+    for file, text in texts.items():
+        (folder / file).write_text(text)
     source = folder / "main.cc"
     source.write_text(_MAIN.format(source=program.source, entry=program.entry))
     command = ["g++", "-std=c++17", "-O1", "-w", "-shared", "-fPIC", f"-I{HERE}"]
@@ -97,7 +99,10 @@ def _run(program, arrays, made, faults, seed):
         )
         for x in made
     ]
-    everything = [np.ascontiguousarray(x) for x in arrays] + outputs
+    inputs = [np.ascontiguousarray(x) for x in arrays]
+    for i in range(1, program.updated + 1):
+        inputs[-i] = outputs[-i] = np.array(inputs[-i])
+    everything = inputs + outputs
     pointers = (ctypes.c_void_p * len(everything))(*(x.ctypes.data for x in everything))
     failure = library.run(pointers, program.blocks, seed)
     assert failure is None, failure.decode()

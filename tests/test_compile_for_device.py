@@ -17,8 +17,9 @@ import pytest
 
 from benchmarks import assembled
 from benchmarks.forms import Shape
-from pf_jax.recurrence.cuda import nvrtc
+from pf_jax.recurrence.cuda import l2, nvrtc
 from pf_jax.recurrence.cuda.clusters import Clusters, find_rollout_clusters
+from pf_jax.recurrence.cuda.groups import Groups
 from pf_jax.recurrence.cuda.gru import backward_program, forward_program
 from pf_jax.recurrence.cuda.rollout import rollout_program
 from pf_jax.recurrence.tiles import Device, padded
@@ -253,6 +254,31 @@ def test_a_cuda_rollout_holds_its_weights_in_registers(reading, classes, tmp_pat
     assert spilled_bytes(program, tmp_path) == 0
 
 
+ARCHITECTURES = ("sm_80", "sm_89", "sm_90", "sm_100")
+
+
+@pytest.mark.parametrize("way", ["forward", "backward"])
+@pytest.mark.parametrize("size", [768, 1024])
+@pytest.mark.parametrize("tiles", [1, 2, 3, 4])
+@pytest.mark.parametrize("directions", [1, 2])
+def test_a_cuda_kernel_without_clusters_holds_its_weights_in_registers(
+    way, size, tiles, directions, tmp_path
+):
+    require_nvrtc()
+    for held in {1, min(tiles, 2)} if way == "backward" else {1}:
+        groups = Groups(directions, 100, size, tiles, held)
+        if way == "forward":
+            program = l2.forward_program(groups, 784, is_saved=True, is_half=False)
+        else:
+            program = l2.backward_program(
+                groups, 784, is_half=directions == 2, has_preactivation=directions == 1
+            )
+        spilled = {
+            name: spilled_bytes(program, tmp_path, name) for name in ARCHITECTURES
+        }
+        assert spilled == dict.fromkeys(ARCHITECTURES, 0), held
+
+
 @pytest.mark.parametrize("batch", [64, 60])
 def test_a_joint_step_for_an_h100_is_four_cuda_kernels(batch, tmp_path):
     require_nvrtc()
@@ -260,6 +286,18 @@ def test_a_joint_step_for_an_h100_is_four_cuda_kernels(batch, tmp_path):
     report = compile_for(tmp_path, "h100", "joint_step", "bfloat16", shape, command)
     assert (report["cuda_kernels"], report["pallas_kernels"]) == (4, [])
     bounds = BOUNDS[LONG, "bfloat16", "joint_step"]
+    assert report["bytes"] / 1e9 < bounds.bytes
+    assert report["memory"]["temp"] / 1e9 < bounds.temporary
+
+
+def test_a_joint_step_of_1024_units_has_kernels_without_clusters(tmp_path):
+    require_nvrtc()
+    command = ["benchmarks/compile_for_device.py", "--generator_kernels=cuda"]
+    report = compile_for(tmp_path, "h100", "joint_step", "bfloat16", WIDE, command)
+    # The rollout, which has no such kernel, is Triton's; the discriminator has clusters.
+    assert (report["cuda_kernels"], len(report["pallas_kernels"])) == (3, 1)
+    assert report["loops"] == 0
+    bounds = BOUNDS[WIDE, "bfloat16", "joint_step"]
     assert report["bytes"] / 1e9 < bounds.bytes
     assert report["memory"]["temp"] / 1e9 < bounds.temporary
 

@@ -9,14 +9,14 @@ from typing import Any
 import jax.numpy as jnp
 
 from pf_jax.recurrence import loops, tiles, vmem
-from pf_jax.recurrence.cuda import clusters
+from pf_jax.recurrence.cuda import clusters, groups
 from pf_jax.recurrence.cuda.nvrtc import UnavailableError
 from pf_jax.recurrence.loops import Loop
 from pf_jax.types import Array
 
 KERNELS = ("auto", "cuda", "triton", "tpu", "none")
 """Choices of kernels, for `Loop.kernels`; "cuda" takes Triton's where it has none, and
-"auto" no TPU's, which no device has run yet."""
+"auto" no TPU's and no CUDA kernels without clusters, which no device has run yet."""
 
 _BY_OLD_NAME = {True: "auto", False: "none", "True": "auto", "False": "none"}
 """Choices from when there was one kind of kernels, in code and on a command line."""
@@ -48,7 +48,7 @@ def _kinds(loop: Loop) -> tuple[str, ...]:
     """The kinds of a GPU's kernels that a loop may run as, in the order of preference."""
     return {
         "auto": ("cuda", "triton"),
-        "cuda": ("cuda", "triton"),
+        "cuda": ("cuda", "l2", "triton"),
         "triton": ("triton",),
         "tpu": (),
         "none": (),
@@ -183,7 +183,11 @@ _AS_KERNELS = {
 }
 """Plain loops that return all that their kernels do."""
 
-_MODULES = {"cuda": "pf_jax.recurrence.cuda", "triton": "pf_jax.recurrence.kernels"}
+_MODULES = {
+    "cuda": "pf_jax.recurrence.cuda",
+    "l2": "pf_jax.recurrence.cuda.l2",
+    "triton": "pf_jax.recurrence.kernels",
+}
 
 
 def _first_that_compiles(forms: Sequence[Callable[..., Any]]) -> Callable[..., Any]:
@@ -209,6 +213,17 @@ def _report(message: str, reason: str) -> None:
     logging.getLogger(__name__).warning(message, reason)
 
 
+def _is_for_cuda(form: str, loop: Loop) -> bool:
+    """Whether there are CUDA kernels of a form for a loop's types."""
+    # Without a `dtype`, storage is in half precision in TF32 alone.
+    if loop.storage.gates != jnp.float16:
+        return False
+    operand = tiles.states_dtype(loop.dtype)
+    if form == "backward":
+        operand = tiles.cotangents_dtype(loop.dtype)
+    return operand.name in _CUDA_DTYPES.get(form, ())
+
+
 def _find_clusters(
     form: str,
     loop: Loop,
@@ -218,17 +233,25 @@ def _find_clusters(
     sampling: dict[str, int],
 ) -> clusters.Clusters | clusters.RolloutClusters | None:
     del gates
-    # Without a `dtype`, storage is in half precision in TF32 alone.
-    if loop.storage.gates != jnp.float16:
-        return None
-    operand = tiles.states_dtype(loop.dtype)
-    if form == "backward":
-        operand = tiles.cotangents_dtype(loop.dtype)
-    if operand.name not in _CUDA_DTYPES.get(form, ()):
+    if not _is_for_cuda(form, loop):
         return None
     if form == "rollout":
         return clusters.find_rollout_clusters(carry.shape, device, **sampling)
     return clusters.find_clusters(carry.shape, device, **sampling)
+
+
+def _find_groups(
+    form: str,
+    loop: Loop,
+    carry: Array,
+    device: tiles.Device,
+    gates: int,
+    sampling: dict[str, int],
+) -> groups.Groups | None:
+    del gates, sampling  # There is no rollout in this way.
+    if not _is_for_cuda(form, loop):
+        return None
+    return groups.find_groups(form, carry.shape, device)
 
 
 def _find_tiles(
@@ -246,5 +269,5 @@ def _find_tiles(
     return tiles.find_tiles(tiles.Work(carry.shape, gates, size, **sampling), device)
 
 
-_SPREADS = {"cuda": _find_clusters, "triton": _find_tiles}
+_SPREADS = {"cuda": _find_clusters, "l2": _find_groups, "triton": _find_tiles}
 """How each kind of kernels spreads its work; they return None where there is no kernel."""

@@ -25,6 +25,8 @@ class Program(NamedTuple):
         models: Number of models, each with arrays of its own. With more than one, the call
             stands under `jax.vmap` over them: XLA's arrays have an axis of models in
             front.
+        updated: Number of arrays that are written in place: the last of those read, which
+            are the last of those made.
     """
 
     source: str
@@ -34,6 +36,7 @@ class Program(NamedTuple):
     threads: int
     shared: int
     models: int = 1
+    updated: int = 0
 
 
 def launch(program: Program, read: Any, made: Any) -> Any:
@@ -79,6 +82,9 @@ def run(program: Program, arrays: list[Array], made: list[Any]) -> Any:
         made,
         custom_call_api_version=4,
         vmap_method="broadcast_all" if program.models > 1 else None,
+        input_output_aliases={
+            len(arrays) - 1 - i: len(made) - 1 - i for i in range(program.updated)
+        },
     )
     sizes = {
         "grid_x": program.blocks,

@@ -1,5 +1,7 @@
 """GRUs over time, one or two in opposite directions; `loops.py` has the plain loops."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -121,22 +123,29 @@ def forward(
     """
     num_steps = len(projections)
     is_half = states_dtype(loop.dtype) == jnp.float16
+    return launch(
+        forward_program(clusters, num_steps, is_saved=is_saved, is_half=is_half),
+        forward_reads(loop, weights, projections, carry),
+        trace_shapes(loop, is_saved, num_steps, carry),
+    )
+
+
+def forward_reads(
+    loop: Loop, weights: GRUWeights, projections: Array, carry: Array
+) -> tuple[Array, ...]:
+    """The arrays that a kernel of `forward` reads."""
+    is_half = states_dtype(loop.dtype) == jnp.float16
     divisor = state_divisor(carry) if is_half else jnp.ones(1, carry.dtype)
     kernel = jnp.swapaxes(weights.kernel, -1, -2)
     scale = jnp.ones(1, carry.dtype)
     if is_half:
         kernel, scale = scaled(kernel, divisor, jnp.float16)
-
-    return launch(
-        forward_program(clusters, num_steps, is_saved=is_saved, is_half=is_half),
-        (
-            projections,
-            kernel.astype(states_dtype(loop.dtype)),
-            weights.bias,
-            carry,
-            jnp.concatenate([1 / divisor, scale]),
-        ),
-        trace_shapes(loop, is_saved, num_steps, carry),
+    return (
+        projections,
+        kernel.astype(states_dtype(loop.dtype)),
+        weights.bias,
+        carry,
+        jnp.concatenate([1 / divisor, scale]),
     )
 
 
@@ -154,43 +163,70 @@ def backward(
 
     Where `clusters` is of several models, it is a function for `jax.vmap` over them.
     """
-    num_directions, num_rows, size = carry.shape
     num_steps = len(d_hidden.values)
+    read = backward_reads(weights, trace, d_hidden, d_preactivation, d_last)
+    program = backward_program(
+        clusters,
+        num_steps,
+        is_half=d_hidden.values.dtype == jnp.float16,
+        has_preactivation=d_preactivation is not None,
+    )
+    made = backward_makes(loop, num_steps, carry, clusters.of_direction)
+    return as_deltas(*launch(program, read, made))
+
+
+def backward_reads(
+    weights: GRUWeights,
+    trace: Trace,
+    d_hidden: Scaled,
+    d_preactivation: Array | None,
+    d_last: Array,
+) -> tuple[Any, ...]:
+    """The arrays that a kernel of `backward` reads."""
     values, scale = d_hidden
-    is_half = values.dtype == jnp.float16
-    if not is_half:
+    if values.dtype != jnp.float16:
         values = values.astype(jnp.float32)
-    scale = jnp.ones(1, carry.dtype) if scale is None else scale.reshape(1)
+    scale = jnp.ones(1, d_last.dtype) if scale is None else scale.reshape(1)
     if d_preactivation is not None:
         d_preactivation = d_preactivation.astype(jnp.float32)
+    return (
+        weights.kernel.astype(jnp.bfloat16),
+        d_last,
+        trace.before,
+        trace.gates,
+        values,
+        scale,
+        d_preactivation,
+    )
+
+
+def backward_makes(
+    loop: Loop, num_steps: int, carry: Array, blocks_of_rows: int
+) -> tuple[Any, ...]:
+    """`jax.ShapeDtypeStruct`s of the arrays that a kernel of `backward` makes.
+
+    Args:
+        loop: How the loop computes.
+        num_steps: Number of steps.
+        carry: First carries `[S, N, H]`.
+        blocks_of_rows: Number of clusters, or groups, of a direction: each sums over rows
+            of its own.
+    """
+    num_directions, num_rows, size = carry.shape
     kept = loop.storage.operands
     widths = num_steps, num_rows
-    made = (
+    return (
         jax.ShapeDtypeStruct((num_directions, *widths, 3 * size), kept),
         jax.ShapeDtypeStruct((*widths, num_directions * 3 * size), kept),
         jax.ShapeDtypeStruct(carry.shape, carry.dtype),
-        jax.ShapeDtypeStruct(
-            (num_directions, clusters.of_direction, 4, size), carry.dtype
-        ),
+        jax.ShapeDtypeStruct((num_directions, blocks_of_rows, 4, size), carry.dtype),
     )
-    product, projections, d_carry, sums = launch(
-        backward_program(
-            clusters,
-            num_steps,
-            is_half=is_half,
-            has_preactivation=d_preactivation is not None,
-        ),
-        (
-            weights.kernel.astype(jnp.bfloat16),
-            d_last,
-            trace.before,
-            trace.gates,
-            values,
-            scale,
-            d_preactivation,
-        ),
-        made,
-    )
+
+
+def as_deltas(
+    product: Array, projections: Array, d_carry: Array, sums: Array
+) -> Deltas:
+    """What a kernel of `backward` makes, summed over clusters or groups."""
     # Of the cotangents of r, z, a and U h + c.
     sums = jnp.sum(sums, axis=1)
     return Deltas(product, projections, d_carry, sums[:, :3].reshape(-1), sums[:, 3])

@@ -11,8 +11,10 @@ import pathlib
 import re
 
 SOURCES = pathlib.Path(__file__).parent / "sources"
-ARCHITECTURE = "compute_90"
-"""Clusters need it; PTX for it runs on all later devices too."""
+_ARCHITECTURES = {False: "compute_90", True: "compute_80"}
+"""What kernels of clusters need, and those whose blocks meet in the device's memory.
+
+PTX for an architecture runs on all later devices too."""
 VERSION = "8.1"
 """Version of the PTX that drivers are given: an old one does not know NVRTC's own."""
 
@@ -38,10 +40,15 @@ def compile_ptx(name: str, defines: Defines) -> str:
     return _compiled(texts, defines)
 
 
+def architecture(name: str) -> str:
+    """The oldest architecture of devices that run a file in `sources/`."""
+    return _ARCHITECTURES[name.endswith("_l2.cu")]
+
+
 @functools.cache
 def _compiled(texts: tuple[tuple[str, str], ...], defines: Defines) -> str:
     """The PTX of a source and its headers, kept in a file for other processes."""
-    key = repr((texts, defines, ARCHITECTURE, VERSION)).encode()
+    key = repr((texts, defines, architecture(texts[0][0]), VERSION)).encode()
     path = cache_folder() / f"{hashlib.sha256(key).hexdigest()[:32]}.ptx"
     try:
         return path.read_text()
@@ -117,7 +124,7 @@ def _run_nvrtc(texts: tuple[tuple[str, str], ...], defines: Defines) -> str:
     if status:
         raise UnavailableError(f"NVRTC cannot read {name}: error {status}")
     try:
-        options = [f"--gpu-architecture={ARCHITECTURE}", "-std=c++17"]
+        options = [f"--gpu-architecture={architecture(name)}", "-std=c++17"]
         options += [f"-D{key}={value}" for key, value in defines]
         arguments = (ctypes.c_char_p * len(options))(*(x.encode() for x in options))
         if library.nvrtcCompileProgram(program, len(options), arguments):

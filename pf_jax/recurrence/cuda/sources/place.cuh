@@ -2,7 +2,8 @@
 //
 // T steps, N rows, S directions, H units and NT tiles of 8 rows of a cluster are constants of a compilation. The
 // compiler is given longer names: its own headers, which come first, have templates over a T.
-// A cluster of 8 blocks owns 8 NT rows of a direction for good, and a block H / 8 of the hidden columns.
+// A cluster of 8 blocks owns 8 NT rows of a direction for good, and a block H / 8 of the hidden columns. Without clusters
+// it is a GROUP of blocks.
 // MODELS that have nothing in common run in one launch: the blocks of one follow those of another, as do their arrays.
 #pragma once
 #define T STEPS
@@ -10,17 +11,20 @@
 #define S SIDES
 #define H UNITS
 #define NT TILES
-#define HC (H / 8)                       // hidden columns of a block
+#ifndef GROUP
+#define GROUP 8                          // blocks that own the same rows
+#endif
+#define HC (H / GROUP)                   // hidden columns of a block
 #define MG (HC / 16)                     // warps along them
 #define ROWS (8 * NT)                    // rows of a cluster
 #define CLUSTERS ((N + ROWS - 1) / ROWS) // clusters of a direction
 #ifndef MODEL_BLOCKS
-#define MODEL_BLOCKS (8 * S * CLUSTERS)  // blocks of a model
+#define MODEL_BLOCKS (GROUP * S * CLUSTERS) // blocks of a model
 #endif
 #define MODEL (MODELS == 1 ? 0 : BLOCK / MODEL_BLOCKS)
 #define OWN_BLOCK (MODELS == 1 ? BLOCK : BLOCK % MODEL_BLOCKS)
-#define DIRECTION (OWN_BLOCK / 8 / CLUSTERS)
-#define FIRST_ROW (OWN_BLOCK / 8 % CLUSTERS * ROWS)
+#define DIRECTION (OWN_BLOCK / GROUP / CLUSTERS)
+#define FIRST_ROW (OWN_BLOCK / GROUP % CLUSTERS * ROWS)
 // Where an array of all models begins for this block's: `size` numbers are one model's. It has no parentheses here, so
 // that no product of it is one of 32 bits.
 #define OF_MODEL(array, size) array += (size_t)MODEL * size;
@@ -31,4 +35,4 @@
 #define LINE (2 * HC + 16)
 #define LINES(kinds) ((kinds) * ROWS * LINE)
 #define PIECES (HC / 8)                  // pieces of 16 bytes of a line
-static_assert(H % 128 == 0 && H <= 512, "a block's columns are tiles of 16, its weights fit its registers");
+static_assert(H % 128 == 0 && HC % 16 == 0 && H * HC <= 512 * 64, "a block's columns are tiles of 16, its weights fit its registers");

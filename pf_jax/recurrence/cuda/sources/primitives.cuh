@@ -7,6 +7,7 @@ typedef unsigned int u32;
 typedef unsigned long long u64;
 #define DEV __device__ __forceinline__
 #define KERNEL extern "C" __global__ void __cluster_dims__(8, 1, 1) __launch_bounds__(THREADS, 1)
+#define GRID_KERNEL extern "C" __global__ void __launch_bounds__(THREADS, 1)
 #define SHARED extern __shared__ __align__(128) unsigned char smem[];
 #define THREAD ((int)threadIdx.x)
 // Asked for anew where it stands: what is computed of it then takes no registers over the whole loop.
@@ -54,6 +55,16 @@ DEV void send2(u32 to, float x, float y, u32 bar) {
   asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.b32 [%0], {%1,%2}, [%3];" ::"r"(to),
                "r"(__float_as_uint(x)), "r"(__float_as_uint(y)), "r"(bar)
                : "memory");
+}
+
+// --- blocks that meet in the device's memory: what a block has shared before a barrier of its threads, all that see its
+// arrival can read, by copy16: it passes by the cache of a multiprocessor, which may hold what stood there before
+DEV void share(u32* to, u32 v) { asm volatile("st.global.cg.u32 [%0], %1;" ::"l"(to), "r"(v) : "memory"); }
+DEV void arrive(u32* counter) { asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(counter) : "memory"); }
+DEV void wait_for(const u32* counter, u32 arrivals) {
+  u32 seen;
+  do asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(seen) : "l"(counter) : "memory");
+  while (seen < arrivals);
 }
 
 // --- copies of 16 bytes into shared memory, on their way while the thread goes on; zeros where nothing is read

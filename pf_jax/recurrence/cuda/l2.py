@@ -1,0 +1,176 @@
+"""Kernels whose blocks meet in the device's memory, for devices without clusters too.
+
+They have the contract of `cuda/gru.py`, whose clusters hold weights of up to 512 units.
+Here as many blocks as 1024 units need own some rows, and what they tell one another goes
+through the L2 cache. No device has run them.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from pf_jax.recurrence.cuda.call import Program, launch
+from pf_jax.recurrence.cuda.groups import Groups, backward_memory, forward_memory
+from pf_jax.recurrence.cuda.gru import (
+    as_deltas,
+    backward_makes,
+    backward_reads,
+    forward_reads,
+)
+from pf_jax.recurrence.loops import (
+    Deltas,
+    GRUWeights,
+    Loop,
+    Scaled,
+    Trace,
+    trace_shapes,
+)
+from pf_jax.recurrence.tiles import states_dtype
+from pf_jax.types import Array
+
+_COUNTER = 32
+"""Numbers that a group's counter takes: with fewer, groups would share a line of memory."""
+
+
+def _program(
+    way: str, groups: Groups, num_steps: int, shared: int, **defines: int
+) -> Program:
+    constants = {
+        "STEPS": num_steps,
+        "BATCH": groups.num_rows,
+        "SIDES": groups.directions,
+        "UNITS": groups.size,
+        "TILES": groups.tiles,
+        "GROUP": groups.blocks,
+        "MODELS": 1,
+        **defines,
+    }
+    return Program(
+        f"{way}_l2.cu",
+        f"gru_{way}",
+        tuple(sorted(constants.items())),
+        groups.blocks * groups.number,
+        256,
+        shared,
+        updated=1,
+    )
+
+
+def _launch(
+    program: Program, groups: Groups, exchanged: Any, read: Any, made: Any
+) -> Any:
+    """Runs a kernel with memory in which the blocks of each group meet.
+
+    Args:
+        program: The kernel.
+        groups: How the work is spread.
+        exchanged: `jax.ShapeDtypeStruct` of what a group exchanges at a step.
+        read: Arrays that the kernel reads.
+        made: `jax.ShapeDtypeStruct`s of the arrays that it makes.
+    """
+    # Written in place: XLA would not know that a kernel counts in an array that it reads.
+    counters = jnp.zeros((groups.number, _COUNTER), jnp.int32)
+    # Two buffers: what a step leaves there, slow blocks of the group may still read.
+    buffers = jax.ShapeDtypeStruct(
+        (groups.number, 2, *exchanged.shape), exchanged.dtype
+    )
+    of_counters = jax.ShapeDtypeStruct(counters.shape, counters.dtype)
+    made, *_ = launch(program, (read, counters), (made, buffers, of_counters))
+    return made
+
+
+def forward_program(
+    groups: Groups, num_steps: int, *, is_saved: bool, is_half: bool
+) -> Program:
+    """The kernel of `forward`.
+
+    Args:
+        groups: How the work is spread.
+        num_steps: Number of steps.
+        is_saved: Whether there will be a backward pass.
+        is_half: Whether operands are in half precision, in place of bfloat16.
+    """
+    return _program(
+        "forward",
+        groups,
+        num_steps,
+        forward_memory(groups, is_saved=is_saved),
+        SAVED=int(is_saved),
+        F16=int(is_half),
+    )
+
+
+def forward(
+    groups: Groups,
+    loop: Loop,
+    is_saved: bool,
+    weights: GRUWeights,
+    projections: Array,
+    carry: Array,
+) -> Trace:
+    """`loops.forward` as one kernel, its work spread over groups of blocks."""
+    num_steps, operand = len(projections), states_dtype(loop.dtype)
+    program = forward_program(
+        groups, num_steps, is_saved=is_saved, is_half=operand == jnp.float16
+    )
+    states = jax.ShapeDtypeStruct((groups.tiles, groups.size, 8), operand)
+    return _launch(
+        program,
+        groups,
+        states,
+        forward_reads(loop, weights, projections, carry),
+        trace_shapes(loop, is_saved, num_steps, carry),
+    )
+
+
+def backward_program(
+    groups: Groups, num_steps: int, *, is_half: bool, has_preactivation: bool
+) -> Program:
+    """The kernel of `backward`.
+
+    Args:
+        groups: How the work is spread.
+        num_steps: Number of steps.
+        is_half: Whether cotangents of the hidden states are in half precision.
+        has_preactivation: Whether there are cotangents of the preactivations.
+    """
+    return _program(
+        "backward",
+        groups,
+        num_steps,
+        backward_memory(groups, is_half=is_half, has_preactivation=has_preactivation),
+        HELD=groups.held,
+        HALF_D=int(is_half),
+        HAS_DA=int(has_preactivation),
+        F16=0,
+    )
+
+
+def backward(
+    groups: Groups,
+    loop: Loop,
+    weights: GRUWeights,
+    carry: Array,
+    trace: Trace,
+    d_hidden: Scaled,
+    d_preactivation: Array | None,
+    d_last: Array,
+) -> Deltas:
+    """`loops.backward` as one kernel, its work spread over groups of blocks."""
+    num_steps = len(d_hidden.values)
+    program = backward_program(
+        groups,
+        num_steps,
+        is_half=d_hidden.values.dtype == jnp.float16,
+        has_preactivation=d_preactivation is not None,
+    )
+    deltas = jax.ShapeDtypeStruct((groups.tiles, 3 * groups.size, 8), jnp.bfloat16)
+    made = _launch(
+        program,
+        groups,
+        deltas,
+        backward_reads(weights, trace, d_hidden, d_preactivation, d_last),
+        backward_makes(loop, num_steps, carry, groups.of_direction),
+    )
+    return as_deltas(*made)

@@ -1,0 +1,257 @@
+"""CUDA kernels whose blocks meet in the device's memory."""
+
+import functools
+import logging
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from emulated import emulate_kernels
+from lowering import lowered_for_gpu
+from test_cuda import (
+    H100,
+    HALF,
+    TF32,
+    assert_close,
+    assert_found,
+    backward_arguments,
+    drawn_loop,
+    update,
+)
+
+from pf_jax.recurrence import dispatch, loops
+from pf_jax.recurrence import tiles as gpu
+from pf_jax.recurrence.cuda import l2, nvrtc
+from pf_jax.recurrence.cuda.groups import Groups, find_groups
+from pf_jax.recurrence.scan import gru_forward
+from pf_jax.recurrence.tiles import Device
+
+A100 = Device(108, 147 * 1024, 8.0)
+ADA = Device(142, 83 * 1024, 8.9)
+
+ONE = Groups(1, 8, 128, 1)
+slow = pytest.mark.slow
+
+
+# Rows of the last group are missing but for the first case.
+@pytest.mark.parametrize(
+    ("groups", "num_steps", "is_saved"),
+    [
+        pytest.param(ONE, 5, False, id="H128", marks=slow),
+        pytest.param(Groups(2, 11, 128, 1), 3, True, id="H128-two"),
+        pytest.param(Groups(2, 29, 128, 4), 4, False, id="H128-four", marks=slow),
+        pytest.param(Groups(1, 5, 768, 1), 2, True, id="H768", marks=slow),
+    ],
+)
+def test_forward_equals_the_plain_loop(monkeypatch, groups, num_steps, is_saved):
+    emulate_kernels(monkeypatch)
+    arguments = drawn_loop(groups, num_steps)
+    found = l2.forward(groups, HALF, is_saved, *arguments)
+    assert_close(found, loops.forward_whole(HALF, is_saved, *arguments))
+
+
+@slow
+def test_forward_in_half_precision_equals_the_plain_loop(monkeypatch):
+    emulate_kernels(monkeypatch)
+    groups = Groups(2, 9, 128, 1)
+    arguments = drawn_loop(groups, 3)
+    found = l2.forward(groups, TF32, True, *arguments)
+    assert_close(found, loops.forward_whole(TF32, True, *arguments))
+
+
+@pytest.mark.parametrize(
+    ("groups", "num_steps"),
+    [
+        pytest.param(Groups(2, 11, 128, 1), 3, id="H128-two"),
+        # Two of four tiles in shared memory at once.
+        pytest.param(Groups(1, 29, 128, 4, 2), 3, id="H128-four", marks=slow),
+        pytest.param(Groups(1, 5, 768, 1), 2, id="H768", marks=slow),
+    ],
+)
+def test_backward_equals_the_plain_loop(monkeypatch, groups, num_steps):
+    emulate_kernels(monkeypatch)
+    arguments = backward_arguments(groups, num_steps)
+    found = l2.backward(groups, HALF, *arguments)
+    expected = loops.backward(HALF, *arguments)
+    assert_close(found[:3], expected[:3])
+    # The plain loop sums what it has rounded to bfloat16.
+    assert_close(found[3:], expected[3:], 4e-3)
+
+
+@slow
+def test_forward_keeps_held_states_and_nan_in_its_row(monkeypatch):
+    emulate_kernels(monkeypatch)
+    weights, projections, carry = drawn_loop(ONE, 4)
+    # An update gate of one, as `scan._projections` makes it.
+    projections = projections.at[:, 2, 128:256].set(65504).at[2, 5].set(jnp.nan)
+    trace = l2.forward(ONE, HALF, False, weights, projections, carry)
+    np.testing.assert_array_equal(trace.last[0, 2], carry[0, 2])
+    is_nan = np.isnan(np.asarray(trace.hidden, np.float32)).all(-1)
+    expected = np.zeros((4, 8), bool)
+    expected[2:, 5] = True
+    np.testing.assert_array_equal(is_nan, expected)
+
+
+FORWARD_FAULTS = {
+    "no release": [("if (s + 1 < T && THREAD == 0) arrive", "if (false) arrive")],
+    "released too soon": [
+        ("    SYNC(); // the lines", "    STATE_SENT(s)\n    SYNC(); // the lines"),
+        ("    STATE_SENT(s)\n    for", "    for"),
+    ],
+    "no wait": [("if (THREAD == 0) wait_for", "if (false) wait_for")],
+    "one thread alone waits": [("SYNC(); /* and for that thread */", "")],
+    "one buffer": [
+        ("(size_t)now * NT * H", "(size_t)0"),
+        ("(next * NT + n) * H", "n * H"),
+    ],
+    "one arrival too few": [("GROUP * (s))", "GROUP * (s) - 1)")],
+    "one arrival too many": [("GROUP * (s))", "GROUP * (s) + 1)")],
+}
+
+
+@slow
+@pytest.mark.parametrize("fault", FORWARD_FAULTS)
+def test_forward_fails_with_a_planted_fault(monkeypatch, fault):
+    run = functools.partial(l2.forward, ONE, HALF, True, *drawn_loop(ONE, 5))
+    assert_found(monkeypatch, FORWARD_FAULTS[fault], run)
+
+
+BACKWARD_FAULTS = {
+    "no release": [("if (THREAD == 0) arrive", "if (false) arrive")],
+    "released too soon": [
+        ("    SYNC(); // the op", "    PRODUCTS_SEND(s)\n    SYNC(); // the op"),
+        ("    PRODUCTS_SEND(s)\n    // While", "    // While"),
+    ],
+    "no wait": [("if (THREAD == 0) wait_for", "if (false) wait_for")],
+    "one buffer": [("(size_t)(now * NT + ", "(size_t)(0 * NT + ")],
+    "one arrival too few": [("GROUP * (s + 1))", "GROUP * (s + 1) - 1)")],
+    "a tile overwritten": [("SYNC(); /* all have read the tile */", ";")],
+}
+
+
+@slow
+@pytest.mark.parametrize("fault", BACKWARD_FAULTS)
+def test_backward_fails_with_a_planted_fault(monkeypatch, fault):
+    groups = Groups(1, 16, 128, 2) if fault == "a tile overwritten" else ONE
+    run = functools.partial(l2.backward, groups, HALF, *backward_arguments(groups, 4))
+    assert_found(monkeypatch, BACKWARD_FAULTS[fault], run)
+
+
+@pytest.mark.parametrize(
+    ("shape", "device", "tiles"),
+    [
+        ((1, 8, 1024), A100, 1),
+        ((1, 64, 1024), A100, 3),
+        ((1, 97, 1024), A100, None),  # more blocks than run at once
+        ((2, 40, 768), A100, 3),
+        ((1, 64, 1024), H100, 2),
+        ((1, 128, 1024), H100, 4),
+        ((1, 64, 1024), ADA, 2),
+        ((1, 128, 1024), ADA, None),  # more shared memory than there is
+        ((1, 128, 128), ADA, 1),
+        ((1, 8, 1152), H100, None),
+        ((1, 8, 320), H100, None),
+    ],
+)
+def test_find_groups_takes_the_fewest_rows_that_run_at_once(shape, device, tiles):
+    found = find_groups("forward", shape, device)
+    assert (found and found.tiles) == tiles
+    if found:
+        program = l2.forward_program(found, 9, is_saved=True, is_half=False)
+        assert program.blocks <= device.cores and program.shared <= device.memory
+
+
+@pytest.mark.parametrize(
+    ("shape", "device", "tiles", "held"),
+    [
+        ((1, 8, 1024), A100, 1, 1),
+        ((1, 48, 1024), A100, 2, 2),
+        ((1, 72, 1024), A100, 3, 1),
+        ((1, 97, 1024), A100, None, None),  # more blocks than run at once
+        ((1, 96, 768), A100, 3, 2),
+        ((1, 128, 768), A100, 4, 2),
+        ((1, 128, 1024), H100, 4, 2),
+        ((1, 32, 1024), ADA, 1, 1),
+        ((1, 64, 1024), ADA, 2, 1),
+        ((1, 65, 1024), ADA, None, None),  # more shared memory than there is
+        ((2, 32, 512), ADA, 1, 1),
+    ],
+)
+def test_find_groups_of_a_backward_pass(shape, device, tiles, held):
+    found = find_groups("backward", shape, device)
+    assert (found and (found.tiles, found.held)) == (tiles and (tiles, held))
+    if found:
+        program = l2.backward_program(found, 9, is_half=False, has_preactivation=True)
+        assert program.blocks <= device.cores and program.shared <= device.memory
+
+
+def test_there_is_no_rollout():
+    assert find_groups("rollout", (8, 1024), H100) is None
+
+
+@pytest.fixture
+def lowered(monkeypatch):
+    """The program of a forward pass as a device would run it."""
+
+    def lower(device, size, kernels):
+        monkeypatch.setattr(gpu, "find_device", lambda dtype: device)
+        weights, projections, carry = drawn_loop((1, 16, size), 3)
+        loop = HALF._replace(kernels=kernels)
+
+        def run(x):
+            return gru_forward(weights, x, carry, loop).hidden
+
+        return lowered_for_gpu(run, projections)
+
+    return lower
+
+
+@pytest.mark.parametrize(
+    ("device", "size", "kernels", "kind"),
+    [
+        (A100, 128, "cuda", "forward_l2.cu"),
+        (H100, 1024, "cuda", "forward_l2.cu"),
+        (H100, 128, "cuda", "forward.cu"),
+        (A100, 128, "auto", "triton"),
+        (H100, 1024, "auto", "triton"),
+    ],
+)
+def test_forward_has_the_kernel_that_was_chosen(
+    lowered, monkeypatch, device, size, kernels, kind
+):
+    monkeypatch.setattr(nvrtc, "compile_ptx", lambda source, defines: source)
+    text = lowered(device, size, kernels)
+    assert text.count("__gpu$xla.gpu.ptx") == (kind != "triton")
+    assert text.count("__gpu$xla.gpu.triton") == (kind == "triton")
+    assert kind in text
+    if kind != "triton":  # What the kernel counts in is written in place.
+        assert ("output_operand_alias" in text) == (kind == "forward_l2.cu")
+
+
+@pytest.mark.parametrize(
+    ("kernels", "numbers"),
+    [("cuda", (1, 2, 1)), pytest.param("auto", (0, 0, 4), marks=slow)],
+)
+def test_a_joint_step_has_the_kernels_that_were_chosen(monkeypatch, kernels, numbers):
+    monkeypatch.setattr(gpu, "find_device", lambda dtype: A100)
+    monkeypatch.setattr(nvrtc, "compile_ptx", lambda source, defines: source)
+    text = lowered_for_gpu(functools.partial(update, kernels))
+    kinds = "forward_l2.cu", "backward_l2.cu", "__gpu$xla.gpu.triton"
+    assert tuple(text.count(kind) for kind in kinds) == numbers
+
+
+def test_without_nvrtc_other_kernels_run(lowered, monkeypatch, caplog):
+    def missing(source, defines):
+        raise nvrtc.UnavailableError("NVRTC is not installed")
+
+    monkeypatch.setattr(nvrtc, "compile_ptx", missing)
+    dispatch._report.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        text = lowered(A100, 128, "cuda")
+    assert "__gpu$xla.gpu.triton" in text and "__gpu$xla.gpu.ptx" not in text
+    assert "NVRTC is not installed" in caplog.text
+
+
+def test_architecture_is_the_oldest_that_a_kernel_runs_on():
+    assert nvrtc.architecture("forward.cu") == "compute_90"
+    assert nvrtc.architecture("forward_l2.cu") == "compute_80"
