@@ -84,9 +84,8 @@ def test_backward_of_several_models_equals_that_of_each(monkeypatch, clusters):
     assert_same_bits(found, stacked([run(*model) for model in models]))
 
 
-@pytest.mark.parametrize(
-    "is_saved", [pytest.param(True, marks=pytest.mark.slow), False]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("is_saved", [True, False])
 def test_rollout_of_several_models_equals_that_of_each(monkeypatch, is_saved):
     emulate_kernels(monkeypatch)
     interface, inputs = drawn_rollout(reading=9, sampling=10, num_steps=4)
