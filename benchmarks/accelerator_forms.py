@@ -74,16 +74,6 @@ def _free_running_form(shape: Shape, **generator: Any) -> Form:
     return Form(turn, sample.moved_bytes)
 
 
-def _of_models(step: Callable[..., Any], models: int) -> Callable[..., Any]:
-    """A training step of several models, on one batch and each with its own samples."""
-
-    def steps(states: Any, batch: pf_jax.Batch, key: Any) -> Any:
-        keys = jax.random.split(key, models)
-        return jax.vmap(step, in_axes=(0, None, 0))(states, batch, keys)
-
-    return steps
-
-
 def _step_form(
     step: Callable[..., Any], shape: Shape, models: int = 1, **generator: Any
 ) -> Form:
@@ -94,7 +84,7 @@ def _step_form(
         states = [drawn_state(shape, seed, **generator) for seed in range(models)]
         leaves = zip(*map(jax.tree.leaves, states), strict=True)
         state = jax.tree.unflatten(jax.tree.structure(state), map(np.stack, leaves))
-        step = _of_models(step, models)
+        step = forms.of_models(step, models, batch_axis=None)
     state = jax.device_put(state)
     program = Program(step, donate_argnums=0)
     copied = jax.tree.map(jnp.copy, state)

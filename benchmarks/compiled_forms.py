@@ -78,7 +78,7 @@ def lower(
     batch = pf_jax.Batch(tokens, tokens)
     function = free_run if form == FREE_RUN else STEPS[form]
     if models > 1:
-        function = _of_models(function, models)
+        function = forms.of_models(function, models, batch_axis=0)
         state, batch = _stacked((state, batch), models)
     return _lower(function, state, batch, target, returns_rows=form == FREE_RUN)
 
@@ -88,15 +88,6 @@ def _stacked(tree: Any, models: int) -> Any:
     return jax.tree.map(
         lambda x: jax.ShapeDtypeStruct((models, *x.shape), x.dtype), tree
     )
-
-
-def _of_models(function: Callable[..., Any], models: int) -> Callable[..., Any]:
-    """A form of several models, on one device."""
-
-    def run(states: Any, batches: pf_jax.Batch, key: Any) -> Any:
-        return jax.vmap(function)(states, batches, jax.random.split(key, models))
-
-    return run
 
 
 def lower_step(

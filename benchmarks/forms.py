@@ -104,6 +104,25 @@ def state_turn(
     return turn
 
 
+def of_models(
+    function: Callable[..., Any], models: int, *, batch_axis: int | None
+) -> Callable[..., Any]:
+    """A form of several models in one program, each with its own samples.
+
+    Args:
+        function: Function `(state, batch, key)` of one model.
+        models: Number of models.
+        batch_axis: Axis of the models' batches; None where they share one batch.
+    """
+    import jax
+
+    def run(states: Any, batch: Any, key: Any) -> Any:
+        keys = jax.random.split(key, models)
+        return jax.vmap(function, in_axes=(0, batch_axis, 0))(states, batch, keys)
+
+    return run
+
+
 def update_turn(
     state: Any, update: Callable[..., Any], inputs: Callable[[int], tuple[Any, ...]]
 ) -> Turn:

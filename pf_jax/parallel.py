@@ -100,13 +100,7 @@ def make_updates(
         them; its metrics have leaves `[K]`, one entry an update and zeros after `count`.
         Update number `state.step` takes its randomness from `fold_in(key, state.step)`.
     """
-    mapped = jax.pmap(
-        _updates_of(step, make_batch, is_new),
-        AXIS,
-        in_axes=(None, None, 1, None, None),
-        out_axes=None,  # pyright: ignore[reportArgumentType]
-        donate_argnums=0,
-    )
+    mapped = _over_devices(_updates_of(step, make_batch, is_new), axis_of_devices=1)
 
     def run(
         state: TrainState, data: Any, rows: Any, count: int, key: Array
@@ -150,13 +144,7 @@ def make_stacked_updates(
             for i in range(len(states))
         ]
 
-    mapped = jax.pmap(
-        updates,
-        AXIS,
-        in_axes=(None, None, 2, None, None),
-        out_axes=None,  # pyright: ignore[reportArgumentType]
-        donate_argnums=0,
-    )
+    mapped = _over_devices(updates, axis_of_devices=2)
 
     def run(
         states: Sequence[TrainState],
@@ -170,6 +158,24 @@ def make_stacked_updates(
         return mapped(list(states), data, stacked, np.int32(count), key_data)
 
     return run
+
+
+def _over_devices(
+    updates: Callable[..., Any], *, axis_of_devices: int
+) -> Callable[..., Any]:
+    """Updates on all devices, which donate the state.
+
+    Args:
+        updates: Function `(state, data, rows, count, key_data)` of one device.
+        axis_of_devices: Axis of `rows` that is spread over the devices.
+    """
+    return jax.pmap(
+        updates,
+        AXIS,
+        in_axes=(None, None, axis_of_devices, None, None),
+        out_axes=None,  # pyright: ignore[reportArgumentType]
+        donate_argnums=0,
+    )
 
 
 def _updates_of(

@@ -73,18 +73,18 @@ class Feed:
         rows = self.rows(first, num_updates)
         waiting = contextlib.nullcontext()
         if self.compiles(function):
-            self._updates[function] = self.make(make_updates, function)
+            self._updates[function] = self.updates_by(make_updates, function)
             waiting = told_if_long("compiling the updates")
         with waiting:
             return self._updates[function](
                 state, self.data, rows, num_updates, self.key
             )
 
-    def make(self, make: Callable[..., Any], function: Step) -> Any:
+    def updates_by(self, make: Callable[..., Any], function: Step) -> Any:
         """Updates on this run's batches.
 
         Args:
-            make: `make_updates`, or a function with its arguments.
+            make: `make_updates`, or a function with the same arguments.
             function: The update.
         """
         return make(function, self._make_batch(), self._is_new())
@@ -167,7 +167,9 @@ class StackedFeed:
             Of each run the state after them, and the metrics of each update.
         """
         if function not in self._updates:
-            self._updates[function] = feeds[0].make(make_stacked_updates, function)
+            self._updates[function] = feeds[0].updates_by(
+                make_stacked_updates, function
+            )
         waiting = contextlib.nullcontext()
         if self.compiles(function, len(feeds)):
             self._compiled.add((function, len(feeds)))

@@ -48,7 +48,8 @@ class _Run:
     @property
     def is_active(self) -> bool:
         """Whether updates are left to do."""
-        return self.error is self.stopped is None and not self.course.is_over
+        has_ended = self.error is not None or self.stopped is not None
+        return not has_ended and not self.course.is_over
 
 
 def train_together(
@@ -61,7 +62,7 @@ def train_together(
     Each workdir is that of an ordinary run, which can be continued alone as well. A run
     whose loss is no longer finite, or that ends early, leaves the others; runs that were
     killed at different steps wait for the last one. A run's `seconds` are those in which
-    all of them train.
+    all of them train. `train.profile` has no effect here.
 
     Args:
         configs: Fields of `configs/default.py`, which differ in `seed` alone.
@@ -149,11 +150,9 @@ def _train(runs: Sequence[_Run], output: Output) -> None:
                 break
             group, until = _next_group(active)
             courses = [run.course for run in group]
-            first, function, last = (
-                courses[0].step,
-                courses[0].function,
-                courses[0].last,
-            )
+            # The same for all of them: their configs differ in the seed alone.
+            first, last = courses[0].step, courses[0].last
+            function = courses[0].function
             compiles = feed.compiles(function, len(group))
             num_updates = min(pace.num_updates, last - first, until - first)
             found = feed.run(
@@ -180,7 +179,15 @@ def _train(runs: Sequence[_Run], output: Output) -> None:
 
 
 def _next_group(active: Sequence[_Run]) -> tuple[list[_Run], int]:
-    """The runs with the fewest updates, and how many others have at least."""
+    """The runs with the fewest updates, and the step at which others join them.
+
+    Args:
+        active: Runs with updates left to do, at least one.
+
+    Returns:
+        The runs, and the fewest updates of the others; where there are no others, the last
+        step.
+    """
     steps = [run.course.step for run in active]
     group = [run for run in active if run.course.step == min(steps)]
     num_steps = active[0].course.experiment.config.train.num_steps
@@ -189,7 +196,7 @@ def _next_group(active: Sequence[_Run]) -> tuple[list[_Run], int]:
 
 @contextlib.contextmanager
 def _clocks_stopped(runs: Sequence[_Run], but: _Run) -> Iterator[None]:
-    """What one run does beside its updates is not the others' time."""
+    """Stops the clocks of all runs but one, which does something beside its updates."""
     others = [run.course.log for run in runs if run is not but]
     for log in others:
         log.pause()

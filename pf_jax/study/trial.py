@@ -93,8 +93,8 @@ def _train_together(tasks: Sequence[Task]) -> list[Outcome]:
     except UserError as error:
         return [Outcome(str(error), is_refused=True) for _ in tasks]
     for workdir, error in zip(workdirs, errors, strict=True):
-        with output(workdir):
-            if error is not None:
+        if error is not None:
+            with output(workdir):
                 print(f"error: {error}", file=sys.stderr)
     return [Outcome(error and str(error)) for error in errors]
 

@@ -59,8 +59,8 @@ def run_side_by_side(
         remaining, running = iter(tasks), {}
 
         def start_next() -> None:
-            # No more than are running: a process whose run was asked to stop would go on
-            # with the next one that it has been given.
+            # One task for each free process, and none in advance: a process whose run was
+            # asked to stop would go on with the next one in its queue.
             for task in itertools.islice(remaining, jobs - len(running)):
                 running[pool.submit(function, task)] = task
 

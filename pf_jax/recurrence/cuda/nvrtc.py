@@ -11,10 +11,6 @@ import pathlib
 import re
 
 SOURCES = pathlib.Path(__file__).parent / "sources"
-_ARCHITECTURES = {False: "compute_90", True: "compute_80"}
-"""What kernels of clusters need, and those whose blocks meet in the device's memory.
-
-PTX for an architecture runs on all later devices too."""
 VERSION = "8.1"
 """Version of the PTX that drivers are given: an old one does not know NVRTC's own."""
 
@@ -41,8 +37,12 @@ def compile_ptx(name: str, defines: Defines) -> str:
 
 
 def architecture(name: str) -> str:
-    """The oldest architecture of devices that run a file in `sources/`."""
-    return _ARCHITECTURES[name.endswith("_l2.cu")]
+    """The oldest architecture that runs a file in `sources/`; later ones run its PTX too.
+
+    Args:
+        name: Name of the file; those that end in `_l2.cu` need no clusters.
+    """
+    return "compute_80" if name.endswith("_l2.cu") else "compute_90"
 
 
 @functools.cache

@@ -25,8 +25,8 @@
 #define OWN_BLOCK (MODELS == 1 ? BLOCK : BLOCK % MODEL_BLOCKS)
 #define DIRECTION (OWN_BLOCK / GROUP / CLUSTERS)
 #define FIRST_ROW (OWN_BLOCK / GROUP % CLUSTERS * ROWS)
-// Where an array of all models begins for this block's: `size` numbers are one model's. It has no parentheses here, so
-// that no product of it is one of 32 bits.
+// Moves an array of all models to this block's model, of which it has `size` numbers. `size` has no parentheses here: its
+// factors are multiplied from left to right by a number of 64 bits, so that no product overflows.
 #define OF_MODEL(array, size) array += (size_t)MODEL * size;
 // Step in the order of time that is a direction's step s: the second runs backward.
 #define IN_TIME(s) (direction ? T - 1 - (s) : (s))
