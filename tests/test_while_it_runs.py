@@ -266,7 +266,7 @@ def test_preview_is_a_picture_and_a_sound_where_the_kind_has_them(name):
     assert (shown.sound is not None) == (name == "waveform")
     if shown.sound is not None:
         with wave.open(io.BytesIO(shown.sound)) as file:
-            assert (file.getnframes(), file.getframerate()) == (120, 1000)
+            assert (file.getnframes(), file.getframerate()) == (960, 8000)
 
 
 def test_event_file_holds_pictures_and_sounds(tmp_path):
@@ -285,7 +285,7 @@ def test_event_file_holds_pictures_and_sounds(tmp_path):
     assert picture.image.encoded_image_string == shown.picture
     assert picture.image.width > picture.image.height > 100
     assert sound.audio.encoded_audio_string == shown.sound
-    assert (sound.audio.sample_rate, sound.audio.length_frames) == (1000, 40)
+    assert (sound.audio.sample_rate, sound.audio.length_frames) == (8000, 320)
 
 
 def test_picture_that_fails_is_one_warning(capsys):

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pf_jax.analysis import drawings, images, rolls, series, sound
+from pf_jax.analysis.playback import playable
 from pf_jax.data import Encoding, Sequences, for_kind
 from pf_jax.data.piano import PianoRoll
 from pf_jax.data.pixels import Pixels
@@ -26,7 +27,8 @@ class Preview(NamedTuple):
 
     Attributes:
         picture: Content of a PNG file; None where the kind of data has no picture.
-        sound: Content of a wav file; None where the kind of data has no sound.
+        sound: Content of a wav file, at a rate that browsers play; None where the kind of
+            data has no sound.
     """
 
     picture: bytes | None = None
@@ -78,7 +80,7 @@ def _write_sound(
     del split
     signal, rate = encoding.decode(sample), encoding.sample_rate
     sound.plot_sound([signal], rate, to / PICTURE, training_length=length)
-    sound.write_wav(signal, rate, to / SOUND)
+    sound.write_wav(*playable(signal, rate), to / SOUND)
 
 
 def _write_roll(

@@ -11,9 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
-from scipy import signal as dsp
 
 from pf_jax.analysis import drawings, plots, rolls, sound
+from pf_jax.analysis.playback import playable
 from pf_jax.data import Bytes, Sequences, Vocabulary
 from pf_jax.data.encoding import Encoding
 from pf_jax.data.piano import PianoRoll
@@ -24,9 +24,6 @@ from pf_jax.data.waveform import Waveform
 from pf_jax.data.words import Words
 from pf_jax.errors import UserError
 from pf_jax.study.samples import data_url
-
-PLAYABLE_RATE = 8000
-"""Samples per second that every browser plays; Chromium plays nothing below 3,000."""
 
 SHOWN_STEPS = 1000
 """Number of steps of a series that are drawn."""
@@ -110,10 +107,8 @@ def _drawing(encoding: Encoding, raw: np.ndarray) -> Content:
 
 
 def _sound(encoding: Waveform, raw: np.ndarray) -> Content:
-    rate = encoding.sample_rate
-    factor = -(-PLAYABLE_RATE // rate)
-    played = dsp.resample_poly(raw, factor, 1) if factor > 1 else raw
-    wav = _file(lambda path: sound.write_wav(played, factor * rate, path))
+    played, rate = playable(raw, encoding.sample_rate)
+    wav = _file(lambda path: sound.write_wav(played, rate, path))
     return {"sound": data_url("audio/wav", wav)}
 
 

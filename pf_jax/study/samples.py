@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 from scipy.io import wavfile
 
+from pf_jax.analysis.playback import PLAYABLE_RATE, playable
 from pf_jax.reading import read_file
 
 MAX_CHARACTERS = 600
@@ -79,7 +80,7 @@ def _read(folder: pathlib.Path) -> Sample:
         picture, note = shrunk_picture(read_file(folder / "samples.png"))
         sample = Sample(picture=data_url("image/png", picture), note=note)
     if (folder / "sample_1.wav").exists():
-        sound, note = cut_sound(read_file(folder / "sample_1.wav"))
+        sound, note = heard_sound(read_file(folder / "sample_1.wav"))
         notes = " ".join(filter(None, (sample.note, note)))
         sample = sample._replace(sound=data_url("audio/wav", sound), note=notes)
     if (folder / "sample_1.mid").exists():
@@ -123,16 +124,22 @@ def shrunk_picture(content: bytes) -> tuple[bytes, str]:
     return smallest, note
 
 
-def cut_sound(content: bytes) -> tuple[bytes, str]:
-    """A wav file of bounded size, and what was left out of the sound."""
-    if len(content) <= MAX_SOUND_BYTES:
-        return content, ""
+def heard_sound(content: bytes) -> tuple[bytes, str]:
+    """A wav file of bounded size that browsers play, and what was left out of the sound."""
     rate, signal = wavfile.read(io.BytesIO(content))
-    count = MAX_SOUND_BYTES // signal[:1].nbytes
+    if rate >= PLAYABLE_RATE and len(content) <= MAX_SOUND_BYTES:
+        return content, ""
+    seconds = len(signal) / rate
+    played, rate = playable(signal, rate)
+    if played is not signal:
+        limits = np.iinfo(np.int16)
+        played = np.clip(np.rint(played), limits.min, limits.max).astype(np.int16)
+    count = MAX_SOUND_BYTES // played[:1].nbytes
     file = io.BytesIO()
-    wavfile.write(file, rate, np.ascontiguousarray(signal[:count]))
-    seconds, all_seconds = count / rate, len(signal) / rate
-    return file.getvalue(), f"The first {seconds:.1f} of {all_seconds:.1f} seconds."
+    wavfile.write(file, rate, np.ascontiguousarray(played[:count]))
+    if len(played) <= count:
+        return file.getvalue(), ""
+    return file.getvalue(), f"The first {count / rate:.1f} of {seconds:.1f} seconds."
 
 
 def png_url(content: bytes) -> str:
