@@ -72,6 +72,55 @@ def test_run_applies_overrides():
     assert config.data.path == "12"
 
 
+TYPED = {
+    bool: ("true", True),
+    int: ("7", 7),
+    float: ("0.25", 0.25),
+    str: ("other", "other"),
+    tuple: ("a,b", ("a", "b")),
+}
+"""A value as typed and as parsed, for each type of field."""
+
+
+def _holder(config, field: str):
+    """The group of a field, and the field's name in it."""
+    section, _, name = field.rpartition(".")
+    return (config[section] if section else config), name
+
+
+def test_run_sets_every_field():
+    # Among them train.update, which ConfigDict has a method of the same name for.
+    fields, expected = field_names(load_config(DEFAULT)), {}
+    for field in fields:
+        holder, name = _holder(load_config(DEFAULT), field)
+        expected[field] = TYPED[holder.get_type(name)]
+    config, _ = _parsed(
+        *(f"--config.{f}={typed}" for f, (typed, _) in expected.items())
+    )
+    assert "train.update" in fields
+    for field, (_, value) in expected.items():
+        holder, name = _holder(config, field)
+        assert holder[name] == value, field
+
+
+def test_run_takes_the_last_value_of_a_field_named_like_a_method():
+    config, _ = _parsed(
+        "--config.train.update", "both", "--config.train.update=separate"
+    )
+    assert config.train["update"] == "separate"
+
+
+def test_run_sets_a_field_named_like_a_method_of_a_runs_own_config():
+    seen = []
+    command_line.run(
+        lambda: seen.append(flags.FLAGS.config.train["update"]),
+        ["program", "--config.train.update=separate", "--config.seed=3"],
+        default_config=DEFAULT,
+        own_config=lambda typed: load_config(DEFAULT),
+    )
+    assert seen == ["separate"]
+
+
 def test_run_takes_values_of_fields_that_are_none_by_default():
     config, _ = _parsed(
         "--config.discriminator.learning_rate=1",

@@ -173,8 +173,9 @@ def _parse(
     app.define_help_flags()
     argv = _with_flag_files(argv)
     fields: list[str] = []
+    shadowed: dict[str, str] = {}
     if default_config is not None:
-        fields = _define_config(argv, default_config, own_config)
+        fields, shadowed = _define_config(argv, default_config, own_config)
     if not _HELP.isdisjoint(argv):
         _print_help("--helpfull" not in argv, default_config)
         sys.exit(0)
@@ -188,6 +189,8 @@ def _parse(
         raise UserError(_reworded(error)) from error
     except ValueError as error:
         raise UserError(str(error)) from error
+    for field, text in shadowed.items():
+        set_field(flags.FLAGS.config, field, text)
     return rest[1:]
 
 
@@ -237,16 +240,17 @@ def _check_arguments(rest: Sequence[str], name: str) -> None:
 
 def _define_config(
     argv: list[str], default_config: str, own_config: OwnConfig | None
-) -> list[str]:
+) -> tuple[list[str], dict[str, str]]:
     """Defines `--config` and a flag for each field that is overridden.
 
     Args:
-        argv: The program's name and its arguments; the place of `--config` in them changes.
+        argv: The program's name and its arguments; the place of `--config` in them changes,
+            and what is returned leaves them.
         default_config: Config file to use where no other one is given.
         own_config: As for `run`.
 
     Returns:
-        The names of all fields.
+        The names of all fields, and what is typed of those that `_take_shadowed` takes.
     """
     # Checked before ml_collections reads them: its own errors are a bare KeyError, or
     # come only when the config is used.
@@ -264,7 +268,7 @@ def _define_config(
         "The experiment: one of pf_jax's by its name, such as seq_digits, or a Python "
         "file with a function get_config(). --config.FIELD=VALUE changes a field."
     )
-    argv[:] = rest
+    argv[:], shadowed = _take_shadowed(rest, fields)
     if config is None:
         # First: ml_collections needs the file before the overrides of its fields.
         argv.insert(1, f"--config={file}")
@@ -273,7 +277,7 @@ def _define_config(
         )
     else:
         config_flags.DEFINE_config_dict("config", config, help_string, sys_argv=argv)
-    return fields
+    return fields, shadowed
 
 
 def _take_value(argv: Sequence[str], flag: str) -> tuple[str | None, list[str]]:
@@ -287,6 +291,23 @@ def _take_value(argv: Sequence[str], flag: str) -> tuple[str | None, list[str]]:
         else:
             value = text if equals else next(arguments, "")
     return value, rest
+
+
+def _take_shadowed(
+    argv: list[str], fields: Iterable[str]
+) -> tuple[list[str], dict[str, str]]:
+    """The arguments without fields that ml_collections takes for methods, and those.
+
+    It looks for an attribute before it looks for a field: `train.update` is
+    `ConfigDict.update` to it.
+    """
+    values = {}
+    for field in fields:
+        if hasattr(config_dict.ConfigDict, field.rpartition(".")[2]):
+            text, argv = _take_value(argv, f"config.{field}")
+            if text is not None:
+                values[field] = text
+    return argv, values
 
 
 def _overrides(argv: Sequence[str]) -> list[str]:

@@ -265,6 +265,8 @@ def rollout(
         pl.when(~is_working & is_sampling)(lambda: _sample(tiles, read, updated, *made))
 
     samplers = tiles.rows // sampled_rows(num_sampling)
+    # Rows that read data have no programs that sample: those of the grid end at once. So
+    # more may be launched than run at once (`Work.programs`), but no more of them wait.
     grid = (size // tiles.columns + samplers, groups, 1)
     _, (traces, samples) = launch(rollout_kernel, tiles, grid, read, updated, made)
     return RolloutTrace(traces, samples.astype(inputs.given.dtype))
