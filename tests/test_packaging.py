@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import yaml
 
 import pf_jax
 
@@ -112,6 +113,12 @@ def test_getattr_names_an_unknown_attribute(module):
     message = f"module '{module.__name__}' has no attribute 'no_such_name'"
     with pytest.raises(AttributeError, match=re.escape(message)):
         module.no_such_name  # noqa: B018
+
+
+def test_citation_is_of_this_version():
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert cited["version"] == PROJECT["version"]
+    assert cited["license"] == PROJECT["license"]
 
 
 def test_version_is_the_installed_one_or_unknown(monkeypatch):
