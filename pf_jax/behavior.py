@@ -70,7 +70,8 @@ def _summaries(unroll: Unroll, context: Context | None) -> Array:
         raise ValueError(
             f"the field {CONTEXT!r} of the behavior needs a generator with an encoder"
         )
-    num_steps, num_rows = unroll.logits.shape[:2]
+    # Not those of logits, which are left out where they are not seen.
+    num_steps, num_rows = unroll.hidden[-1].shape[:2]
     summary = jnp.tile(context.summary, (num_rows // len(context.summary), 1))
     return jnp.broadcast_to(summary, (num_steps, *summary.shape))
 

@@ -29,6 +29,8 @@ from pf_jax.gate import AccuracyGate
 from pf_jax.generator import Generator, encode_condition, initial_carry
 from pf_jax.metrics import add
 from pf_jax.objectives import OBJECTIVES, eval_step, first_carry
+from pf_jax.objectives.objective import batch_keys
+from pf_jax.objectives.professor_forcing import both_modes
 from pf_jax.recurrence import gru, lstm
 from pf_jax.state import GeneratorSizes, Settings
 from pf_jax.types import Batch, Source
@@ -142,6 +144,32 @@ def test_context_and_logits_equal_the_reference(generator):
                 attended = attend(params.attention, h, context.memory)
                 expected = attend_row(reference.attention, np.array(h[2, row]), memory)
                 assert_close(attended[2, row], expected, 1e-12, 1e-13)
+
+
+@pytest.mark.parametrize("num_windows", [1, 2])
+def test_context_is_seen_where_outputs_are_not(num_windows):
+    # Then logits are computed for the rows that read data alone.
+    state, batch = make_state(LABELS), make_batch(LABELS)
+    keys = batch_keys(KEY, batch, None)
+
+    def seen(*fields):
+        settings = state.settings._replace(fields=fields, num_windows=num_windows)
+        (_, behavior), _ = both_modes(state.generator.params, settings, batch, keys)
+        return behavior.features
+
+    alone, context = seen("preactivation"), seen("context")
+    summary = encode_condition(
+        state.generator.params, batch.condition, generator=LABELS
+    ).summary
+    rows = (1 + num_windows) * B
+    assert context.shape == (T, rows, summary.shape[-1])
+    assert_close(context[2], jnp.tile(summary, (1 + num_windows, 1)), 1e-6, 1e-7)
+    assert_close(
+        seen("preactivation", "context"),
+        jnp.concatenate([alone, context], axis=-1),
+        0,
+        0,
+    )
 
 
 @pytest.mark.parametrize(
