@@ -6,8 +6,8 @@ columns of the hidden state for some rows. After every step the programs of the 
 meet at a barrier in the device's memory: a counter that each of them raises and waits for.
 
 Waiting is safe where all programs that meet run at once. So there are never more programs
-than the device has multiprocessors, those that meet are launched next to one another, and
-`jax.vmap` of a kernel is `jax.vmap` of the plain loop.
+that wait than the device has multiprocessors, those that meet are launched next to one
+another, and `jax.vmap` of a kernel is `jax.vmap` of the plain loop.
 
 The forward passes multiply in half precision where the user chose no type: it has the ten
 bits of TF32, XLA's default, at half the bytes, and XLA would round TF32's operands anew at
