@@ -196,7 +196,7 @@ def test_make_settings_takes_the_discriminator_asked_for():
 
 @pytest.mark.parametrize(
     ("encoding", "expected"),
-    [(LETTERS, "are no images"), (Pixels(4, 5), "set it to 20")],
+    [(LETTERS, "has no images"), (Pixels(4, 5), "set it to 20")],
 )
 def test_make_settings_error_for_a_grid_that_does_not_fit(encoding, expected):
     kind = {"discriminator.kind": "convolutional", "train.sequence_length": 24}
