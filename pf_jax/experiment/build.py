@@ -188,8 +188,8 @@ def _recurrent(config: config_dict.ConfigDict, encoding: Encoding) -> Discrimina
 def _convolutional(config: config_dict.ConfigDict, encoding: Encoding) -> Discriminator:
     if not isinstance(encoding, Pixels):
         raise UserError(
-            f"discriminator.kind=convolutional: data.name={config.data.name} has no images: set "
-            "discriminator.kind=recurrent"
+            f"discriminator.kind=convolutional: data.name={config.data.name} has no "
+            "images: set discriminator.kind=recurrent"
         )
     if config.train.sequence_length != encoding.sequence_length:
         raise UserError(
