@@ -204,12 +204,12 @@ def reference(tmp_path_factory):
         return dict(arrays)
 
 
-def gradient_errors(reference, **how):
+def gradient_errors(reference, dtype):
     """Relative errors `[seed, gradient]` of a joint step's gradients."""
     jax.clear_caches()
     found = []
     for name, seed, shape in accelerator_reference.cases_of({"steps": [200]}):
-        case = checks._check_case(reference, name, seed, shape, **how)
+        case = checks._check_case(reference, name, seed, shape, dtype, "loops")
         assert case["same_tokens"]
         found.append(list(case["gradient_errors"].values()))
     return np.array(found)
@@ -220,16 +220,16 @@ def gradient_errors(reference, **how):
 def test_stored_types_leave_gradients_as_exact_as_float32_arrays_do(
     monkeypatch, on_eight_cpus, reference, precision
 ):
-    how = {"dtype": "bfloat16"} if precision == "bfloat16" else {}
+    dtype = "bfloat16" if precision == "bfloat16" else None
     if precision == "tf32":
         emulate_tf32(monkeypatch)
         for module in (scan, rollout):
             monkeypatch.setattr(
                 module, "on_device", lambda loop, like: loop._replace(is_tf32=True)
             )
-    stored = gradient_errors(reference, **how)
+    stored = gradient_errors(reference, dtype)
     monkeypatch.setattr(loops.Loop, "storage", property(lambda loop: Storage()))
-    whole = gradient_errors(reference, **how)
+    whole = gradient_errors(reference, dtype)
     assert whole.max() > {"bfloat16": 2e-3, "tf32": 2e-4}[precision]
     worst_before, worst = whole.max(axis=1), stored.max(axis=1)
     # The largest error of a case, which the accelerator's table reports.
