@@ -70,6 +70,7 @@ def assert_close_logs(found, expected, rtol=1e-4):
                 np.testing.assert_allclose(value, other[name], rtol, 1e-5)
 
 
+@pytest.mark.slow
 def test_runs_together_equal_runs_alone(text, whole, tmp_path):
     for seed, config in enumerate(configs_of(text)[:2]):
         train_and_evaluate(config, tmp_path / f"seed_{seed}")
@@ -96,6 +97,7 @@ def asking_once():
     return ask_to_stop
 
 
+@pytest.mark.slow
 def test_runs_stopped_by_a_signal_go_on_as_if_they_were_not(
     text, whole, tmp_path, monkeypatch
 ):
