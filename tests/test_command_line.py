@@ -15,6 +15,7 @@ from pf_jax.experiment.config_files import (
     find_config,
     load_config,
 )
+from pf_jax.rules import value_of
 
 ROOT = pathlib.Path(__file__).parent.parent
 DEFAULT = str(ROOT / "configs" / "default.py")
@@ -82,25 +83,19 @@ TYPED = {
 """A value as typed and as parsed, for each type of field."""
 
 
-def _holder(config, field: str):
-    """The group of a field, and the field's name in it."""
-    section, _, name = field.rpartition(".")
-    return (config[section] if section else config), name
-
-
 def test_run_sets_every_field():
     # Among them train.update, which ConfigDict has a method of the same name for.
-    fields, expected = field_names(load_config(DEFAULT)), {}
-    for field in fields:
-        holder, name = _holder(load_config(DEFAULT), field)
+    default, expected = load_config(DEFAULT), {}
+    for field in field_names(default):
+        section, _, name = field.rpartition(".")
+        holder = default[section] if section else default
         expected[field] = TYPED[holder.get_type(name)]
     config, _ = _parsed(
         *(f"--config.{f}={typed}" for f, (typed, _) in expected.items())
     )
-    assert "train.update" in fields
+    assert "train.update" in expected
     for field, (_, value) in expected.items():
-        holder, name = _holder(config, field)
-        assert holder[name] == value, field
+        assert value_of(config, field) == value, field
 
 
 def test_run_takes_the_last_value_of_a_field_named_like_a_method():

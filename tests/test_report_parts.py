@@ -205,20 +205,20 @@ def test_pictures_are_shrunk_until_they_fit():
 def test_sounds_are_cut():
     file = io.BytesIO()
     wavfile.write(file, 8000, np.arange(80_000, dtype=np.int16))
-    short, note = samples.heard_sound(file.getvalue())
+    short, note = samples.playable_sound(file.getvalue())
     rate, signal = wavfile.read(io.BytesIO(short))
     assert rate == 8000 and signal.tolist() == list(range(40_000)[:32768]) + list(
         range(-32768, -32768 + 40_000 - 32768)
     )
     assert note == "The first 5.0 of 10.0 seconds."
-    assert samples.heard_sound(short) == (short, "")
+    assert samples.playable_sound(short) == (short, "")
 
 
 def test_sounds_of_a_low_rate_are_resampled():
     file = io.BytesIO()
     tone = np.rint(16_000 * np.sin(2 * np.pi * 50 * np.arange(1000) / 1000))
     wavfile.write(file, 1000, tone.astype(np.int16))
-    heard, note = samples.heard_sound(file.getvalue())
+    heard, note = samples.playable_sound(file.getvalue())
     rate, signal = wavfile.read(io.BytesIO(heard))
     assert (rate, len(signal), signal.dtype, note) == (8000, 8000, np.int16, "")
     expected = 16_000 * np.sin(2 * np.pi * 50 * np.arange(8000) / 8000)

@@ -30,6 +30,7 @@ from pf_jax.experiment.config_files import (
 )
 from pf_jax.experiment.console import protect_output
 from pf_jax.reading import check_file
+from pf_jax.rules import value_of
 
 # Flags that this module defines count as the program's own: --help lists them.
 flags.disclaim_key_flags()
@@ -205,8 +206,7 @@ def _print_help(is_short: bool, default_config: str | None) -> None:
     print("\nFields of the config, and what they are by default:\n")
     config = load_config(default_config)
     for field, comment in field_comments(default_config).items():
-        section, _, name = field.rpartition(".")
-        value = (config[section] if section else config)[name]
+        value = value_of(config, field)
         text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
         line = f"--config.{field}={text or repr('')}: {comment}"
         wrapped = textwrap.fill(line, 80, subsequent_indent=" " * 6)
@@ -244,13 +244,13 @@ def _define_config(
     """Defines `--config` and a flag for each field that is overridden.
 
     Args:
-        argv: The program's name and its arguments; the place of `--config` in them changes,
-            and what is returned leaves them.
+        argv: The program's name and its arguments. `--config` moves to their front, and the
+            fields that are returned with their values are removed.
         default_config: Config file to use where no other one is given.
         own_config: As for `run`.
 
     Returns:
-        The names of all fields, and what is typed of those that `_take_shadowed` takes.
+        The names of all fields, and the values as typed of those that are removed.
     """
     # Checked before ml_collections reads them: its own errors are a bare KeyError, or
     # come only when the config is used.
@@ -296,10 +296,13 @@ def _take_value(argv: Sequence[str], flag: str) -> tuple[str | None, list[str]]:
 def _take_shadowed(
     argv: list[str], fields: Iterable[str]
 ) -> tuple[list[str], dict[str, str]]:
-    """The arguments without fields that ml_collections takes for methods, and those.
+    """Splits off the fields that have the name of a method of `ConfigDict`.
 
-    It looks for an attribute before it looks for a field: `train.update` is
-    `ConfigDict.update` to it.
+    ml_collections looks for an attribute before it looks for a field, and so takes
+    `train.update` for `ConfigDict.update`.
+
+    Returns:
+        The other arguments, and the values of these fields as typed.
     """
     values = {}
     for field in fields:

@@ -80,7 +80,7 @@ def _read(folder: pathlib.Path) -> Sample:
         picture, note = shrunk_picture(read_file(folder / "samples.png"))
         sample = Sample(picture=data_url("image/png", picture), note=note)
     if (folder / "sample_1.wav").exists():
-        sound, note = heard_sound(read_file(folder / "sample_1.wav"))
+        sound, note = playable_sound(read_file(folder / "sample_1.wav"))
         notes = " ".join(filter(None, (sample.note, note)))
         sample = sample._replace(sound=data_url("audio/wav", sound), note=notes)
     if (folder / "sample_1.mid").exists():
@@ -124,16 +124,15 @@ def shrunk_picture(content: bytes) -> tuple[bytes, str]:
     return smallest, note
 
 
-def heard_sound(content: bytes) -> tuple[bytes, str]:
+def playable_sound(content: bytes) -> tuple[bytes, str]:
     """A wav file of bounded size that browsers play, and what was left out of the sound."""
     rate, signal = wavfile.read(io.BytesIO(content))
     if rate >= PLAYABLE_RATE and len(content) <= MAX_SOUND_BYTES:
         return content, ""
     seconds = len(signal) / rate
     played, rate = playable(signal, rate)
-    if played is not signal:
-        limits = np.iinfo(np.int16)
-        played = np.clip(np.rint(played), limits.min, limits.max).astype(np.int16)
+    # Between samples a wave can exceed their full scale.
+    played = np.clip(np.rint(played), -(2**15), 2**15 - 1).astype(np.int16)
     count = MAX_SOUND_BYTES // played[:1].nbytes
     file = io.BytesIO()
     wavfile.write(file, rate, np.ascontiguousarray(played[:count]))
