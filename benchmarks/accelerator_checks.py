@@ -92,6 +92,7 @@ FORMS = {
     "loops": ("none", _joint_step),
     "triton": ("triton", _joint_step),
     "cuda": ("cuda", _joint_step),
+    "cuda without clusters": ("cuda_l2", _joint_step),
     "cuda, two models": ("cuda", _first_of_two),
 }
 """Kernels and update of a form; without tensor cores there are loops alone."""

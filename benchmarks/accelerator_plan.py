@@ -113,6 +113,14 @@ def _stacked_entries(sizes: Sizes) -> list[Entry]:
     ]
 
 
+def _waiting_entries(sizes: Sizes) -> list[Entry]:
+    return [
+        new_entry("jax", form, precision, shape, **setting)
+        for shape, precision, setting in sizes.waiting
+        for form in ("joint_step", "unroll_free_running", *LOOP_FORMS)
+    ]
+
+
 def _lstm_entries(sizes: Sizes) -> list[Entry]:
     return [
         new_entry("torch", form, precision, shape)
@@ -180,6 +188,13 @@ def parts(sizes: Sizes) -> list[Part]:
         Part("loops over time", "jax", _loop_entries(sizes), 100),
         updated["tf32"],
         Part("several models in one program", "jax", _stacked_entries(sizes), 60),
+        Part(
+            "kernels that no device had run",
+            "jax",
+            _waiting_entries(sizes),
+            100,
+            needs_gpu=True,
+        ),
         Part("torch", "torch", torch, 90),
         Part("nn.LSTM", "torch", _lstm_entries(sizes), 30),
         updated["float32"],

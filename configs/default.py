@@ -63,8 +63,9 @@ def get_config() -> config_dict.ConfigDict:
     generator.feedback_temperature = 1.0  # softmax temperature of "soft" feedback etc.
     generator.feedback_steps = 0  # steps a feedback gradient goes back; 0: all the way
     generator.unroll = 0  # steps in the body of a loop over time; 0: 4 on a GPU, else 1
-    # Kernels that loops over time run as: "auto", "cuda" and "triton" on a GPU; "tpu" on a
-    # TPU, which "auto" does not choose, since no TPU has run them yet; or "none".
+    # Kernels that loops over time run as: "auto", "cuda", "cuda_l2" (CUDA without clusters)
+    # and "triton" on a GPU; "tpu" on a TPU; or "none". "auto" chooses none that no device
+    # has run yet: no TPU's, and of CUDA's none without clusters and no backward of TF32.
     generator.kernels = "auto"
     generator.recompute = False  # save memory: recompute gates in the backward pass
 

@@ -41,9 +41,9 @@ class Generator(NamedTuple):
         unroll: Number of steps in a loop's body, as in `lax.scan`; 0 is 4 on a GPU and
             1 elsewhere. For cells with a fast path.
         kernels: Kernels that loops run as, one launch each, where there are any: "auto",
-            "cuda" (compute capability 9 and later) or "triton" on a GPU; "tpu" on a TPU,
-            which "auto" does not choose, since no TPU has run them yet; or "none", the
-            plain loops. True is "auto", False is "none".
+            "cuda", "cuda_l2" (without clusters, compute capability 8 and later) or
+            "triton" on a GPU; "tpu" on a TPU; or "none", the plain loops. "auto" chooses
+            among those that a device has run. True is "auto", False is "none".
         feedback: What a free run reads, of `FEEDBACKS`. All but `sample` carry gradients
             through what is fed back and take the plain loop.
         feedback_temperature: Temperature of the relaxation of `soft` and

@@ -102,6 +102,7 @@ static void deliver(size_t i) {
 // --- blocks that meet in the device's memory: what is shared is seen late and in any order; an arrival waits for what
 // the block's threads shared before their last barrier, and for nothing else
 static void share(u32* to, u32 value) { mine().shared.push_back({to, value, self->thread, mine().meeting.generation}); }
+static void fetch2(const u32* from, u32& x, u32& y) { x = from[0]; y = from[1]; }
 static void make_seen(Block& b, size_t i) {
   *b.shared[i].to = b.shared[i].value;
   b.shared.erase(b.shared.begin() + i);
@@ -115,19 +116,22 @@ static void arrive(u32* counter) {
 }
 static void wait_for(const u32* counter, u32 count) { while (*(volatile const u32*)counter < count) pause_(); }
 
-// --- copies: they read when they start or when they are waited for
+// --- copies: they read, and write, when they start or when they are waited for
 static std::minstd_rand early_or_late;
-static void copy16(u32 to, const void* from, bool is_read) {
-  Copy c{at(to, 16), (const unsigned char*)from, is_read};
-  c.is_early = is_read && early_or_late() & 64;
-  if (c.is_early) memcpy(c.early, from, 16);
-  self->copies.back().push_back(c);
+static void finish(const Copy& c) {
+  if (c.is_read) memcpy(c.to, c.is_early ? c.early : c.from, c.bytes); else memset(c.to, 0, c.bytes);
 }
-static void copy4(u32 to, const void* from) { self->copies.back().push_back({at(to, 4), (const unsigned char*)from, true, 4}); }
+static void start_copy(Copy c) {
+  c.is_early = c.is_read && early_or_late() & 64;
+  if (c.is_early) memcpy(c.early, c.from, c.bytes);
+  if (early_or_late() & 192) self->copies.back().push_back(c); else finish(c);
+}
+static void copy16(u32 to, const void* from, bool is_read) { start_copy({at(to, 16), (const unsigned char*)from, is_read}); }
+static void copy4(u32 to, const void* from) { start_copy({at(to, 4), (const unsigned char*)from, true, 4}); }
 static void copies_commit() { self->copies.emplace_back(); }
 template <int left> static void copies_wait() {
   while (self->copies.size() > left + 1) { // the last group is the open one
-    for (auto& c : self->copies.front()) if (c.is_read) memcpy(c.to, c.is_early ? c.early : c.from, c.bytes); else memset(c.to, 0, 16);
+    for (auto& c : self->copies.front()) finish(c);
     self->copies.erase(self->copies.begin());
   }
 }
@@ -220,6 +224,8 @@ static void store_transposed(u32 a, std::vector<u32> x) {
 static void stsm1t(u32 a, u32 x) { store_transposed(a, {x}); }
 static void stsm4t(u32 a, u32 x0, u32 x1, u32 x2, u32 x3) { store_transposed(a, {x0, x1, x2, x3}); }
 static int bits_of(float x) { int i; memcpy(&i, &x, 4); return i; }
+static float of_bits(u32 x) { float f; memcpy(&f, &x, 4); return f; }
+static void raise(u32* to, u32 x) { *to = std::max(*to, x); }
 
 // --- runs
 static void entry() { body(); self->done = true; for (;;) pause_(); }

@@ -19,7 +19,7 @@ from benchmarks import assembled
 from benchmarks.forms import Shape
 from pf_jax.recurrence.cuda import l2, nvrtc
 from pf_jax.recurrence.cuda.clusters import Clusters, find_rollout_clusters
-from pf_jax.recurrence.cuda.groups import Groups
+from pf_jax.recurrence.cuda.groups import Groups, RolloutGroups
 from pf_jax.recurrence.cuda.gru import backward_program, forward_program
 from pf_jax.recurrence.cuda.rollout import rollout_program
 from pf_jax.recurrence.tiles import Device, padded
@@ -214,6 +214,26 @@ def test_a_cuda_kernel_holds_its_weights_in_registers(
     assert program.shared <= 227 * 1024
 
 
+@pytest.mark.parametrize("size", [128, 256, 384, 512])
+@pytest.mark.parametrize("tiles", [1, 2, 3])
+@pytest.mark.parametrize("directions", [1, 2])
+def test_a_cuda_kernel_of_tf32_holds_its_weights_in_registers(
+    size, tiles, directions, tmp_path
+):
+    require_nvrtc()
+    program = backward_program(
+        Clusters(directions, 100, size, tiles),
+        784,
+        is_half=False,
+        has_preactivation=directions == 1,
+        is_tf32=True,
+    )
+    # Up to four numbers: as many instructions as reading them from shared memory takes.
+    most = 16 if (size, tiles) == (512, 1) else 0
+    assert spilled_bytes(program, tmp_path) <= most
+    assert spilled_bytes(program, tmp_path, "sm_100") == 0
+
+
 @pytest.mark.parametrize("way", ["forward", "backward"])
 @pytest.mark.parametrize("size, most", [(256, 0), (384, 0), (512, 32)])
 def test_a_cuda_kernel_of_several_models_holds_its_weights_in_registers(
@@ -279,6 +299,29 @@ def test_a_cuda_kernel_without_clusters_holds_its_weights_in_registers(
         assert spilled == dict.fromkeys(ARCHITECTURES, 0), held
 
 
+@pytest.mark.parametrize("tiles", [(1, 1), (4, 2), (8, 4)])
+@pytest.mark.parametrize("reading", [0, 64], ids=["free", "paired"])
+@pytest.mark.parametrize("classes", [2, 50, 250])
+def test_a_cuda_rollout_without_clusters_holds_its_weights_in_registers(
+    classes, reading, tiles, tmp_path
+):
+    require_nvrtc()
+    for size, is_saved in ((768, True), (1024, True), (1024, False)):
+        program = l2.rollout_program(
+            RolloutGroups(*tiles, size),
+            (784, 64 + reading, size),
+            reading=reading,
+            classes=classes,
+            tokens=classes,
+            is_saved=is_saved,
+            is_half=not is_saved,
+        )
+        spilled = {
+            name: spilled_bytes(program, tmp_path, name) for name in ARCHITECTURES
+        }
+        assert spilled == dict.fromkeys(ARCHITECTURES, 0), (size, is_saved)
+
+
 @pytest.mark.parametrize("batch", [64, 60])
 def test_a_joint_step_for_an_h100_is_four_cuda_kernels(batch, tmp_path):
     require_nvrtc()
@@ -290,12 +333,21 @@ def test_a_joint_step_for_an_h100_is_four_cuda_kernels(batch, tmp_path):
     assert report["memory"]["temp"] / 1e9 < bounds.temporary
 
 
+def test_a_joint_step_in_tf32_is_four_cuda_kernels_where_they_are_asked_for(tmp_path):
+    require_nvrtc()
+    command = ["benchmarks/compile_for_device.py", "--generator_kernels=cuda"]
+    report = compile_for(tmp_path, "h100", "joint_step", "tf32", LONG, command)
+    assert (report["cuda_kernels"], report["pallas_kernels"]) == (4, [])
+    bounds = BOUNDS[LONG, "tf32", "joint_step"]
+    assert report["bytes"] / 1e9 < bounds.bytes
+    assert report["memory"]["temp"] / 1e9 < bounds.temporary
+
+
 def test_a_joint_step_of_1024_units_has_kernels_without_clusters(tmp_path):
     require_nvrtc()
     command = ["benchmarks/compile_for_device.py", "--generator_kernels=cuda"]
     report = compile_for(tmp_path, "h100", "joint_step", "bfloat16", WIDE, command)
-    # The rollout, which has no such kernel, is Triton's; the discriminator has clusters.
-    assert (report["cuda_kernels"], len(report["pallas_kernels"])) == (3, 1)
+    assert (report["cuda_kernels"], report["pallas_kernels"]) == (4, [])
     assert report["loops"] == 0
     bounds = BOUNDS[WIDE, "bfloat16", "joint_step"]
     assert report["bytes"] / 1e9 < bounds.bytes

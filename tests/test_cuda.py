@@ -98,10 +98,11 @@ def drawn_cotangents(clusters, num_steps, is_scaled):
     return Scaled(draw(4, *over_time)), draw(5, *over_time), last
 
 
-def backward_arguments(clusters, num_steps):
+def backward_arguments(clusters, num_steps, loop=HALF):
     weights, projections, carry = drawn_loop(clusters, num_steps)
-    trace = loops.forward_whole(HALF, True, weights, projections, carry)
-    cotangents = drawn_cotangents(clusters, num_steps, is_scaled=clusters[0] == 2)
+    trace = loops.forward_whole(loop, True, weights, projections, carry)
+    is_scaled = loop == HALF and clusters[0] == 2
+    cotangents = drawn_cotangents(clusters, num_steps, is_scaled)
     return weights, carry, trace, *cotangents
 
 
@@ -114,6 +115,62 @@ def test_backward_equals_the_plain_loop(monkeypatch, clusters, num_steps):
     assert_close(found[:3], expected[:3])
     # The plain loop sums what it has rounded to bfloat16.
     assert_close(found[3:], expected[3:], 4e-3)
+
+
+TF32_CASES = [
+    pytest.param(ONE, 4, id="H128"),
+    pytest.param(Clusters(2, 20, 128, 2), 3, id="H128-two", marks=pytest.mark.slow),
+    pytest.param(Clusters(1, 20, 512, 3), 2, id="H512", marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize("clusters, num_steps", TF32_CASES)
+def test_backward_in_half_precision_equals_the_plain_loop(
+    monkeypatch, clusters, num_steps
+):
+    emulate_kernels(monkeypatch)
+    arguments = backward_arguments(clusters, num_steps, TF32)
+    found = cuda.backward(clusters, TF32, *arguments)
+    assert_close(found, loops.backward(TF32, *arguments), 3e-4)
+
+
+@pytest.mark.slow
+def test_backward_in_half_precision_takes_cotangents_of_any_size(monkeypatch):
+    emulate_kernels(monkeypatch)
+    weights, carry, trace, d_hidden, d_preactivation, d_last = backward_arguments(
+        ONE, 4, TF32
+    )
+    # Of rows from far below half precision's range to far above; one without any, one
+    # whose cotangents come late and are larger than those behind them.
+    sizes = jnp.array([1e-30, 1e-12, 1e-6, 1.0, 1e6, 1e12, 0.0, 1.0])[:, None]
+    values = (sizes * d_hidden.values).at[1, 7].multiply(1e9).at[3, 7].set(0)
+    arguments = (
+        weights,
+        carry,
+        trace,
+        Scaled(values),
+        sizes * d_preactivation,
+        (sizes * d_last).at[0, 7].set(0),
+    )
+    found = cuda.backward(ONE, TF32, *arguments)
+    expected = loops.backward(TF32, *arguments)
+    for row in range(8):
+        of_row = jax.tree.map(lambda x: x[..., row, :], (found[:3], expected[:3]))  # noqa: B023
+        if row == 6:
+            jax.tree.map(np.testing.assert_array_equal, *of_row)
+        else:
+            assert_close(*of_row, 1e-3)
+
+
+@pytest.mark.slow
+def test_backward_in_half_precision_keeps_nan_in_its_row(monkeypatch):
+    emulate_kernels(monkeypatch)
+    weights, carry, trace, d_hidden, *rest = backward_arguments(ONE, 3, TF32)
+    values = d_hidden.values.at[1, 2, 5].set(jnp.nan).at[2, 4, 7].set(jnp.inf)
+    found = cuda.backward(ONE, TF32, weights, carry, trace, Scaled(values), *rest)
+    is_finite = np.isfinite(found.carry[0])
+    assert not is_finite[2].any() and not is_finite[4].any()
+    assert is_finite[[0, 1, 3, 5, 6, 7]].all()
 
 
 def test_forward_keeps_held_states_and_nan_in_its_row(monkeypatch):
@@ -213,6 +270,25 @@ def test_backward_fails_with_a_planted_fault(monkeypatch, fault):
     assert_found(monkeypatch, BACKWARD_FAULTS[fault], run)
 
 
+TF32_FAULTS = {
+    "no barrier": [("SYNC(); // the operand and", "// the operand and")],
+    "no second barrier": [("SYNC(); /* the operand is there */", "")],
+    "forgotten too soon": [("[(now ^ 1) * ROWS + THREAD] = 0", "[THREAD] = 0")],
+    "one largest for all steps": [
+        ("(now * NT + n) * 8;", "n * 8;"),
+        ("(now * NT + n) * 8 + 2 * q + j]", "n * 8 + 2 * q + j]"),
+        ("(smem + AT_LARGEST) + (now * NT + n)", "(smem + AT_LARGEST) + n"),
+    ],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", TF32_FAULTS)
+def test_backward_in_half_precision_fails_with_a_planted_fault(monkeypatch, fault):
+    run = functools.partial(cuda.backward, ONE, TF32, *backward_arguments(ONE, 5, TF32))
+    assert_found(monkeypatch, TF32_FAULTS[fault], run)
+
+
 @pytest.mark.parametrize(
     ("shape", "tiles"),
     [
@@ -240,8 +316,11 @@ def test_no_kernel_takes_more_shared_memory_than_is_asked_for(directions):
     programs = [
         forward_program(clusters, 9, is_saved=True, is_half=False),
         backward_program(clusters, 9, is_half=False, has_preactivation=True),
+        backward_program(
+            clusters, 9, is_half=False, has_preactivation=True, is_tf32=True
+        ),
     ]
-    least = 195 * 1024
+    least = 199 * 1024
     assert max(program.shared for program in programs) <= least
     shape = (directions, 64, 512)
     assert find_clusters(shape, H100._replace(memory=least)) is not None
@@ -279,7 +358,8 @@ def update(kernels, dtype="bfloat16"):
     ("kernels", "dtype", "numbers"),
     [
         ("cuda", "bfloat16", (4, 0)),
-        ("cuda", None, (2, 2)),
+        ("cuda", None, (4, 0)),
+        ("auto", None, (2, 2)),
         ("triton", "bfloat16", (0, 4)),
         ("auto", "bfloat16", (4, 0)),
         (False, "bfloat16", (0, 0)),
@@ -336,9 +416,8 @@ def test_a_kernel_is_launched_where_rows_are_spread_over_devices(
 
 @pytest.mark.parametrize("kernels", ["fast", 3, None])
 def test_kernel_choice_error_names_the_choices(kernels):
-    with pytest.raises(
-        ValueError, match="must be one of auto, cuda, triton, tpu, none"
-    ):
+    choices = "auto, cuda, cuda_l2, triton, tpu, none"
+    with pytest.raises(ValueError, match=f"must be one of {choices}"):
         dispatch.kernel_choice(kernels)
 
 

@@ -185,10 +185,6 @@ def test_find_groups_of_a_backward_pass(shape, device, tiles, held):
         assert program.blocks <= device.cores and program.shared <= device.memory
 
 
-def test_there_is_no_rollout():
-    assert find_groups("rollout", (8, 1024), H100) is None
-
-
 @pytest.fixture
 def lowered(monkeypatch):
     """The program of a forward pass as a device would run it."""
@@ -230,13 +226,13 @@ def test_forward_has_the_kernel_that_was_chosen(
 
 @pytest.mark.parametrize(
     ("kernels", "numbers"),
-    [("cuda", (1, 2, 1)), pytest.param("auto", (0, 0, 4), marks=slow)],
+    [("cuda", (1, 2, 1, 0)), pytest.param("auto", (0, 0, 0, 4), marks=slow)],
 )
 def test_a_joint_step_has_the_kernels_that_were_chosen(monkeypatch, kernels, numbers):
     monkeypatch.setattr(gpu, "find_device", lambda dtype: A100)
     monkeypatch.setattr(nvrtc, "compile_ptx", lambda source, defines: source)
     text = lowered_for_gpu(functools.partial(update, kernels))
-    kinds = "forward_l2.cu", "backward_l2.cu", "__gpu$xla.gpu.triton"
+    kinds = "forward_l2.cu", "backward_l2.cu", "rollout_l2.cu", "__gpu$xla.gpu.triton"
     assert tuple(text.count(kind) for kind in kinds) == numbers
 
 

@@ -10,18 +10,20 @@ import pytest
 from emulated import emulate_kernels
 from lowering import lowered_for_gpu
 from test_cuda import H100, HALF, TF32, assert_close, backward_arguments, drawn_loop
+from test_cuda_l2 import A100
 from test_cuda_rollout import MEMORY, drawn_rollout
 
 import pf_jax
 from pf_jax.recurrence import cuda
 from pf_jax.recurrence import tiles as gpu
-from pf_jax.recurrence.cuda import nvrtc
+from pf_jax.recurrence.cuda import l2, nvrtc
 from pf_jax.recurrence.cuda.clusters import (
     Clusters,
     RolloutClusters,
     find_clusters,
     find_rollout_clusters,
 )
+from pf_jax.recurrence.cuda.groups import Groups, RolloutGroups, find_groups
 
 
 def stacked(models):
@@ -42,58 +44,60 @@ def assert_same_bits(found, expected):
     jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
+slow = pytest.mark.slow
+SPREADS = [
+    pytest.param(cuda, Clusters(1, 8, 128, 1), id="one"),
+    pytest.param(cuda, Clusters(2, 11, 128, 1), id="two", marks=slow),
+    pytest.param(l2, Groups(1, 8, 128, 1), id="l2-one", marks=slow),
+    pytest.param(l2, Groups(2, 19, 128, 2, 2), id="l2-two", marks=slow),
+]
+
+
+@pytest.mark.parametrize("kernels, spread", SPREADS)
 @pytest.mark.parametrize(
-    "clusters",
-    [
-        pytest.param(Clusters(1, 8, 128, 1), id="one"),
-        pytest.param(Clusters(2, 11, 128, 1), id="two", marks=pytest.mark.slow),
-    ],
-)
-@pytest.mark.parametrize(
-    "loop, is_saved",
-    [(HALF, True), pytest.param(TF32, False, marks=pytest.mark.slow)],
+    "loop, is_saved", [(HALF, True), pytest.param(TF32, False, marks=slow)]
 )
 def test_forward_of_several_models_equals_that_of_each(
-    monkeypatch, clusters, loop, is_saved
+    monkeypatch, kernels, spread, loop, is_saved
 ):
     emulate_kernels(monkeypatch)
-    arguments = drawn_loop(clusters, 3)
+    arguments = drawn_loop(spread, 3)
     models = [other(arguments, factor) for factor in (1.0, 0.5, -0.75)]
-    run = functools.partial(cuda.forward, clusters, loop, is_saved)
+    run = functools.partial(kernels.forward, spread, loop, is_saved)
     run_all = functools.partial(
-        cuda.forward, clusters._replace(models=3), loop, is_saved
+        kernels.forward, spread._replace(models=3), loop, is_saved
     )
     found = jax.vmap(run_all)(*stacked(models))
     assert_same_bits(found, stacked([run(*model) for model in models]))
 
 
-@pytest.mark.parametrize(
-    "clusters",
-    [
-        pytest.param(Clusters(1, 8, 128, 1), id="one"),
-        pytest.param(Clusters(2, 11, 128, 1), id="two", marks=pytest.mark.slow),
-    ],
-)
-def test_backward_of_several_models_equals_that_of_each(monkeypatch, clusters):
+@pytest.mark.parametrize("kernels, spread", SPREADS)
+def test_backward_of_several_models_equals_that_of_each(monkeypatch, kernels, spread):
     emulate_kernels(monkeypatch)
-    arguments = backward_arguments(clusters, 3)
+    arguments = backward_arguments(spread, 3)
     models = [other(arguments, factor) for factor in (1.0, 0.5, -0.75)]
-    run = functools.partial(cuda.backward, clusters, HALF)
-    run_all = functools.partial(cuda.backward, clusters._replace(models=3), HALF)
+    run = functools.partial(kernels.backward, spread, HALF)
+    run_all = functools.partial(kernels.backward, spread._replace(models=3), HALF)
     found = jax.vmap(run_all)(*stacked(models))
     assert_same_bits(found, stacked([run(*model) for model in models]))
 
 
-@pytest.mark.slow
+@slow
 @pytest.mark.parametrize("is_saved", [True, False])
-def test_rollout_of_several_models_equals_that_of_each(monkeypatch, is_saved):
+@pytest.mark.parametrize(
+    "kernels, spread",
+    [(cuda, RolloutClusters(1, 1, MEMORY)), (l2, RolloutGroups(1, 2, 128))],
+    ids=["clusters", "l2"],
+)
+def test_rollout_of_several_models_equals_that_of_each(
+    monkeypatch, kernels, spread, is_saved
+):
     emulate_kernels(monkeypatch)
     interface, inputs = drawn_rollout(reading=9, sampling=10, num_steps=4)
     models = [other(inputs, factor) for factor in (1.0, 0.5, -0.75)]
-    clusters = RolloutClusters(1, 1, MEMORY)
-    run = functools.partial(cuda.rollout, clusters, HALF, is_saved, interface)
+    run = functools.partial(kernels.rollout, spread, HALF, is_saved, interface)
     run_all = functools.partial(
-        cuda.rollout, clusters._replace(models=3), HALF, is_saved, interface
+        kernels.rollout, spread._replace(models=3), HALF, is_saved, interface
     )
     found = jax.vmap(run_all)(stacked(models))
     assert_same_bits(found, stacked([run(model) for model in models]))
@@ -123,6 +127,14 @@ def test_find_clusters_of_several_models_counts_all(models, shape, tiles, number
     assert rollout.number(**both) <= models * of_one.number(**both)
 
 
+def test_find_groups_of_several_models_counts_all():
+    shape = 1, 16, 256
+    for models, tiles in ((1, 1), (4, 1), (8, 1), (12, 2), (17, None)):
+        found = find_groups("forward", shape, H100, models=models)
+        assert (found and found.tiles) == tiles
+        assert not found or found.number * found.blocks <= H100.cores
+
+
 BATCH = pf_jax.Batch(jnp.zeros((3, 16), jnp.int32), jnp.zeros((3, 16), jnp.int32))
 
 
@@ -137,7 +149,7 @@ def create(kernels, key, **settings):
     )
 
 
-@pytest.mark.slow
+@slow
 def test_joint_steps_of_several_models_equal_those_of_each(monkeypatch, on_eight_cpus):
     """The update's gradients, by the kernels' own source."""
     tokens = jax.random.randint(jax.random.key(1), (4, 9), 0, 5)
@@ -184,13 +196,19 @@ def updates_of(kernels, *axes):
 
 
 @pytest.mark.parametrize(
-    ("kernels", "axes", "number"),
-    [("cuda", (3,), 4), ("cuda", (2, 2), 0), ("auto", (3,), 0), ("auto", (), 4)],
+    ("device", "kernels", "axes", "number"),
+    [
+        (H100, "cuda", (3,), 4),
+        (H100, "cuda", (2, 2), 0),
+        (H100, "auto", (3,), 0),
+        (H100, "auto", (), 4),
+        (A100, "cuda", (3,), 4),
+    ],
 )
 def test_joint_steps_of_several_models_have_the_kernels_that_were_asked_for(
-    monkeypatch, kernels, axes, number
+    monkeypatch, device, kernels, axes, number
 ):
-    monkeypatch.setattr(gpu, "find_device", lambda dtype: H100)
+    monkeypatch.setattr(gpu, "find_device", lambda dtype: device)
 
     def compile_ptx(source, defines):
         return f"{dict(defines)['MODELS']} models of {source}"
@@ -200,3 +218,7 @@ def test_joint_steps_of_several_models_have_the_kernels_that_were_asked_for(
     assert text.count("__gpu$xla.gpu.ptx") == number
     assert text.count(f"{axes[0] if axes else 1} models of") == number
     assert "__gpu$xla.gpu.triton" not in text
+    # What kernels without clusters count in is written in place.
+    in_place = [line for line in text.splitlines() if "_l2.cu" in line]
+    assert len(in_place) == (number if device == A100 else 0)
+    assert all("output_operand_alias<" in line for line in in_place)

@@ -151,11 +151,11 @@ def test_rollout_shows_tokens_outside_the_vocabulary(monkeypatch):
     assert np.isfinite(np.asarray(hidden, np.float32)[~expected]).all()
 
 
-def with_equal_classes(inputs):
-    """Inputs of 20 classes, of which 3 and 14 are equal and mostly the highest."""
+def with_equal_classes(inputs, other=14):
+    """Inputs of which class 3 and another are equal and mostly the highest."""
 
     def equal(x):
-        return x.at[..., 14].set(x[..., 3])
+        return x.at[..., other].set(x[..., 3])
 
     noise = equal(inputs.noise.at[..., 3].add(9))
     return inputs._replace(readout=jax.tree.map(equal, inputs.readout), noise=noise)

@@ -14,9 +14,13 @@ from pf_jax.recurrence.cuda.nvrtc import UnavailableError
 from pf_jax.recurrence.loops import Loop
 from pf_jax.types import Array
 
-KERNELS = ("auto", "cuda", "triton", "tpu", "none")
-"""Choices of kernels, for `Loop.kernels`; "cuda" takes Triton's where it has none, and
-"auto" no TPU's and no CUDA kernels without clusters, which no device has run yet."""
+KERNELS = ("auto", "cuda", "cuda_l2", "triton", "tpu", "none")
+"""Choices of kernels, for `Loop.kernels`.
+
+"cuda" and "cuda_l2", CUDA kernels without clusters, take Triton's where they have none.
+"auto" takes none that no device has run yet: no TPU's, and of CUDA's none without clusters,
+none of several models and no backward pass in TF32.
+"""
 
 _BY_OLD_NAME = {True: "auto", False: "none", "True": "auto", "False": "none"}
 """Choices from when there was one kind of kernels, in code and on a command line."""
@@ -26,7 +30,9 @@ _CUDA_DTYPES = {
     "backward": ("bfloat16",),
     "rollout": ("bfloat16", "float16"),
 }
-"""Types of the operands that the CUDA kernels of a form multiply."""
+"""Types of the operands that the CUDA kernels of a form multiply, but for `_ASKED_FOR`."""
+_ASKED_FOR = {("cuda", "backward"): "float32"}
+"""Types that the kernels of a kind and form multiply where they are asked for."""
 
 
 def kernel_choice(kernels: bool | str) -> str:
@@ -48,7 +54,8 @@ def _kinds(loop: Loop) -> tuple[str, ...]:
     """The kinds of a GPU's kernels that a loop may run as, in the order of preference."""
     return {
         "auto": ("cuda", "triton"),
-        "cuda": ("cuda", "l2", "triton"),
+        "cuda": ("cuda", "cuda_l2", "triton"),
+        "cuda_l2": ("cuda_l2", "triton"),
         "triton": ("triton",),
         "tpu": (),
         "none": (),
@@ -108,14 +115,16 @@ def choose(
     work = carry, device, gates
     plain = functools.partial(_AS_KERNELS[form], loop, *static)
 
+    kinds = [kind for kind in _kinds(loop) if kind not in without]
+
     def stacked(models: int) -> Callable[..., Any] | None:
         # No device has run them yet: they have to be asked for.
-        if kernel_choice(loop.kernels) != "cuda" or "cuda" in without:
+        if kernel_choice(loop.kernels) not in ("cuda", "cuda_l2"):
             return None
-        found = find(kinds=["cuda"], work=work, sampling={**sampling, "models": models})
+        of_cuda = [kind for kind in kinds if kind != "triton"]
+        found = find(kinds=of_cuda, work=work, sampling={**sampling, "models": models})
         return _first_that_compiles([*found, plain]) if found else None
 
-    kinds = [kind for kind in _kinds(loop) if kind not in without]
     found = find(kinds=kinds, work=work, sampling=sampling)
     if not found:
         return functools.partial(getattr(loops, form), loop, *static)
@@ -185,7 +194,7 @@ _AS_KERNELS = {
 
 _MODULES = {
     "cuda": "pf_jax.recurrence.cuda",
-    "l2": "pf_jax.recurrence.cuda.l2",
+    "cuda_l2": "pf_jax.recurrence.cuda.l2",
     "triton": "pf_jax.recurrence.kernels",
 }
 
@@ -213,14 +222,16 @@ def _report(message: str, reason: str) -> None:
     logging.getLogger(__name__).warning(message, reason)
 
 
-def _is_for_cuda(form: str, loop: Loop) -> bool:
-    """Whether there are CUDA kernels of a form for a loop's types."""
+def _is_for_cuda(kind: str, form: str, loop: Loop) -> bool:
+    """Whether there are CUDA kernels of a kind and form for a loop's types."""
     # Without a `dtype`, storage is in half precision in TF32 alone.
     if loop.storage.gates != jnp.float16:
         return False
     operand = tiles.states_dtype(loop.dtype)
     if form == "backward":
         operand = tiles.cotangents_dtype(loop.dtype)
+    if _ASKED_FOR.get((kind, form)) == operand.name:
+        return kernel_choice(loop.kernels) == kind
     return operand.name in _CUDA_DTYPES.get(form, ())
 
 
@@ -233,7 +244,7 @@ def _find_clusters(
     sampling: dict[str, int],
 ) -> clusters.Clusters | clusters.RolloutClusters | None:
     del gates
-    if not _is_for_cuda(form, loop):
+    if not _is_for_cuda("cuda", form, loop):
         return None
     if form == "rollout":
         return clusters.find_rollout_clusters(carry.shape, device, **sampling)
@@ -247,11 +258,13 @@ def _find_groups(
     device: tiles.Device,
     gates: int,
     sampling: dict[str, int],
-) -> groups.Groups | None:
-    del gates, sampling  # There is no rollout in this way.
-    if not _is_for_cuda(form, loop):
+) -> groups.Groups | groups.RolloutGroups | None:
+    del gates
+    if not _is_for_cuda("cuda_l2", form, loop):
         return None
-    return groups.find_groups(form, carry.shape, device)
+    if form == "rollout":
+        return groups.find_rollout_groups(carry.shape, device, **sampling)
+    return groups.find_groups(form, carry.shape, device, **sampling)
 
 
 def _find_tiles(
@@ -269,5 +282,5 @@ def _find_tiles(
     return tiles.find_tiles(tiles.Work(carry.shape, gates, size, **sampling), device)
 
 
-_SPREADS = {"cuda": _find_clusters, "l2": _find_groups, "triton": _find_tiles}
+_SPREADS = {"cuda": _find_clusters, "cuda_l2": _find_groups, "triton": _find_tiles}
 """How each kind of kernels spreads its work; they return None where there is no kernel."""

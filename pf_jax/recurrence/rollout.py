@@ -170,7 +170,9 @@ def _run_steps(
         has_kernel=classes is not None
         and all(layer.shape == first.shape for layer in inputs.carry),
         # Triton's kernel alone has additions.
-        without=("cuda", "tpu") if isinstance(inputs.table, ShiftedTable) else (),
+        without=("cuda", "cuda_l2", "tpu")
+        if isinstance(inputs.table, ShiftedTable)
+        else (),
         reading=inputs.num_reading,
         sampling=inputs.is_given.shape[1],
         classes=0 if classes is None else classes[0].bias.shape[0],

@@ -9,9 +9,9 @@ BLOCKS = 8
 _SIZES = (128, 256, 384, 512)
 """Numbers of units whose weights fit the registers of a cluster."""
 _TILES = (1, 2, 3)
-_MEMORY = 195 * 1024
-"""Shared memory of a block that the largest kernel fits, the backward one of 512 units and
-three tiles; some devices with clusters have half of it."""
+_MEMORY = 199 * 1024
+"""Shared memory of a block that the largest kernel fits, TF32's backward one of 512 units
+and three tiles; some devices with clusters have half of it."""
 _MOST_WAVES = 2
 """Rounds of clusters of one model up to which these kernels take less time than Triton's.
 
@@ -123,7 +123,8 @@ class RolloutClusters(NamedTuple):
 
 _ROLLOUT_TILES = ((1, 1), (2, 1), (2, 2), (3, 2), (3, 3))
 """Tiles of a cluster that reads and of one that samples, the fastest first."""
-_MOST_CLASSES = 256
+MOST_CLASSES = 256
+"""Classes that a kernel samples from, at most."""
 
 
 def find_rollout_clusters(
@@ -153,7 +154,7 @@ def find_rollout_clusters(
     size = shape[-1]
     if device.capability < 9 or size not in _SIZES or layers != 1:
         return None
-    if classes > _MOST_CLASSES:
+    if classes > MOST_CLASSES:
         return None
     found = None
     for tiles in _ROLLOUT_TILES:

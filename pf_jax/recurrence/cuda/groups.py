@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from pf_jax.recurrence.cuda.clusters import MOST_CLASSES, class_tiles
 from pf_jax.recurrence.tiles import Device
 
 COLUMNS = 32
@@ -10,6 +11,9 @@ _MOST_UNITS = 1024
 _TILES = (1, 2, 3, 4)
 _MOST_HELD = 2
 """Tiles of cotangents of which one is copied while another is multiplied."""
+_MOST_ROLLOUT_TILES = 8
+"""Tiles of a group up to which its rollout may be faster than Triton's, by estimate: no
+device has timed it."""
 _WARPS = 8
 
 
@@ -23,6 +27,7 @@ class Groups(NamedTuple):
         tiles: Number of tiles of 8 rows of a group.
         held: Number of tiles whose cotangents are in a block's shared memory at once, in a
             backward pass.
+        models: Number of models in one launch, which have nothing in common.
     """
 
     directions: int
@@ -30,6 +35,7 @@ class Groups(NamedTuple):
     size: int
     tiles: int
     held: int = 1
+    models: int = 1
 
     @property
     def rows(self) -> int:
@@ -38,13 +44,13 @@ class Groups(NamedTuple):
 
     @property
     def of_direction(self) -> int:
-        """Number of groups of a direction."""
+        """Number of groups of a direction of a model."""
         return -(-self.num_rows // self.rows)
 
     @property
     def number(self) -> int:
         """Number of all groups."""
-        return self.directions * self.of_direction
+        return self.models * self.directions * self.of_direction
 
     @property
     def blocks(self) -> int:
@@ -80,26 +86,125 @@ _MEMORY = {"forward": forward_memory, "backward": backward_memory}
 """Most shared memory of a block, by form."""
 
 
-def find_groups(form: str, shape: tuple[int, ...], device: Device) -> Groups | None:
+def find_groups(
+    form: str, shape: tuple[int, ...], device: Device, *, models: int = 1
+) -> Groups | None:
     """The fewest rows of a group with which all run at once, as blocks that meet must.
 
     Args:
-        form: "forward" or "backward"; other forms have no such kernel.
-        shape: Shape of the carry, `[S, N, H]`.
+        form: "forward" or "backward".
+        shape: Shape of a model's carry, `[S, N, H]`.
         device: What a kernel has at its disposal.
+        models: Number of models in one launch.
 
     Returns:
         None where there is no kernel.
     """
-    if form not in _MEMORY:
-        return None
     directions, num_rows, size = shape
     if directions > 2 or size % 128 or size > _MOST_UNITS:
         return None
     for tiles in _TILES:
         for held in range(min(tiles, _MOST_HELD), 0, -1):
-            groups = Groups(directions, num_rows, size, tiles, held)
+            groups = Groups(directions, num_rows, size, tiles, held, models)
             is_held = _MEMORY[form](groups) <= device.memory
             if is_held and groups.number * groups.blocks <= device.cores:
+                return groups
+    return None
+
+
+class RolloutGroups(NamedTuple):
+    """How a rollout is spread over groups, whose rows all sample or all do not.
+
+    Attributes:
+        reading_tiles: Number of tiles of 8 rows of a group that reads given tokens.
+        sampling_tiles: Number of tiles of 8 rows of a group that samples.
+        size: Number of hidden units, `H`.
+        models: Number of models in one launch, which have nothing in common.
+    """
+
+    reading_tiles: int
+    sampling_tiles: int
+    size: int
+    models: int = 1
+
+    @property
+    def blocks(self) -> int:
+        """Blocks of a group."""
+        return self.size // COLUMNS
+
+    @property
+    def tiles(self) -> int:
+        """The most tiles of a group."""
+        return max(self.reading_tiles, self.sampling_tiles)
+
+    def number(self, reading: int, sampling: int) -> int:
+        """Number of all groups.
+
+        Args:
+            reading: Number of rows of a model that read given tokens at every step.
+            sampling: Number of rows of a model that sample.
+        """
+        of_model = -(-reading // (8 * self.reading_tiles)) + -(
+            -sampling // (8 * self.sampling_tiles)
+        )
+        return self.models * of_model
+
+
+def rollout_memory(groups: RolloutGroups, classes: int) -> int:
+    """Bytes of shared memory of a block, as in `sources/rollout_l2.cu`.
+
+    Args:
+        groups: How the work is spread.
+        classes: Number of classes sampled from.
+    """
+    own_classes = 16 * -(-class_tiles(classes) // groups.blocks)
+    states = 2 * groups.size * 16
+    parts = _WARPS * 12 * 32 * 4
+    lines = 5 * 8 * _line()
+    entries = 2 * 8 * (3 * COLUMNS + 4) * 4
+    noise = 2 * 8 * (own_classes + 4) * 4
+    held = groups.tiles * 8 * COLUMNS * 4
+    tokens, addresses, bias = 8 * 4, 10 * 8, COLUMNS * 4
+    readout = own_classes * groups.size * 2
+    places = tokens + addresses + bias
+    return states + parts + lines + entries + noise + held + places + readout
+
+
+def find_rollout_groups(
+    shape: tuple[int, ...],
+    device: Device,
+    *,
+    reading: int,
+    sampling: int,
+    classes: int,
+    layers: int,
+    models: int = 1,
+) -> RolloutGroups | None:
+    """The fewest rows of a group with which all run at once, as blocks that meet must.
+
+    A group goes through its tiles one after the other, so the longest one counts; of
+    spreads that are as long, groups that sample, which have more to do, get fewer rows.
+
+    Args:
+        shape: Shape of a model's carry, `[N, H]`.
+        device: What a kernel has at its disposal.
+        reading: Number of rows of a model that read given tokens at every step.
+        sampling: Number of rows of a model that sample.
+        classes: Number of classes sampled from.
+        layers: Number of layers.
+        models: Number of models in one launch.
+
+    Returns:
+        None where there is no kernel.
+    """
+    size = shape[-1]
+    if size % 128 or size > _MOST_UNITS or layers != 1 or classes > MOST_CLASSES:
+        return None
+    for longest in range(1, _MOST_ROLLOUT_TILES + 1):
+        for sampling_tiles in range(1, longest + 1):
+            groups = RolloutGroups(longest, sampling_tiles, size, models)
+            is_held = rollout_memory(groups, classes) <= device.memory
+            number = groups.number(reading, sampling)
+            if is_held and number * groups.blocks <= device.cores:
                 return groups
     return None

@@ -16,7 +16,7 @@ from pf_jax.recurrence.loops import (
     trace_shapes,
 )
 from pf_jax.recurrence.operands import scaled, state_divisor
-from pf_jax.recurrence.tiles import states_dtype
+from pf_jax.recurrence.tiles import cotangents_dtype, states_dtype
 from pf_jax.types import Array
 
 _BARRIERS = 16
@@ -80,7 +80,12 @@ def forward_program(
 
 
 def backward_program(
-    clusters: Clusters, num_steps: int, *, is_half: bool, has_preactivation: bool
+    clusters: Clusters,
+    num_steps: int,
+    *,
+    is_half: bool,
+    has_preactivation: bool,
+    is_tf32: bool = False,
 ) -> Program:
     """The kernel of `backward`.
 
@@ -89,6 +94,8 @@ def backward_program(
         num_steps: Number of steps.
         is_half: Whether cotangents of the hidden states are in half precision.
         has_preactivation: Whether there are cotangents of the preactivations.
+        is_tf32: Whether operands are in half precision in place of TF32, and what the
+            kernel leaves is in float32; otherwise both are in bfloat16.
     """
     operands = 2 * clusters.rows * 3 * clusters.columns * 2
     parts = 2 * clusters.rows * clusters.size * 4
@@ -96,16 +103,17 @@ def backward_program(
         4
     )
     read = clusters.rows * (5 * clusters.line() + cotangents)
-    left = clusters.rows * 4 * clusters.line()
+    left = clusters.rows * 4 * clusters.line(4 if is_tf32 else 2)
+    largest = is_tf32 * (2 * clusters.rows * 4 + 16)
     return _program(
         "backward",
         clusters,
         num_steps,
         256,
-        operands + parts + 2 * read + left + _BARRIERS,
+        operands + parts + 2 * read + left + largest + _BARRIERS,
         HALF_D=int(is_half),
         HAS_DA=int(has_preactivation),
-        F16=0,
+        F16=int(is_tf32),
     )
 
 
@@ -164,12 +172,16 @@ def backward(
     Where `clusters` is of several models, it is a function for `jax.vmap` over them.
     """
     num_steps = len(d_hidden.values)
-    read = backward_reads(weights, trace, d_hidden, d_preactivation, d_last)
+    is_tf32 = cotangents_dtype(loop.dtype) == jnp.float32
+    read = backward_reads(
+        weights, trace, d_hidden, d_preactivation, d_last, is_tf32=is_tf32
+    )
     program = backward_program(
         clusters,
         num_steps,
         is_half=d_hidden.values.dtype == jnp.float16,
         has_preactivation=d_preactivation is not None,
+        is_tf32=is_tf32,
     )
     made = backward_makes(loop, num_steps, carry, clusters.of_direction)
     return as_deltas(*launch(program, read, made))
@@ -181,16 +193,32 @@ def backward_reads(
     d_hidden: Scaled,
     d_preactivation: Array | None,
     d_last: Array,
+    *,
+    is_tf32: bool = False,
 ) -> tuple[Any, ...]:
-    """The arrays that a kernel of `backward` reads."""
+    """The arrays that a kernel of `backward` reads.
+
+    Args:
+        weights: Kernels `[S, H, 3H]` and biases `[S, H]`.
+        trace: What the forward pass left.
+        d_hidden: Cotangents of the hidden states, side by side, `[T, N, S H]`.
+        d_preactivation: Cotangents of the preactivations, side by side; None where they
+            are zero.
+        d_last: Cotangent `[S, N, H]` of the last carries.
+        is_tf32: Whether operands are in half precision in place of TF32.
+    """
     values, scale = d_hidden
     if values.dtype != jnp.float16:
         values = values.astype(jnp.float32)
     scale = jnp.ones(1, d_last.dtype) if scale is None else scale.reshape(1)
     if d_preactivation is not None:
         d_preactivation = d_preactivation.astype(jnp.float32)
+    kernel = weights.kernel
+    if is_tf32:
+        kernel, of_kernel = scaled(kernel, jnp.ones(1, scale.dtype), jnp.float16)
+        scale = jnp.concatenate([scale, of_kernel])
     return (
-        weights.kernel.astype(jnp.bfloat16),
+        kernel if is_tf32 else kernel.astype(jnp.bfloat16),
         d_last,
         trace.before,
         trace.gates,
@@ -213,7 +241,7 @@ def backward_makes(
             of its own.
     """
     num_directions, num_rows, size = carry.shape
-    kept = loop.storage.operands
+    kept = loop.storage.operands or carry.dtype
     widths = num_steps, num_rows
     return (
         jax.ShapeDtypeStruct((num_directions, *widths, 3 * size), kept),

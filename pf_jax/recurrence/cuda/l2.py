@@ -11,17 +11,28 @@ import jax
 import jax.numpy as jnp
 
 from pf_jax.recurrence.cuda.call import Program, launch
-from pf_jax.recurrence.cuda.groups import Groups, backward_memory, forward_memory
+from pf_jax.recurrence.cuda.clusters import class_tiles
+from pf_jax.recurrence.cuda.groups import (
+    Groups,
+    RolloutGroups,
+    backward_memory,
+    forward_memory,
+    rollout_memory,
+)
 from pf_jax.recurrence.cuda.gru import (
     as_deltas,
     backward_makes,
     backward_reads,
     forward_reads,
 )
+from pf_jax.recurrence.cuda.rollout import as_rollout, rollout_makes, rollout_reads
 from pf_jax.recurrence.loops import (
     Deltas,
     GRUWeights,
+    Interface,
     Loop,
+    RolloutInputs,
+    RolloutTrace,
     Scaled,
     Trace,
     trace_shapes,
@@ -43,7 +54,7 @@ def _program(
         "UNITS": groups.size,
         "TILES": groups.tiles,
         "GROUP": groups.blocks,
-        "MODELS": 1,
+        "MODELS": groups.models,
         **defines,
     }
     return Program(
@@ -53,31 +64,38 @@ def _program(
         groups.blocks * groups.number,
         256,
         shared,
+        groups.models,
         updated=1,
     )
 
 
 def _launch(
-    program: Program, groups: Groups, exchanged: Any, read: Any, made: Any
+    program: Program, exchanged: Any, counters: Any, read: Any, made: Any
 ) -> Any:
     """Runs a kernel with memory in which the blocks of each group meet.
 
     Args:
         program: The kernel.
-        groups: How the work is spread.
-        exchanged: `jax.ShapeDtypeStruct` of what a group exchanges at a step.
+        exchanged: `jax.ShapeDtypeStruct`s of what the groups of a model exchange.
+        counters: Shape of a model's counters.
         read: Arrays that the kernel reads.
         made: `jax.ShapeDtypeStruct`s of the arrays that it makes.
     """
     # Written in place: XLA would not know that a kernel counts in an array that it reads.
-    counters = jnp.zeros((groups.number, _COUNTER), jnp.int32)
-    # Two buffers: what a step leaves there, slow blocks of the group may still read.
-    buffers = jax.ShapeDtypeStruct(
-        (groups.number, 2, *exchanged.shape), exchanged.dtype
-    )
-    of_counters = jax.ShapeDtypeStruct(counters.shape, counters.dtype)
-    made, *_ = launch(program, (read, counters), (made, buffers, of_counters))
+    zeros = jnp.zeros((*counters, _COUNTER), jnp.int32)
+    of_counters = jax.ShapeDtypeStruct(zeros.shape, zeros.dtype)
+    made, *_ = launch(program, (read, zeros), (made, exchanged, of_counters))
     return made
+
+
+def _launch_loop(
+    program: Program, groups: Groups, exchanged: Any, read: Any, made: Any
+) -> Any:
+    """`_launch`, where a group exchanges one array at a step."""
+    of_model = groups.number // groups.models
+    # Two buffers: what a step leaves there, slow blocks of the group may still read.
+    buffers = jax.ShapeDtypeStruct((of_model, 2, *exchanged.shape), exchanged.dtype)
+    return _launch(program, buffers, (of_model,), read, made)
 
 
 def forward_program(
@@ -115,7 +133,7 @@ def forward(
         groups, num_steps, is_saved=is_saved, is_half=operand == jnp.float16
     )
     states = jax.ShapeDtypeStruct((groups.tiles, groups.size, 8), operand)
-    return _launch(
+    return _launch_loop(
         program,
         groups,
         states,
@@ -166,7 +184,7 @@ def backward(
         has_preactivation=d_preactivation is not None,
     )
     deltas = jax.ShapeDtypeStruct((groups.tiles, 3 * groups.size, 8), jnp.bfloat16)
-    made = _launch(
+    made = _launch_loop(
         program,
         groups,
         deltas,
@@ -174,3 +192,82 @@ def backward(
         backward_makes(loop, num_steps, carry, groups.of_direction),
     )
     return as_deltas(*made)
+
+
+def rollout_program(
+    groups: RolloutGroups,
+    shape: tuple[int, ...],
+    *,
+    reading: int,
+    classes: int,
+    tokens: int,
+    is_saved: bool,
+    is_half: bool,
+) -> Program:
+    """The kernel of `rollout`.
+
+    Args:
+        groups: How the work is spread.
+        shape: Numbers of steps, rows and units.
+        reading: Number of rows that read given tokens at every step.
+        classes: Number of classes sampled from.
+        tokens: Number of tokens of the table.
+        is_saved: Whether there will be a backward pass.
+        is_half: Whether operands are in half precision, in place of bfloat16.
+    """
+    num_steps, num_rows, size = shape
+    constants = {
+        "STEPS": num_steps,
+        "BATCH": num_rows,
+        "UNITS": size,
+        "GROUP": groups.blocks,
+        "READING": reading,
+        "CLASSES": classes,
+        "TOKENS": tokens,
+        "TILES_READING": groups.reading_tiles,
+        "TILES_SAMPLING": groups.sampling_tiles,
+        "MODELS": groups.models,
+        "SAVED": int(is_saved),
+        "F16": int(is_half),
+    }
+    return Program(
+        "rollout_l2.cu",
+        "gru_rollout",
+        tuple(sorted(constants.items())),
+        groups.blocks * groups.number(reading, num_rows - reading),
+        256,
+        rollout_memory(groups, classes),
+        groups.models,
+        updated=1,
+    )
+
+
+def rollout(
+    groups: RolloutGroups,
+    loop: Loop,
+    is_saved: bool,
+    interface: Interface,
+    inputs: RolloutInputs,
+) -> RolloutTrace:
+    """`loops.rollout` of one layer as one kernel, its work spread over groups of blocks."""
+    read = rollout_reads(loop, interface, inputs)
+    size, reading = groups.size, inputs.num_reading
+    classes = read.noise.shape[-1]
+    program = rollout_program(
+        groups,
+        (len(inputs.given), *inputs.carry[0].shape),
+        reading=reading,
+        classes=classes,
+        tokens=len(inputs.table),
+        is_saved=is_saved,
+        is_half=read.kernel.dtype == jnp.float16,
+    )
+    of_model = groups.number(reading, inputs.is_given.shape[1]) // groups.models
+    by_tile = of_model, groups.tiles
+    exchanged = (
+        jax.ShapeDtypeStruct((*by_tile, 2, size, 8), read.kernel.dtype),
+        # The highest score of 16 classes, and which it is.
+        jax.ShapeDtypeStruct((*by_tile, 8, class_tiles(classes), 2), jnp.int32),
+    )
+    made = rollout_makes(loop, is_saved, inputs)
+    return as_rollout(inputs, *_launch(program, exchanged, by_tile, read, made))

@@ -1,6 +1,6 @@
 """Rows that read given tokens or their own samples; `loops.rollout` is the plain loop."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,12 +15,12 @@ from pf_jax.recurrence.cuda.clusters import (
     warps,
 )
 from pf_jax.recurrence.loops import (
-    Gates,
     Interface,
     Loop,
     RolloutInputs,
     RolloutTrace,
     Trace,
+    trace_shapes,
 )
 from pf_jax.recurrence.operands import Operand, scaled, state_divisor
 from pf_jax.recurrence.tiles import states_dtype
@@ -93,10 +93,48 @@ def rollout(
 
     Where `clusters` is of several models, it is a function for `jax.vmap` over them.
     """
+    read = rollout_reads(loop, interface, inputs)
+    program = rollout_program(
+        clusters,
+        (len(inputs.given), *inputs.carry[0].shape),
+        reading=inputs.num_reading,
+        classes=read.noise.shape[-1],
+        tokens=len(inputs.table),
+        is_saved=is_saved,
+        is_half=states_dtype(loop.dtype) == jnp.float16,
+    )
+    made = launch(program, read, rollout_makes(loop, is_saved, inputs))
+    return as_rollout(inputs, *made)
+
+
+class Read(NamedTuple):
+    """The arrays that a rollout's kernel reads.
+
+    Attributes:
+        table: Projections of the tokens, and behind them NaN, `[V + 1, 3H]`.
+        kernel: `U` transposed, `[3H, H]`.
+        bias: `c_n`, `[H]`.
+        readout: Transposed kernel of the readout, zeros behind the classes, `[C', H]`.
+        carry: First carries `[N, H]`.
+        factors: What states are multiplied by before a product, and products, `[2]`.
+        tokens: What each step reads, -1 for the row's own sample, `[T, N]`.
+        noise: What is added to the logits, `[T, S, C]`.
+    """
+
+    table: Array
+    kernel: Array
+    bias: Array
+    readout: Array
+    carry: Array
+    factors: Array
+    tokens: Array
+    noise: Array
+
+
+def rollout_reads(loop: Loop, interface: Interface, inputs: RolloutInputs) -> Read:
+    """The arrays that a rollout's kernel reads."""
     readout, noise = interface.as_classes(inputs.readout, inputs.noise)
     (carry,), (weights,) = inputs.carry, inputs.weights
-    num_steps, num_sampling = inputs.is_given.shape
-    shape = num_steps, *carry.shape
     classes = len(readout.bias)
     is_half = states_dtype(loop.dtype) == jnp.float16
     divisor = state_divisor(carry) if is_half else jnp.ones(1, carry.dtype)
@@ -108,42 +146,27 @@ def rollout(
 
     recurrent, reading_out = as_operand(weights.kernel), as_operand(readout.kernel)
     padding = 16 * class_tiles(classes) - classes
-    # What is added to the logits; a positive scale of all does not change the choice.
+    # A positive scale of all does not change the choice.
     noise = (readout.bias + inputs.temperature * noise) / reading_out.scale
-
-    def over_time(*stack: int, dtype: Any) -> Any:
-        return jax.ShapeDtypeStruct((*stack, *shape), dtype)
-
-    stored = loop.storage
-    gates = Gates(*[over_time(dtype=stored.gates)] * (4 if is_saved else 1))
-    trace, samples = launch(
-        rollout_program(
-            clusters,
-            shape,
-            reading=inputs.num_reading,
-            classes=classes,
-            tokens=len(inputs.table),
-            is_saved=is_saved,
-            is_half=is_half,
-        ),
-        (
-            jnp.pad(inputs.table, [(0, 1), (0, 0)], constant_values=jnp.nan),
-            recurrent.kernel,
-            weights.bias,
-            jnp.pad(reading_out.kernel, [(0, padding), (0, 0)]),
-            carry,
-            jnp.concatenate([1 / divisor, recurrent.scale]),
-            inputs.tokens(),
-            noise.astype(carry.dtype),
-        ),
-        (
-            Trace(
-                over_time(dtype=stored.hidden),
-                (gates,),
-                jax.ShapeDtypeStruct((1, *carry.shape), carry.dtype),  # pyright: ignore
-                over_time(1, dtype=stored.hidden) if is_saved else None,
-            ),
-            jax.ShapeDtypeStruct((num_steps, num_sampling), jnp.int32),
-        ),
+    return Read(
+        jnp.pad(inputs.table, [(0, 1), (0, 0)], constant_values=jnp.nan),
+        recurrent.kernel,
+        weights.bias,
+        jnp.pad(reading_out.kernel, [(0, padding), (0, 0)]),
+        carry,
+        jnp.concatenate([1 / divisor, recurrent.scale]),
+        inputs.tokens(),
+        noise.astype(carry.dtype),
     )
+
+
+def rollout_makes(loop: Loop, is_saved: bool, inputs: RolloutInputs) -> Any:
+    """`jax.ShapeDtypeStruct`s of the arrays that a rollout's kernel makes."""
+    carry = inputs.carry[0][None]
+    samples = jax.ShapeDtypeStruct(inputs.is_given.shape, jnp.int32)
+    return trace_shapes(loop, is_saved, len(inputs.given), carry), samples
+
+
+def as_rollout(inputs: RolloutInputs, trace: Trace, samples: Array) -> RolloutTrace:
+    """What a rollout's kernel makes."""
     return RolloutTrace((trace,), samples.astype(inputs.given.dtype))

@@ -5,7 +5,8 @@
 //   BY_TILE               whether what multiplies dh of a tile is found only when it is needed
 //   WEIGHTS               the weights, for good
 //   EXCHANGE_INIT, EXCHANGE_PLACES, EXCHANGE_BEGIN, _END  what is to be done before the first step, and after the last
-//   COTANGENT(n, i, both) the cotangents of two rows of a column of a tile: of r, z or U h + c
+//   COTANGENT(n, i, both) the cotangents of two rows of a column of a tile: of r, z or U h + c; where operands are in half
+//                         precision OPERANDS in its place, when the block's cotangents are there in float32
 //   PRODUCTS_SEND(s)      when all of the block's threads have found theirs
 //   SUMS_WAIT(s)          until there is what dh is the sum of
 //   SUM(n, j, sum)        adds it
@@ -14,6 +15,15 @@
 #define THREADS 256
 #define LONG (4 * HC + 16)      // a line of float32
 #define DLINE (HALF_D ? LINE : LONG)
+// Operands in half precision, F16, take the place of TF32, which has as many bits: all arrays of floats are float32 then.
+#define LEFT_LINE (F16 ? LONG : LINE)
+#define LEFT(i) ((i) * ROWS * LEFT_LINE)
+#define LEFT_PIECES (HC * (F16 ? 4 : 2) / 16)
+#if F16
+typedef float left_t;
+#else
+typedef u16 left_t;
+#endif
 
 // Shared memory, in bytes
 #define AT_SUMS OPERAND_BYTES
@@ -22,7 +32,8 @@
 #define AT_DA (AT_D + ROWS * DLINE)
 #define READ_BYTES (AT_DA + HAS_DA * ROWS * LONG)
 #define AT_LEFT (AT_READ + 2 * READ_BYTES)
-#define AT_BARS (AT_LEFT + LINES(4))
+#define AT_LARGEST (AT_LEFT + LEFT(4))       // of each row, for two steps; behind them the scale of w
+#define AT_BARS (AT_LARGEST + F16 * (2 * ROWS * 4 + 16))
 #define SHARED_BYTES (AT_BARS + BAR_BYTES)
 
 #define GATES(d) const u16 *a##d, const u16 *r##d, const u16 *z##d, const u16 *v##d
@@ -34,8 +45,8 @@
 #define PICK(name) name##0
 #endif
 
-// w: [S, H, 3H], U; d_last: [S, N, H]; before: [S, T, N, H]; a, r, z, v of each direction: [T, N, H] f16;
-// d_hidden: [T, N, S H], over the scale; d_pre: [T, N, S H].
+// w: [S, H, 3H], U, in half precision over a power of two; d_last: [S, N, H]; before: [S, T, N, H]; a, r, z, v of each direction: [T, N, H] f16;
+// d_hidden: [T, N, S H], over the scale; d_pre: [T, N, S H]; scale: that of d_hidden and, in half precision, of w.
 // product: [S, T, N, 3H]; projections: [T, N, S 3H]; d_carry: [S, N, H];
 // totals: sums over steps and a cluster's rows of the cotangents of r, z, a and U h + c, [S, CLUSTERS, 4, H].
 // All have an axis of models in front.
@@ -47,7 +58,7 @@ BACKWARD_KERNEL gru_backward(const u16* w, const float* d_last, const u16* befor
 #if HAS_DA
                     const float* d_pre,
 #endif
-                    EXCHANGE_READS u16* product, u16* projections, float* d_carry, float* totals EXCHANGE_MAKES) {
+                    EXCHANGE_READS left_t* product, left_t* projections, float* d_carry, float* totals EXCHANGE_MAKES) {
   SHARED
   OF_MODEL(w, S * H * 3 * H)
   OF_MODEL(d_last, S * N * H)
@@ -57,7 +68,7 @@ BACKWARD_KERNEL gru_backward(const u16* w, const float* d_last, const u16* befor
   OF_MODEL_GATES(1)
 #endif
   d_hidden = (const char*)d_hidden + (size_t)MODEL * (HALF_D ? 2 : 4) * T * N * S * H;
-  OF_MODEL(scale, 1)
+  OF_MODEL(scale, (1 + F16))
 #if HAS_DA
   OF_MODEL(d_pre, T * N * S * H)
 #endif
@@ -131,7 +142,7 @@ BACKWARD_KERNEL gru_backward(const u16* w, const float* d_last, const u16* befor
       const float r = of_f16(*(const u16*)(own + LINES(2))), z = of_f16(*(const u16*)(own + LINES(3)));               \
       to_a[n][j] = (1.f - z) * (1.f - m * m);                                                                         \
       to_r[n][j] = of_f16(*(const u16*)(own + LINES(4))) * r * (1.f - r);                                             \
-      to_z[n][j] = (of_bf16(*(const u16*)own) - m) * z * (1.f - z);                                                   \
+      to_z[n][j] = (of_operand(*(const u16*)own) - m) * z * (1.f - z);                                                 \
       of_r[n][j] = r;                                                                                                 \
       of_z[n][j] = z;                                                                                                 \
       const unsigned char* const d = read + AT_D + row * DLINE;                                                       \
@@ -152,7 +163,7 @@ BACKWARD_KERNEL gru_backward(const u16* w, const float* d_last, const u16* befor
 #pragma unroll
       for (int n = 0; n < NT; n++) {
         if (NT > 1 && BY_TILE) FACTORS_OF(s, n) // nor for those of all tiles
-        const u32 line = (n * 8 + 2 * q) * LINE + local * 2;
+        const u32 line = (n * 8 + 2 * q) * LEFT_LINE + local * (u32)sizeof(left_t);
         float d[4][2]; // cotangents of r, z, U h + c, a
 #pragma unroll
         for (int j = 0; j < 2; j++) {
@@ -165,26 +176,44 @@ BACKWARD_KERNEL gru_backward(const u16* w, const float* d_last, const u16* befor
         }
 #pragma unroll
         for (int i = 0; i < 4; i++) {
+#if F16
+          *(float*)(smem + AT_LEFT + LEFT(i) + line) = d[i][0];
+          *(float*)(smem + AT_LEFT + LEFT(i) + line + LEFT_LINE) = d[i][1];
+#else
           const u32 both = pack_bf16(d[i][0], d[i][1]);
           if (i < 3) COTANGENT(n, i, both)
           *(u16*)(smem + AT_LEFT + LINES(i) + line) = (u16)both;
           *(u16*)(smem + AT_LEFT + LINES(i) + line + LINE) = (u16)(both >> 16);
+#endif
           total[i] += d[i][0] + d[i][1];
         }
+#if F16
+#pragma unroll
+        for (int j = 0; j < 2; j++) {
+          u32 most = size_of(d[0][j]);
+          most = larger(most, larger(size_of(d[1][j]), size_of(d[2][j])));
+#pragma unroll
+          for (int mask = 4; mask < 32; mask *= 2) most = larger(most, from_xor(most, mask));
+          if (g == 0) raise((u32*)(smem + AT_LARGEST) + (now * NT + n) * 8 + 2 * q + j, most);
+        }
+#endif
       }
     }
     SYNC(); // the operand and the lines are there
+#if F16
+    OPERANDS
+#endif
     PRODUCTS_SEND(s)
     // While that is on its way: six arrays, for which four kinds of lines are there.
     const size_t t_rows = (size_t)IN_TIME(T - 1 - s) * N + row0;
-    for (int i = thread_here(); i < 6 * ROWS * PIECES; i += THREADS) {
-      const int piece = i % PIECES, line = i / PIECES, kind = line / ROWS, row = line % ROWS;
+    for (int i = thread_here(); i < 6 * ROWS * LEFT_PIECES; i += THREADS) {
+      const int piece = i % LEFT_PIECES, line = i / LEFT_PIECES, kind = line / ROWS, row = line % ROWS;
       const int from = (kind < 3 ? kind : kind == 5 ? 3 : kind - 3) * ROWS + row;
       const size_t at = kind < 3 ? ((size_t)direction * T * N + t_rows + row) * (3 * H) + kind * H
                                  : (t_rows + row) * (S * 3 * H) + direction * 3 * H + (kind - 3) * H;
       if (row0 + row < N)
-        *(uint4*)((kind < 3 ? product : projections) + at + rank * HC + piece * 8) =
-            *(const uint4*)(smem + AT_LEFT + from * LINE + piece * 16);
+        *(uint4*)((kind < 3 ? product : projections) + at + rank * HC + piece * (16 / (int)sizeof(left_t))) =
+            *(const uint4*)(smem + AT_LEFT + from * LEFT_LINE + piece * 16);
     }
     READ(s + 2)
     copies_wait<1>(); // of the next step

@@ -25,6 +25,9 @@ DEV void copy4(u32 to, const void* from) {
 }
 
 DEV int bits_of(float x) { return __float_as_int(x); }
+DEV float of_bits(u32 x) { return __uint_as_float(x); }
+// Raises a number in shared memory, which other threads raise as well.
+DEV void raise(u32* to, u32 x) { atomicMax(to, x); }
 #endif
 
 // Integers in the order of the numbers, NaN above all.
@@ -32,3 +35,14 @@ DEV int ordered(float x) {
   const int i = bits_of(x);
   return i ^ (i >> 31 & 0x7fffffff);
 }
+
+// Sizes of numbers as integers in the same order, infinity and NaN above all; the powers of two that bring a number of
+// that size to 2^14 to 2^15, and back.
+DEV u32 size_of(float x) { return (u32)bits_of(x) & 0x7fffffff; }
+DEV u32 larger(u32 x, u32 y) { return x > y ? x : y; }
+DEV u32 exponent_to_half(u32 size) {
+  const u32 exponent = 268 - (size >> 23);
+  return exponent < 253 ? exponent : 253;
+}
+DEV float to_half(u32 size) { return of_bits(exponent_to_half(size) << 23); }
+DEV float of_half(u32 size) { return of_bits((254 - exponent_to_half(size)) << 23); }

@@ -58,8 +58,11 @@ DEV void send2(u32 to, float x, float y, u32 bar) {
 }
 
 // --- blocks that meet in the device's memory: what a block has shared before a barrier of its threads, all that see its
-// arrival can read, by copy16: it passes by the cache of a multiprocessor, which may hold what stood there before
+// arrival can read, by copy16 and fetch2: they pass by the cache of a multiprocessor, which may hold what stood there before
 DEV void share(u32* to, u32 v) { asm volatile("st.global.cg.u32 [%0], %1;" ::"l"(to), "r"(v) : "memory"); }
+DEV void fetch2(const u32* from, u32& x, u32& y) {
+  asm volatile("ld.global.cg.v2.u32 {%0,%1}, [%2];" : "=r"(x), "=r"(y) : "l"(from) : "memory");
+}
 DEV void arrive(u32* counter) { asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(counter) : "memory"); }
 DEV void wait_for(const u32* counter, u32 arrivals) {
   u32 seen;
@@ -134,6 +137,8 @@ DEV float sigmoid(float x) { return over(1.f + exp2_(-1.4426950408889634f * x));
 DEV float tanh_(float x) { return 1.f - 2.f * over(1.f + exp2_(2.8853900817779268f * x)); }
 #if F16
 #define pack_operand pack_f16
+#define of_operand of_f16
 #else
 #define pack_operand pack_bf16
+#define of_operand of_bf16
 #endif

@@ -8,35 +8,21 @@
 // A step of rows that sample: the readout's product; then the recurrent one, behind which hide the choice of the
 // token, the reading of its row of the table and the writing of the step before; then the gates.
 //
-// Constants: see place.cuh, with TILES_READING and TILES_SAMPLING of the two kinds of clusters; READING: rows of the
-// first kind; CLASSES sampled from; TOKENS in the table; TABLE_SHARED: whether a block has its columns of the table in shared memory; SAVED and F16: as
-// in forward.cu.
+// Constants: see rollout.cuh; TABLE_SHARED: whether a block has its columns of the table in shared memory.
 #include "primitives.cuh"
 
 #include "lanes.cuh"
-#define SIDES 1
-#define CLUSTERS_READING ((READING + 8 * TILES_READING - 1) / (8 * TILES_READING))
-#define CLUSTERS_SAMPLING ((BATCH - READING + 8 * TILES_SAMPLING - 1) / (8 * TILES_SAMPLING))
-#define MODEL_BLOCKS (8 * (CLUSTERS_READING + CLUSTERS_SAMPLING))
-#define TILES (TILES_READING > TILES_SAMPLING ? TILES_READING : TILES_SAMPLING)
-#include "place.cuh"
-#define KG (8 / MG < H / 32 ? 8 / MG : H / 32) // warps along the terms of a product
-#define KT (H / 16 / KG)                       // tiles of 16 terms of a warp
-#define WARPS (MG * KG)
-#define THREADS (32 * WARPS)
-#define TILE (H * 16)                          // bytes of the state of 8 rows, [H][8]
-#define KINDS (SAVED ? 5 : 2)                  // arrays that a step leaves: h', a, r, z, U h + c
+#define ROLLOUT_KERNEL KERNEL
+#define EXCHANGE_FIELDS
+#define EXCHANGE_READS
+#define EXCHANGE_MAKES
+#define EXCHANGE_VALUES
 #define PART (MG * 2 * (KG - 1) * 3 * 256)     // bytes of partial sums of 8 rows
-#define SAMPLING (N - READING)
-// The readout: tiles of 16 classes, a power of two
-#define VM (CLASSES <= 16 ? 1 : CLASSES <= 32 ? 2 : CLASSES <= 64 ? 4 : CLASSES <= 128 ? 8 : 16)
-#define VW (VM < WARPS ? VM : WARPS == 6 ? 4 : WARPS) // warps along the classes
-#define VK (WARPS / VW)                        // warps along the terms
+#define VW (VM < WARPS ? VM : WARPS == 6 ? 4 : WARPS) // warps along the classes of the readout
+#define VK (WARPS / VW)                        // warps along its terms
 #define VT (H / 16 / VK)                       // tiles of 16 terms of a warp
 #define SCORES (16 * VM + 4)                   // numbers of a row of scores in shared memory
 #define ENTRY (3 * HC + 8)                     // numbers of a token's row of the table in shared memory
-static_assert(KT % 2 == 0 && KG >= 2, "two tiles are read at once, two warps finish the columns");
-static_assert(VT % 2 == 0 && VM % VW == 0 && H / 16 % VK == 0, "all warps of a readout have as much to do");
 
 // Shared memory, in bytes
 #define AT_PARTS (2 * NT * TILE)
@@ -49,22 +35,8 @@ static_assert(VT % 2 == 0 && VM % VW == 0 && H / 16 % VK == 0, "all warps of a r
 #define AT_LEAVE (AT_BIAS + HC * 4)
 #define AT_BARS (AT_LEAVE + 6 * 8)
 #define SHARED_BYTES (AT_BARS + 16)
-
-struct Arrays {
-  const float* table;   // [TOKENS + 1, 3H], the last row is NaN
-  const u16* weights;   // [3H, H], U transposed
-  const float* bias;    // [H]
-  const u16* readout;   // [16 VM, H], transposed, zeros behind the classes
-  const float* carry;   // [N, H]
-  const float* factors; // what a state is multiplied by before a product, and what a product is multiplied by
-  const int* tokens;    // [T, N], -1 where a sample is read
-  const float* noise;   // [T, SAMPLING, CLASSES], what is added to the logits
-  u16* hidden;          // [T, N, H]
-  u16 *a, *r, *z, *v;   // [T, N, H] f16
-  u16* before;          // [T, N, H]
-  float* last;          // [N, H]
-  int* samples;         // [T, SAMPLING]
-}; // all of them with an axis of models in front
+#include "rollout.cuh"
+static_assert(VT % 2 == 0 && VM % VW == 0 && H / 16 % VK == 0, "all warps of a readout have as much to do");
 
 // The class of the highest score of row `lane / 4` of a tile: of a fourth of the classes, then of all.
 DEV int choose(const float* scores, int lane) {
@@ -95,27 +67,8 @@ DEV int choose(const float* scores, int lane) {
       }
     }
   }
-#pragma unroll
-  for (int mask = 1; mask < 4; mask *= 2) {
-    const int other = (int)from_xor((u32)best, mask), its = (int)from_xor((u32)chosen, mask);
-    if (other > best || (other == best && its < chosen)) {
-      best = other;
-      chosen = its;
-    }
-  }
+  HIGHEST_OF_FOUR(best, chosen)
   return chosen < CLASSES ? chosen : CLASSES - 1;
-}
-
-// Writes what step t - 1 has left, and the state that step t starts from.
-template <int tiles> DEV void write_lines(unsigned char* smem, int t, int row0, int rows, u32 rank) {
-#pragma unroll 1
-  for (int i = thread_here(); i < (SAVED ? 6 : 2) * tiles * 8 * PIECES; i += THREADS) {
-    const int piece = i % PIECES, row = i / PIECES % (8 * tiles), kind = i / PIECES / (8 * tiles);
-    if (row >= rows || (kind < 5 ? t == 0 : t == T)) continue;
-    u16* const to = ((u16* const*)(smem + AT_LEAVE))[kind] + ((size_t)(kind < 5 ? t - 1 : t) * N + row0 + row) * H + rank * HC;
-    const unsigned char* const from = smem + AT_LEFT + (kind % 5 * 8 * tiles + row) * LINE;
-    *(uint4*)(to + piece * 8) = *(const uint4*)(from + piece * 16);
-  }
 }
 
 // The rows of a cluster over time.
@@ -137,17 +90,7 @@ template <int tiles, bool samples> DEV void run(const Arrays& arrays, unsigned c
   const float of_state = 1.f, of_product = 1.f;
 #endif
 
-  u32 a[3][KT][4]; // the weights, for good
-#pragma unroll
-  for (int gate = 0; gate < 3; gate++)
-#pragma unroll
-    for (int k = 0; k < KT; k++) {
-      const u32* p = (const u32*)(arrays.weights + (size_t)(gate * H + rank * HC + mg * 16 + g) * H + (kg * KT + k) * 16) + q;
-      a[gate][k][0] = p[0];
-      a[gate][k][1] = p[8 * H / 2];
-      a[gate][k][2] = p[4];
-      a[gate][k][3] = p[8 * H / 2 + 4];
-    }
+  HOLD_WEIGHTS(a)
   if (THREAD == 0) {
     for (int i = 0; i < 2; i++) bar_init(s_bar + 8 * i, 1);
     bar_expect(s_bar + 8, tiles * TILE); // of step 1
@@ -362,48 +305,3 @@ done:
   cluster_sync(); // no block leaves before what it has sent has arrived
 }
 
-KERNEL gru_rollout(const float* table, const u16* weights, const float* bias, const u16* readout, const float* carry,
-                   const float* factors, const int* tokens, const float* noise, u16* hidden, u16* a,
-#if SAVED
-                   u16* r, u16* z, u16* v,
-#endif
-                   float* last,
-#if SAVED
-                   u16* before,
-#endif
-                   int* samples) {
-  SHARED
-#if !SAVED
-  u16* const r = 0;
-  u16* const z = 0;
-  u16* const v = 0;
-  u16* const before = 0;
-#endif
-  Arrays arrays = {table, weights, bias, readout, carry, factors, tokens, noise, hidden, a, r, z, v, before, last, samples};
-  OF_MODEL(arrays.table, (TOKENS + 1) * 3 * H)
-  OF_MODEL(arrays.weights, 3 * H * H)
-  OF_MODEL(arrays.bias, H)
-  OF_MODEL(arrays.readout, 16 * VM * H)
-  OF_MODEL(arrays.carry, N * H)
-  OF_MODEL(arrays.factors, 2)
-  OF_MODEL(arrays.tokens, T * N)
-  OF_MODEL(arrays.noise, T * SAMPLING * CLASSES)
-  OF_MODEL(arrays.hidden, T * N * H)
-  OF_MODEL(arrays.a, T * N * H)
-  OF_MODEL(arrays.last, N * H)
-  OF_MODEL(arrays.samples, T * SAMPLING)
-  if (SAVED) {
-    OF_MODEL(arrays.r, T * N * H)
-    OF_MODEL(arrays.z, T * N * H)
-    OF_MODEL(arrays.v, T * N * H)
-    OF_MODEL(arrays.before, T * N * H)
-  }
-  const int cluster = OWN_BLOCK / 8;
-  if (cluster < CLUSTERS_READING) {
-    const int row0 = cluster * 8 * TILES_READING, left = READING - row0;
-    run<TILES_READING, false>(arrays, smem, row0, left < 8 * TILES_READING ? left : 8 * TILES_READING);
-  } else {
-    const int row0 = READING + (cluster - CLUSTERS_READING) * 8 * TILES_SAMPLING, left = N - row0;
-    run<TILES_SAMPLING, true>(arrays, smem, row0, left < 8 * TILES_SAMPLING ? left : 8 * TILES_SAMPLING);
-  }
-}

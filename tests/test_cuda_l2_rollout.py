@@ -1,0 +1,207 @@
+"""Rollouts by CUDA kernels whose blocks meet in the device's memory."""
+
+import functools
+
+import numpy as np
+import pytest
+from emulated import emulate_kernels
+from test_cuda import H100, HALF, TF32, assert_close, assert_found
+from test_cuda_l2 import A100, ADA
+from test_cuda_rollout import drawn_rollout, over_the_same_tokens, with_equal_classes
+
+from pf_jax.recurrence import loops
+from pf_jax.recurrence.cuda import l2
+from pf_jax.recurrence.cuda.groups import RolloutGroups, find_rollout_groups
+
+ONE = RolloutGroups(1, 1, 128)
+slow = pytest.mark.slow
+
+# Rows of the last groups of both kinds are missing but for the third case.
+CASES = [
+    pytest.param(RolloutGroups(2, 2, 128), 5, {}, id="H128"),
+    pytest.param(ONE, 5, {"reading": 3, "sampling": 5}, id="H128-one", marks=slow),
+    pytest.param(
+        RolloutGroups(1, 2, 256),
+        50,
+        {"reading": 0, "sampling": 16, "given": 0.0},
+        id="H256-free-running",
+        marks=slow,
+    ),
+    pytest.param(RolloutGroups(3, 1, 384), 2, {}, id="H384-pixels", marks=slow),
+    pytest.param(
+        # Four blocks, of which each has four tiles of classes.
+        RolloutGroups(1, 2, 128),
+        250,
+        {"reading": 5, "sampling": 13, "num_steps": 3},
+        id="H128-classes",
+        marks=slow,
+    ),
+    pytest.param(
+        RolloutGroups(2, 1, 1024),
+        20,
+        {"reading": 9, "sampling": 5, "num_steps": 3},
+        id="H1024",
+        marks=slow,
+    ),
+]
+
+
+@pytest.mark.parametrize("groups, num_tokens, options", CASES)
+def test_rollout_equals_the_plain_loop(monkeypatch, groups, num_tokens, options):
+    emulate_kernels(monkeypatch)
+    interface, inputs = drawn_rollout(num_tokens, groups.size, **options)
+    found = l2.rollout(groups, HALF, True, interface, inputs)
+    assert len(np.unique(found.samples)) > min(num_tokens, 8) / 2
+    forced = over_the_same_tokens(inputs, found.samples)
+    expected = loops.rollout_whole(HALF, True, interface, forced)
+    np.testing.assert_array_equal(found.samples, expected.samples)
+    assert_close(found.traces, expected.traces)
+
+
+@slow
+@pytest.mark.parametrize("size", [1.0, 8.0])
+def test_rollout_in_half_precision_equals_the_plain_loop(monkeypatch, size):
+    emulate_kernels(monkeypatch)
+    interface, inputs = drawn_rollout()
+    inputs = inputs._replace(carry=(size * inputs.carry[0],))
+    found = l2.rollout(RolloutGroups(2, 1, 128), TF32, False, interface, inputs)
+    assert found.traces[0].before is None
+    assert found.traces[0].gates[0][1:] == (None, None, None)
+    forced = over_the_same_tokens(inputs, found.samples)
+    expected = loops.rollout_whole(TF32, False, interface, forced)
+    np.testing.assert_array_equal(found.samples, expected.samples)
+    # The readout's kernel is rounded to bfloat16 in the plain loop alone.
+    assert_close(found.traces, expected.traces, 1e-3 if size == 1 else 1e-2)
+
+
+@slow
+def test_rollout_shows_tokens_outside_the_vocabulary(monkeypatch):
+    emulate_kernels(monkeypatch)
+    interface, inputs = drawn_rollout(num_steps=3, reading=8, sampling=8)
+    given = inputs.given.at[1, 3].set(5).at[1, 4].set(-1).at[0, 9].set(7)
+    inputs = inputs._replace(given=given)
+    hidden = l2.rollout(ONE, HALF, True, interface, inputs).traces[0].hidden
+    is_nan = np.isnan(np.asarray(hidden, np.float32)).all(-1)
+    expected = np.zeros((3, 16), bool)
+    expected[1:, 3:5] = expected[:, 9] = True
+    np.testing.assert_array_equal(is_nan, expected)
+    assert np.isfinite(np.asarray(hidden, np.float32)[~expected]).all()
+
+
+@slow
+@pytest.mark.parametrize(("num_classes", "other"), [(20, 14), (20, 18), (250, 200)])
+def test_rollout_takes_the_lowest_of_equal_classes(monkeypatch, num_classes, other):
+    emulate_kernels(monkeypatch)
+    interface, inputs = drawn_rollout(num_classes, given=0.0, num_steps=3)
+    inputs = with_equal_classes(inputs, other)
+    samples = l2.rollout(ONE, HALF, False, interface, inputs).samples
+    assert (samples == 3).sum() > samples.size / 2 and not (samples == other).any()
+
+
+FAULTS = {
+    "no release": [("if (t + 1 < states && THREAD == 0) arrive", "if (false) arrive")],
+    "released too soon": [
+        (
+            "      SYNC(); // the lines are",
+            "      if (THREAD == 0) arrive(COUNTER(n));\n      SYNC(); // are",
+        ),
+        ("if (t + 1 < states && THREAD == 0) arrive", "if (false) arrive"),
+    ],
+    "choice released too soon": [
+        (
+            "SYNC(); // they may be written anew",
+            "if (THREAD == 0 && m + GROUP >= VM) arrive(COUNTER(n) + 16); SYNC(); // they",
+        ),
+        ("        if (THREAD == 0) arrive(COUNTER(n) + 16);\n      }", "      }"),
+    ],
+    "no wait for the state": [
+        ("if (copies && THREAD == 32) wait_for", "if (false) wait_for")
+    ],
+    "no wait for the choice": [
+        ("if (samples && t && THREAD == 0) wait_for", "if (false) wait_for")
+    ],
+    "one arrival too few": [("GROUP * (next_t + 1))", "GROUP * (next_t + 1) - 1)")],
+    "one choice too few": [("CHOOSERS * t)", "CHOOSERS * t - 1)")],
+    "one choice too many": [("CHOOSERS * t)", "CHOOSERS * t + 1)")],
+    "others do not wait": [
+        ("SYNC(); // and for those threads", "; // nor for those threads")
+    ],
+    "one buffer of states": [("((step)&1)", "0"), ("((t)&1)", "0")],
+    "one buffer in shared memory": [
+        ("s_h + (b)*TILE", "s_h"),
+        ("s_h + now * TILE", "s_h"),
+    ],
+    "one buffer of the table's rows": [
+        ("(((b)*8 + row) * ENTRY", "((row) * ENTRY"),
+        ("(now * 8 + 2 * q) * ENTRY", "(2 * q) * ENTRY"),
+    ],
+    "tokens too soon": [("SYNC(); // the tokens are there", "// the tokens")],
+    "no wait for copies": [
+        ("if (samples) copies_wait<1>()", "if (samples) copies_wait<2>()")
+    ],
+    "parts too soon": [
+        ("SYNC(); // the parts of the sums", "// the parts of the sums")
+    ],
+    "parts of the logits too soon": [
+        ("SYNC(); // the parts of the logits", "// the parts")
+    ],
+    "parts of the logits too late": [
+        ("SYNC(); // they may be written anew", "// they")
+    ],
+    "ties to the highest": [("(int)key > best", "(int)key >= best")],
+    "ties of lanes to the highest": [("its < chosen", "its > chosen")],
+}
+
+
+@slow
+@pytest.mark.parametrize("fault", FAULTS)
+def test_rollout_fails_with_a_planted_fault(monkeypatch, fault):
+    interface, inputs = drawn_rollout(20, num_steps=7, reading=9)
+    # In one tile of classes for the ties that a block finds, in two for those of blocks.
+    inputs = with_equal_classes(inputs, 14 if "lanes" in fault else 18)
+    groups = RolloutGroups(2, 2, 128)
+    run = functools.partial(l2.rollout, groups, HALF, True, interface, inputs)
+    assert_found(monkeypatch, FAULTS[fault], run)
+
+
+@pytest.mark.parametrize(
+    ("device", "size", "reading", "sampling", "classes", "tiles"),
+    [
+        (H100, 1024, 0, 64, 50, (2, 2)),
+        (H100, 1024, 64, 64, 50, (4, 4)),
+        (H100, 768, 64, 64, 2, (4, 3)),
+        (H100, 1024, 64, 64, 256, (4, 4)),
+        (A100, 1024, 32, 32, 50, (4, 2)),
+        (A100, 1024, 64, 64, 50, (8, 4)),
+        (A100, 512, 64, 64, 50, (3, 3)),
+        (ADA, 768, 32, 32, 50, (2, 2)),
+        (ADA, 1024, 32, 32, 50, None),  # more shared memory than there is
+        (A100, 1024, 128, 128, 50, None),  # more blocks than run at once
+        (H100, 1152, 0, 8, 2, None),
+        (H100, 320, 0, 8, 2, None),
+        (H100, 1024, 0, 8, 300, None),
+    ],
+)
+def test_find_rollout_groups(device, size, reading, sampling, classes, tiles):
+    find = functools.partial(
+        find_rollout_groups,
+        (reading + sampling, size),
+        device,
+        reading=reading,
+        sampling=sampling,
+        classes=classes,
+    )
+    found = find(layers=1)
+    assert (found and found[:2]) == tiles
+    assert find(layers=2) is None
+    if found:
+        program = l2.rollout_program(
+            found,
+            (9, reading + sampling, size),
+            reading=reading,
+            classes=classes,
+            tokens=classes,
+            is_saved=True,
+            is_half=False,
+        )
+        assert program.blocks <= device.cores and program.shared <= device.memory
