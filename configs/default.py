@@ -9,7 +9,7 @@ def get_config() -> config_dict.ConfigDict:
 
     config.seed = 0  # seed of parameters, batches and samples
     # What the generator is trained for: "teacher_forcing", "professor_forcing",
-    # "scheduled_sampling", "state_matching" or "input_noise".
+    # "scheduled_sampling", "state_matching", "input_noise" or "noisy_professor_forcing".
     config.objective = "professor_forcing"
     config.dtype = "float32"  # type of matrix products: "float32" or "bfloat16"
 
@@ -127,7 +127,7 @@ def get_config() -> config_dict.ConfigDict:
         False  # let it move the teacher-forced states too
     )
 
-    # Read by the objective "input_noise".
+    # Read by the objectives "input_noise" and "noisy_professor_forcing".
     config.input_noise = noise = config_dict.ConfigDict()
     noise.probability = 0.1  # probability that an input token is replaced by another
     noise.deviation = 0.1  # standard deviation of the noise added to input numbers

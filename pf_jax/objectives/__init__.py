@@ -6,6 +6,7 @@ with an `objective`, name it in the table, and give its fields to `configs/defau
 
 from pf_jax.objectives import (
     input_noise,
+    noisy_professor_forcing,
     professor_forcing,
     scheduled_sampling,
     state_matching,
@@ -37,6 +38,7 @@ OBJECTIVES: dict[str, Objective] = {
     "scheduled_sampling": scheduled_sampling.objective,
     "state_matching": state_matching.objective,
     "input_noise": input_noise.objective,
+    "noisy_professor_forcing": noisy_professor_forcing.objective,
 }
 """By the config's field `objective`."""
 

@@ -80,6 +80,34 @@ def noisy_inputs(
     )
 
 
+def noisy_nll(
+    params: GeneratorParams,
+    state: TrainState,
+    batch: Batch,
+    keys: Array,
+    dropout: Dropout | None,
+) -> tuple[Array, tuple[Carry, ...]]:
+    """The total NLL of the data under noisy inputs, and the carry after the last step.
+
+    Args:
+        params: Weights of the generator.
+        state: The training state; `settings.options` is an `InputNoise`.
+        batch: Sequences `[T, B]` without noise.
+        keys: Typed keys of the rows, `[B]`.
+        dropout: Masks of the rows, if there is dropout.
+    """
+    settings = state.settings
+    unroll = unroll_teacher_forced(
+        params,
+        noisy_inputs(batch.inputs, keys, settings.options, batch.mask),
+        state.carry,
+        dropout=dropout,
+        context=context_of(params, batch, settings),
+        generator=settings.generator,
+    )
+    return total_nll(unroll, batch, settings), unroll.carry
+
+
 def input_noise_step(
     state: TrainState, batch: Batch, key: Array, *, axis_name: str | None = None
 ) -> tuple[TrainState, Metrics]:
@@ -94,29 +122,20 @@ def input_noise_step(
     Returns:
         The new state, and the metrics of all devices.
     """
-    settings = state.settings
     batch = readable(batch, state.generator.params)
     keys = batch_keys(key, batch, axis_name)
-    inputs = noisy_inputs(batch.inputs, keys, settings.options, batch.mask)
 
     def loss(
         params: GeneratorParams, dropout: Dropout | None
     ) -> tuple[Array, tuple[Array, tuple[Carry, ...], Metrics]]:
-        unroll = unroll_teacher_forced(
-            params,
-            inputs,
-            state.carry,
-            dropout=dropout,
-            context=context_of(params, batch, settings),
-            generator=settings.generator,
-        )
-        total = total_nll(unroll, batch, settings)
-        return total / inputs.shape[1], (total, unroll.carry, {})
+        total, carry = noisy_nll(params, state, batch, keys, dropout)
+        return total / batch.inputs.shape[1], (total, carry, {})
 
     return generator_alone(state, batch, keys, loss, axis_name)
 
 
-def _make_options(config: Any) -> InputNoise:
+def make_options(config: Any) -> InputNoise:
+    """The noise that a config asks for."""
     return InputNoise(config.input_noise.probability, config.input_noise.deviation)
 
 
@@ -126,10 +145,11 @@ _RULES = (
 )
 
 
-def _check(config: Any) -> None:
+def check(config: Any) -> None:
+    """Raises a `UserError` where a field of the noise is not legal."""
     check_rules(config, _RULES)
 
 
 objective = Objective(
-    make_step=lambda config: input_noise_step, make_options=_make_options, check=_check
+    make_step=lambda config: input_noise_step, make_options=make_options, check=check
 )

@@ -4,6 +4,7 @@
 `joint_step` is the same two updates in one forward and one backward pass.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -39,9 +40,17 @@ from pf_jax.state import Settings, TrainState
 from pf_jax.types import Array, Batch, Carry, Params
 from pf_jax.unroll import unroll_windows
 
+Likelihood = Callable[[GeneratorParams, TrainState, Batch, Array], Array]
+"""A function `(params, state, batch, keys [B]) -> total NLL`, for the generator's loss."""
+
 
 def generator_step(
-    state: TrainState, batch: Batch, key: Array, *, axis_name: str | None = None
+    state: TrainState,
+    batch: Batch,
+    key: Array,
+    *,
+    axis_name: str | None = None,
+    likelihood: Likelihood | None = None,
 ) -> tuple[TrainState, Behavior, Metrics]:
     """One update of the generator: likelihood, and behavior where the gate is open.
 
@@ -54,6 +63,8 @@ def generator_step(
         batch: Sequences `[T, B]`; this device's rows under an `axis_name`.
         key: A typed key, the same on all devices, new for each step.
         axis_name: Mapped axis over devices, if any.
+        likelihood: Function that gives the total NLL in the generator's loss; by default
+            it is that of the teacher-forced rows.
 
     Returns:
         The new state, the behavior of both modes that the update went by (for
@@ -61,7 +72,9 @@ def generator_step(
     """
     settings, params = state.settings, discriminator_of(state).params
     batch = readable(batch, state.generator.params)
-    (total, seen), pull_generator, carry = _generator_vjp(state, batch, key, axis_name)
+    (total, seen), pull_generator, carry = _generator_vjp(
+        state, batch, key, axis_name, likelihood
+    )
 
     def adversarial_loss(behavior: Behavior) -> tuple[Array, tuple[Array, Array]]:
         logits = _modes(_logits(params, behavior, settings), settings)
@@ -111,7 +124,12 @@ def discriminator_step(
 
 
 def separate_step(
-    state: TrainState, batch: Batch, key: Array, *, axis_name: str | None = None
+    state: TrainState,
+    batch: Batch,
+    key: Array,
+    *,
+    axis_name: str | None = None,
+    likelihood: Likelihood | None = None,
 ) -> tuple[TrainState, Metrics]:
     """`generator_step`, then `discriminator_step` on the behavior it saw.
 
@@ -120,17 +138,26 @@ def separate_step(
         batch: Sequences `[T, B]`; this device's rows under an `axis_name`.
         key: A typed key, the same on all devices, new for each step.
         axis_name: Mapped axis over devices, if any.
+        likelihood: Function that gives the total NLL in the generator's loss; by default
+            it is that of the teacher-forced rows.
 
     Returns:
         The new state, and the metrics of all devices.
     """
-    state, seen, metrics = generator_step(state, batch, key, axis_name=axis_name)
+    state, seen, metrics = generator_step(
+        state, batch, key, axis_name=axis_name, likelihood=likelihood
+    )
     state, more = discriminator_step(state, seen, axis_name=axis_name)
     return state, metrics | more
 
 
 def joint_step(
-    state: TrainState, batch: Batch, key: Array, *, axis_name: str | None = None
+    state: TrainState,
+    batch: Batch,
+    key: Array,
+    *,
+    axis_name: str | None = None,
+    likelihood: Likelihood | None = None,
 ) -> tuple[TrainState, Metrics]:
     """Both updates in one forward and one backward pass; equals `separate_step`.
 
@@ -144,13 +171,17 @@ def joint_step(
         batch: Sequences `[T, B]`; this device's rows under an `axis_name`.
         key: A typed key, the same on all devices, new for each step.
         axis_name: Mapped axis over devices, if any.
+        likelihood: Function that gives the total NLL in the generator's loss; by default
+            it is that of the teacher-forced rows.
 
     Returns:
         The new state, and the metrics of all devices.
     """
     settings = state.settings
     batch = readable(batch, state.generator.params)
-    (total, seen), pull_generator, carry = _generator_vjp(state, batch, key, axis_name)
+    (total, seen), pull_generator, carry = _generator_vjp(
+        state, batch, key, axis_name, likelihood
+    )
     joined, pull_discriminator = jax.vjp(
         lambda params, behavior: _logits(params, behavior, settings),
         on_device(discriminator_of(state).params, axis_name),
@@ -273,15 +304,23 @@ def discriminator_of(state: TrainState) -> Player:
 
 
 def _generator_vjp(
-    state: TrainState, batch: Batch, key: Array, axis_name: str | None
+    state: TrainState,
+    batch: Batch,
+    key: Array,
+    axis_name: str | None,
+    likelihood: Likelihood | None,
 ) -> tuple[tuple[Array, Behavior], Any, tuple[Carry, ...]]:
     """Total NLL and the behavior of both modes, their pullback, and the last carry."""
     keys = batch_keys(key, batch, axis_name)
-    return jax.vjp(
-        lambda params: both_modes(params, state.settings, batch, keys, state.carry),
-        on_device(state.generator.params, axis_name),
-        has_aux=True,
-    )
+
+    def run(params: GeneratorParams) -> tuple[tuple[Array, Behavior], Any]:
+        found = both_modes(params, state.settings, batch, keys, state.carry)
+        if likelihood is None:
+            return found
+        (_, seen), carry = found
+        return (likelihood(params, state, batch, keys), seen), carry
+
+    return jax.vjp(run, on_device(state.generator.params, axis_name), has_aux=True)
 
 
 def _logits(params: Params, behavior: Behavior, settings: Settings) -> Array:
