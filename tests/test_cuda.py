@@ -11,34 +11,17 @@ from jax.sharding import NamedSharding, PartitionSpec
 from lowering import lowered_for_gpu
 
 import pf_jax
+from benchmarks.kernel_cases import HALF, TF32, backward_arguments, drawn_loop
 from pf_jax.recurrence import cuda, dispatch, loops
 from pf_jax.recurrence import tiles as gpu
 from pf_jax.recurrence.cuda import nvrtc
 from pf_jax.recurrence.cuda.clusters import Clusters, find_clusters
 from pf_jax.recurrence.cuda.gru import backward_program, forward_program
-from pf_jax.recurrence.loops import GRUWeights, Loop, Scaled
+from pf_jax.recurrence.loops import Scaled
 from pf_jax.recurrence.scan import gru_forward
 from pf_jax.recurrence.tiles import Device
 
 H100 = Device(132, 211 * 1024, 9.0)
-HALF = Loop(dtype="bfloat16")
-TF32 = Loop(is_tf32=True)
-
-
-def draw(seed, *shape):
-    return jax.random.normal(jax.random.key(seed), shape)
-
-
-def drawn_loop(clusters, num_steps):
-    """Weights, projections and carry."""
-    directions, num_rows, size, *_ = clusters
-    return (
-        GRUWeights(
-            draw(0, directions, size, 3 * size) / size**0.5, draw(1, directions, size)
-        ),
-        draw(2, num_steps, num_rows, directions * 3 * size).astype(jnp.float16),
-        draw(3, directions, num_rows, size),
-    )
 
 
 def assert_close(found, expected, bound=1e-3):
@@ -70,7 +53,7 @@ CASES = [
 @pytest.mark.parametrize("clusters, num_steps", CASES)
 def test_forward_equals_the_plain_loop(monkeypatch, clusters, num_steps):
     emulate_kernels(monkeypatch)
-    arguments = drawn_loop(clusters, num_steps)
+    arguments = drawn_loop(clusters[:3], num_steps)
     found = cuda.forward(clusters, HALF, True, *arguments)
     assert_close(found, loops.forward_whole(HALF, True, *arguments))
 
@@ -79,7 +62,7 @@ def test_forward_equals_the_plain_loop(monkeypatch, clusters, num_steps):
 @pytest.mark.parametrize(("size", "bound"), [(1.0, 1e-3), (8.0, 1e-2)])
 def test_forward_in_half_precision_equals_the_plain_loop(monkeypatch, size, bound):
     emulate_kernels(monkeypatch)
-    weights, projections, carry = drawn_loop(Clusters(2, 9, 128, 1), 3)
+    weights, projections, carry = drawn_loop((2, 9, 128), 3)
     arguments = weights, projections, size * carry
     found = cuda.forward(Clusters(2, 9, 128, 1), TF32, False, *arguments)
     expected = loops.forward_whole(TF32, False, *arguments)
@@ -87,29 +70,10 @@ def test_forward_in_half_precision_equals_the_plain_loop(monkeypatch, size, boun
     assert_close(found, expected, bound)
 
 
-def drawn_cotangents(clusters, num_steps, is_scaled):
-    """Of hidden states, of preactivations unless the first are scaled, of the last."""
-    directions, num_rows, size, *_ = clusters
-    over_time = num_steps, num_rows, directions * size
-    last = draw(6, directions, num_rows, size)
-    if is_scaled:
-        values = (draw(4, *over_time) / 4).astype(jnp.float16)
-        return Scaled(values, jnp.float32(4)), None, last
-    return Scaled(draw(4, *over_time)), draw(5, *over_time), last
-
-
-def backward_arguments(clusters, num_steps, loop=HALF):
-    weights, projections, carry = drawn_loop(clusters, num_steps)
-    trace = loops.forward_whole(loop, True, weights, projections, carry)
-    is_scaled = loop == HALF and clusters[0] == 2
-    cotangents = drawn_cotangents(clusters, num_steps, is_scaled)
-    return weights, carry, trace, *cotangents
-
-
 @pytest.mark.parametrize("clusters, num_steps", CASES)
 def test_backward_equals_the_plain_loop(monkeypatch, clusters, num_steps):
     emulate_kernels(monkeypatch)
-    arguments = backward_arguments(clusters, num_steps)
+    arguments = backward_arguments(clusters[:3], num_steps)
     found = cuda.backward(clusters, HALF, *arguments)
     expected = loops.backward(HALF, *arguments)
     assert_close(found[:3], expected[:3])
@@ -129,7 +93,7 @@ def test_backward_in_half_precision_equals_the_plain_loop(
     monkeypatch, clusters, num_steps
 ):
     emulate_kernels(monkeypatch)
-    arguments = backward_arguments(clusters, num_steps, TF32)
+    arguments = backward_arguments(clusters[:3], num_steps, TF32)
     found = cuda.backward(clusters, TF32, *arguments)
     assert_close(found, loops.backward(TF32, *arguments), 3e-4)
 
@@ -138,7 +102,7 @@ def test_backward_in_half_precision_equals_the_plain_loop(
 def test_backward_in_half_precision_takes_cotangents_of_any_size(monkeypatch):
     emulate_kernels(monkeypatch)
     weights, carry, trace, d_hidden, d_preactivation, d_last = backward_arguments(
-        ONE, 4, TF32
+        ONE[:3], 4, TF32
     )
     # Of rows from far below half precision's range to far above; one without any, one
     # whose cotangents come late and are larger than those behind them.
@@ -165,7 +129,7 @@ def test_backward_in_half_precision_takes_cotangents_of_any_size(monkeypatch):
 @pytest.mark.slow
 def test_backward_in_half_precision_keeps_nan_in_its_row(monkeypatch):
     emulate_kernels(monkeypatch)
-    weights, carry, trace, d_hidden, *rest = backward_arguments(ONE, 3, TF32)
+    weights, carry, trace, d_hidden, *rest = backward_arguments(ONE[:3], 3, TF32)
     values = d_hidden.values.at[1, 2, 5].set(jnp.nan).at[2, 4, 7].set(jnp.inf)
     found = cuda.backward(ONE, TF32, weights, carry, trace, Scaled(values), *rest)
     is_finite = np.isfinite(found.carry[0])
@@ -175,7 +139,7 @@ def test_backward_in_half_precision_keeps_nan_in_its_row(monkeypatch):
 
 def test_forward_keeps_held_states_and_nan_in_its_row(monkeypatch):
     emulate_kernels(monkeypatch)
-    weights, projections, carry = drawn_loop(ONE, 5)
+    weights, projections, carry = drawn_loop(ONE[:3], 5)
     # An update gate of one, as `scan._projections` makes it.
     projections = projections.at[:, 2, 128:256].set(65504).at[2, 5].set(jnp.nan)
     trace = cuda.forward(ONE, HALF, True, weights, projections, carry)
@@ -259,14 +223,14 @@ def assert_found(monkeypatch, faults, run):
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", FORWARD_FAULTS)
 def test_forward_fails_with_a_planted_fault(monkeypatch, fault):
-    run = functools.partial(cuda.forward, ONE, HALF, True, *drawn_loop(ONE, 5))
+    run = functools.partial(cuda.forward, ONE, HALF, True, *drawn_loop(ONE[:3], 5))
     assert_found(monkeypatch, FORWARD_FAULTS[fault], run)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", BACKWARD_FAULTS)
 def test_backward_fails_with_a_planted_fault(monkeypatch, fault):
-    run = functools.partial(cuda.backward, ONE, HALF, *backward_arguments(ONE, 5))
+    run = functools.partial(cuda.backward, ONE, HALF, *backward_arguments(ONE[:3], 5))
     assert_found(monkeypatch, BACKWARD_FAULTS[fault], run)
 
 
@@ -285,7 +249,9 @@ TF32_FAULTS = {
 @pytest.mark.slow
 @pytest.mark.parametrize("fault", TF32_FAULTS)
 def test_backward_in_half_precision_fails_with_a_planted_fault(monkeypatch, fault):
-    run = functools.partial(cuda.backward, ONE, TF32, *backward_arguments(ONE, 5, TF32))
+    run = functools.partial(
+        cuda.backward, ONE, TF32, *backward_arguments(ONE[:3], 5, TF32)
+    )
     assert_found(monkeypatch, TF32_FAULTS[fault], run)
 
 
@@ -372,7 +338,7 @@ def test_a_joint_step_has_the_kernels_that_were_chosen(
 
 
 def forward_of(num_rows):
-    weights, projections, carry = drawn_loop(Clusters(1, num_rows, 128, 1), 3)
+    weights, projections, carry = drawn_loop((1, num_rows, 128), 3)
     loop = HALF._replace(kernels="cuda")
     return lambda x: gru_forward(weights, x, carry, loop).hidden, projections
 
@@ -400,7 +366,7 @@ def test_a_kernel_is_launched_where_rows_are_spread_over_devices(
     lowered, on_eight_cpus
 ):
     mesh = jax.make_mesh((2,), ("rows",), devices=jax.devices()[:2])
-    weights, projections, carry = drawn_loop(Clusters(1, 32, 128, 1), 3)
+    weights, projections, carry = drawn_loop((1, 32, 128), 3)
     loop = HALF._replace(kernels="cuda")
 
     def run(x, carry):

@@ -5,10 +5,11 @@ import functools
 import numpy as np
 import pytest
 from emulated import emulate_kernels
-from test_cuda import H100, HALF, TF32, assert_close, assert_found
+from test_cuda import H100, assert_close, assert_found
 from test_cuda_l2 import A100, ADA
-from test_cuda_rollout import drawn_rollout, over_the_same_tokens, with_equal_classes
+from test_cuda_rollout import with_equal_classes
 
+from benchmarks.kernel_cases import HALF, TF32, drawn_rollout, over_the_same_tokens
 from pf_jax.recurrence import loops
 from pf_jax.recurrence.cuda import l2
 from pf_jax.recurrence.cuda.groups import RolloutGroups, find_rollout_groups

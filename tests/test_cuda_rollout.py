@@ -1,65 +1,17 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from emulated import emulate_kernels
-from test_cuda import H100, HALF, TF32, assert_close, assert_found, draw
+from test_cuda import H100, assert_close, assert_found
 
-import pf_jax
-from pf_jax.generator import RowConstants, interface_of
+from benchmarks.kernel_cases import HALF, TF32, drawn_rollout, over_the_same_tokens
 from pf_jax.recurrence import cuda, loops
 from pf_jax.recurrence.cuda.clusters import RolloutClusters, find_rollout_clusters
 from pf_jax.recurrence.cuda.rollout import rollout_program
-from pf_jax.recurrence.loops import GRUWeights, RolloutInputs, where_rows
 
 MEMORY = H100.memory
-
-
-def drawn_rollout(
-    num_tokens=5, size=128, *, reading=12, sampling=15, num_steps=5, given=0.3
-):
-    """Interface and inputs of a rollout; `given` is the share of given later steps."""
-    emission, num_outputs = pf_jax.categorical, num_tokens
-    if num_tokens == 2:
-        emission, num_outputs = pf_jax.bernoulli, 1
-    generator = pf_jax.Generator(emission=emission, dtype="bfloat16")
-    params = pf_jax.init_generator(
-        jax.random.key(0),
-        num_outputs=num_outputs,
-        hidden_size=size,
-        embedding_size=8,
-        readout_bias=draw(1, num_outputs),
-        generator=generator,
-    )
-    around = interface_of(params, RowConstants(), reading, generator)
-    (layer,) = params.layers
-    num_rows = reading + sampling
-    chosen = jax.random.bernoulli(jax.random.key(7), given, (num_steps, sampling))
-    inputs = RolloutInputs(
-        table=around["compose"](layer.input_kernel, layer.input_bias),
-        inner=(),
-        weights=(GRUWeights(layer.recurrent_kernel, draw(3, size)),),
-        readout=around["readout"],
-        carry=(draw(2, num_rows, size),),
-        given=jax.random.randint(
-            jax.random.key(9), (num_steps, num_rows), 0, num_tokens
-        ),
-        is_given=chosen.at[0].set(True),
-        noise=jax.random.gumbel(jax.random.key(8), (num_steps, sampling, num_outputs)),
-        temperature=0.7,
-    )
-    return around["interface"], inputs
-
-
-def over_the_same_tokens(inputs, samples):
-    """Inputs that give every row what it read where these were its samples."""
-    own = jnp.concatenate([inputs.given[:1, inputs.num_reading :], samples[:-1]])
-    own = where_rows(inputs.is_given, inputs.given[:, inputs.num_reading :], own)
-    read = jnp.concatenate([inputs.given[:, : inputs.num_reading], own], axis=1)
-    everywhere = jnp.ones_like(inputs.is_given)
-    return inputs._replace(given=read, is_given=everywhere)
 
 
 # Rows of the last clusters of both kinds are missing but for the third case.

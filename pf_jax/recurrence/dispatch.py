@@ -151,14 +151,41 @@ def _find_kernels(
     """
     found = []
     for kind in kinds:
-        spread = _SPREADS[kind](form, loop, *work, sampling)
-        if spread is not None:
-            # Imported here alone: Triton's loads Pallas, which no CPU or TPU needs.
-            module = importlib.import_module(_MODULES[kind])
-            found.append(
-                functools.partial(getattr(module, form), spread, loop, *static)
-            )
+        kernel = find_kernel(kind, form, loop, *work, sampling)
+        if kernel is not None:
+            found.append(functools.partial(kernel, loop, *static))
     return found
+
+
+def find_kernel(
+    kind: str,
+    form: str,
+    loop: Loop,
+    carry: Array,
+    device: tiles.Device,
+    gates: int,
+    sampling: dict[str, int],
+) -> Callable[..., Any] | None:
+    """A GPU's kernel of this kind, a function with the arguments of its plain loop.
+
+    Args:
+        kind: "cuda", "cuda_l2" or "triton".
+        form: "forward", "backward" or "rollout".
+        loop: How the loop computes.
+        carry: First carries `[S, N, H]`, of a rollout `[N, H]`; their shape is looked at.
+        device: What a kernel has at its disposal.
+        gates: Kernel columns per hidden unit: 3 forward, 1 backward.
+        sampling: Remaining fields of `tiles.Work`, for rollouts; the number of `models`.
+
+    Returns:
+        None where there is no kernel.
+    """
+    spread = _SPREADS[kind](form, loop, carry, device, gates, sampling)
+    if spread is None:
+        return None
+    # Imported here alone: Triton's loads Pallas, which no CPU or TPU needs.
+    module = importlib.import_module(_MODULES[kind])
+    return functools.partial(getattr(module, form), spread)
 
 
 def _choose_on_tpu(
