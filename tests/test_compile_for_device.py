@@ -21,7 +21,7 @@ from pf_jax.recurrence.cuda import l2, nvrtc
 from pf_jax.recurrence.cuda.clusters import Clusters, find_rollout_clusters
 from pf_jax.recurrence.cuda.groups import Groups, RolloutGroups
 from pf_jax.recurrence.cuda.gru import backward_program, forward_program
-from pf_jax.recurrence.cuda.rollout import rollout_program
+from pf_jax.recurrence.cuda.rollout import RolloutWork, rollout_program
 from pf_jax.recurrence.tiles import Device, padded
 
 pytestmark = pytest.mark.device
@@ -262,15 +262,9 @@ def test_a_cuda_rollout_holds_its_weights_in_registers(reading, classes, tmp_pat
         classes=classes,
         layers=1,
     )
-    program = rollout_program(
-        clusters,
-        (784, 64 + reading, 512),
-        reading=reading,
-        classes=classes,
-        tokens=classes,
-        is_saved=True,
-        is_half=False,
-    )
+    shape = 784, 64 + reading, 512
+    work = RolloutWork(shape, reading, classes, classes, True, False)
+    program = rollout_program(clusters, work)
     assert spilled_bytes(program, tmp_path) == 0
 
 
@@ -307,15 +301,9 @@ def test_a_cuda_rollout_without_clusters_holds_its_weights_in_registers(
 ):
     require_nvrtc()
     for size, is_saved in ((768, True), (1024, True), (1024, False)):
-        program = l2.rollout_program(
-            RolloutGroups(*tiles, size),
-            (784, 64 + reading, size),
-            reading=reading,
-            classes=classes,
-            tokens=classes,
-            is_saved=is_saved,
-            is_half=not is_saved,
-        )
+        shape = 784, 64 + reading, size
+        work = RolloutWork(shape, reading, classes, classes, is_saved, not is_saved)
+        program = l2.rollout_program(RolloutGroups(*tiles, size), work)
         spilled = {
             name: spilled_bytes(program, tmp_path, name) for name in ARCHITECTURES
         }

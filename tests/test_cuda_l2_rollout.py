@@ -9,10 +9,11 @@ from test_cuda import H100, assert_close, assert_found
 from test_cuda_l2 import A100, ADA
 from test_cuda_rollout import with_equal_classes
 
-from benchmarks.kernel_cases import HALF, TF32, drawn_rollout, over_the_same_tokens
+from benchmarks.kernel_cases import HALF, drawn_rollout, over_the_same_tokens
 from pf_jax.recurrence import loops
 from pf_jax.recurrence.cuda import l2
 from pf_jax.recurrence.cuda.groups import RolloutGroups, find_rollout_groups
+from pf_jax.recurrence.cuda.rollout import RolloutWork
 
 ONE = RolloutGroups(1, 1, 128)
 slow = pytest.mark.slow
@@ -57,46 +58,6 @@ def test_rollout_equals_the_plain_loop(monkeypatch, groups, num_tokens, options)
     expected = loops.rollout_whole(HALF, True, interface, forced)
     np.testing.assert_array_equal(found.samples, expected.samples)
     assert_close(found.traces, expected.traces)
-
-
-@slow
-@pytest.mark.parametrize("size", [1.0, 8.0])
-def test_rollout_in_half_precision_equals_the_plain_loop(monkeypatch, size):
-    emulate_kernels(monkeypatch)
-    interface, inputs = drawn_rollout()
-    inputs = inputs._replace(carry=(size * inputs.carry[0],))
-    found = l2.rollout(RolloutGroups(2, 1, 128), TF32, False, interface, inputs)
-    assert found.traces[0].before is None
-    assert found.traces[0].gates[0][1:] == (None, None, None)
-    forced = over_the_same_tokens(inputs, found.samples)
-    expected = loops.rollout_whole(TF32, False, interface, forced)
-    np.testing.assert_array_equal(found.samples, expected.samples)
-    # The readout's kernel is rounded to bfloat16 in the plain loop alone.
-    assert_close(found.traces, expected.traces, 1e-3 if size == 1 else 1e-2)
-
-
-@slow
-def test_rollout_shows_tokens_outside_the_vocabulary(monkeypatch):
-    emulate_kernels(monkeypatch)
-    interface, inputs = drawn_rollout(num_steps=3, reading=8, sampling=8)
-    given = inputs.given.at[1, 3].set(5).at[1, 4].set(-1).at[0, 9].set(7)
-    inputs = inputs._replace(given=given)
-    hidden = l2.rollout(ONE, HALF, True, interface, inputs).traces[0].hidden
-    is_nan = np.isnan(np.asarray(hidden, np.float32)).all(-1)
-    expected = np.zeros((3, 16), bool)
-    expected[1:, 3:5] = expected[:, 9] = True
-    np.testing.assert_array_equal(is_nan, expected)
-    assert np.isfinite(np.asarray(hidden, np.float32)[~expected]).all()
-
-
-@slow
-@pytest.mark.parametrize(("num_classes", "other"), [(20, 14), (20, 18), (250, 200)])
-def test_rollout_takes_the_lowest_of_equal_classes(monkeypatch, num_classes, other):
-    emulate_kernels(monkeypatch)
-    interface, inputs = drawn_rollout(num_classes, given=0.0, num_steps=3)
-    inputs = with_equal_classes(inputs, other)
-    samples = l2.rollout(ONE, HALF, False, interface, inputs).samples
-    assert (samples == 3).sum() > samples.size / 2 and not (samples == other).any()
 
 
 FAULTS = {
@@ -196,13 +157,7 @@ def test_find_rollout_groups(device, size, reading, sampling, classes, tiles):
     assert (found and found[:2]) == tiles
     assert find(layers=2) is None
     if found:
-        program = l2.rollout_program(
-            found,
-            (9, reading + sampling, size),
-            reading=reading,
-            classes=classes,
-            tokens=classes,
-            is_saved=True,
-            is_half=False,
-        )
+        shape = 9, reading + sampling, size
+        work = RolloutWork(shape, reading, classes, classes, True, False)
+        program = l2.rollout_program(found, work)
         assert program.blocks <= device.cores and program.shared <= device.memory

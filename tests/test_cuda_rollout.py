@@ -8,8 +8,10 @@ from test_cuda import H100, assert_close, assert_found
 
 from benchmarks.kernel_cases import HALF, TF32, drawn_rollout, over_the_same_tokens
 from pf_jax.recurrence import cuda, loops
+from pf_jax.recurrence.cuda import l2
 from pf_jax.recurrence.cuda.clusters import RolloutClusters, find_rollout_clusters
-from pf_jax.recurrence.cuda.rollout import rollout_program
+from pf_jax.recurrence.cuda.groups import RolloutGroups
+from pf_jax.recurrence.cuda.rollout import RolloutWork, rollout_program
 
 MEMORY = H100.memory
 
@@ -61,14 +63,23 @@ def test_rollout_equals_the_plain_loop(monkeypatch, tiles, num_tokens, size, opt
     assert_close(found.traces, expected.traces)
 
 
+# By clusters, and by blocks that meet in the device's memory.
+BOTH = [
+    pytest.param(cuda, RolloutClusters(1, 1, MEMORY), id="clusters"),
+    pytest.param(l2, RolloutGroups(2, 1, 128), id="l2", marks=pytest.mark.slow),
+]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [1.0, 8.0])
-def test_rollout_in_half_precision_equals_the_plain_loop(monkeypatch, size):
+@pytest.mark.parametrize("kernels, spread", BOTH)
+def test_rollout_in_half_precision_equals_the_plain_loop(
+    monkeypatch, kernels, spread, size
+):
     emulate_kernels(monkeypatch)
     interface, inputs = drawn_rollout()
     inputs = inputs._replace(carry=(size * inputs.carry[0],))
-    clusters = RolloutClusters(1, 1, MEMORY)
-    found = cuda.rollout(clusters, TF32, False, interface, inputs)
+    found = kernels.rollout(spread, TF32, False, interface, inputs)
     assert found.traces[0].before is None
     assert found.traces[0].gates[0][1:] == (None, None, None)
     forced = over_the_same_tokens(inputs, found.samples)
@@ -89,13 +100,13 @@ def test_rollout_reads_a_large_table_from_the_devices_memory(monkeypatch):
     jax.tree.map(np.testing.assert_array_equal, *runs)
 
 
-def test_rollout_shows_tokens_outside_the_vocabulary(monkeypatch):
+@pytest.mark.parametrize("kernels, spread", BOTH)
+def test_rollout_shows_tokens_outside_the_vocabulary(monkeypatch, kernels, spread):
     emulate_kernels(monkeypatch)
     interface, inputs = drawn_rollout(num_steps=3, reading=8, sampling=8)
     given = inputs.given.at[1, 3].set(5).at[1, 4].set(-1).at[0, 9].set(7)
     inputs = inputs._replace(given=given)
-    clusters = RolloutClusters(1, 1, MEMORY)
-    hidden = cuda.rollout(clusters, HALF, True, interface, inputs).traces[0].hidden
+    hidden = kernels.rollout(spread, HALF, True, interface, inputs).traces[0].hidden
     is_nan = np.isnan(np.asarray(hidden, np.float32)).all(-1)
     expected = np.zeros((3, 16), bool)
     expected[1:, 3:5] = expected[:, 9] = True
@@ -114,13 +125,16 @@ def with_equal_classes(inputs, other=14):
 
 
 @pytest.mark.slow
-def test_rollout_takes_the_lowest_of_equal_classes(monkeypatch):
+@pytest.mark.parametrize(("num_classes", "other"), [(20, 14), (20, 18), (250, 200)])
+@pytest.mark.parametrize("kernels, spread", BOTH)
+def test_rollout_takes_the_lowest_of_equal_classes(
+    monkeypatch, kernels, spread, num_classes, other
+):
     emulate_kernels(monkeypatch)
-    interface, inputs = drawn_rollout(20, given=0.0, num_steps=3)
-    inputs = with_equal_classes(inputs)
-    clusters = RolloutClusters(1, 1, MEMORY)
-    samples = cuda.rollout(clusters, HALF, False, interface, inputs).samples
-    assert (samples == 3).sum() > samples.size / 2 and not (samples == 14).any()
+    interface, inputs = drawn_rollout(num_classes, given=0.0, num_steps=3)
+    inputs = with_equal_classes(inputs, other)
+    samples = kernels.rollout(spread, HALF, False, interface, inputs).samples
+    assert (samples == 3).sum() > samples.size / 2 and not (samples == other).any()
 
 
 FAULTS = {
@@ -181,15 +195,8 @@ def test_find_rollout_clusters(size, reading, sampling, classes, tiles):
 
 def test_rollout_program_keeps_a_small_table_in_shared_memory():
     def is_shared(tokens):
-        program = rollout_program(
-            RolloutClusters(1, 1, MEMORY),
-            (10, 64, 512),
-            reading=0,
-            classes=tokens,
-            tokens=tokens,
-            is_saved=True,
-            is_half=False,
-        )
+        work = RolloutWork((10, 64, 512), 0, tokens, tokens, True, False)
+        program = rollout_program(RolloutClusters(1, 1, MEMORY), work)
         assert program.shared <= MEMORY
         return dict(program.defines)["TABLE_SHARED"]
 

@@ -93,6 +93,17 @@ def find_clusters(
     return spread[-1] if spread[-1].number <= most else None
 
 
+def number_of(tiles: tuple[int, int], rows: tuple[int, int]) -> int:
+    """The number of clusters, or groups, that own rows of two kinds.
+
+    Args:
+        tiles: Numbers of tiles of 8 rows of one of each kind.
+        rows: Numbers of rows of each kind.
+    """
+    pairs = zip(tiles, rows, strict=True)
+    return sum(-(-of_kind // (8 * of_one)) for of_one, of_kind in pairs)
+
+
 class RolloutClusters(NamedTuple):
     """How a rollout is spread over clusters, whose rows all sample or all do not.
 
@@ -115,10 +126,8 @@ class RolloutClusters(NamedTuple):
             reading: Number of rows of a model that read given tokens at every step.
             sampling: Number of rows of a model that sample.
         """
-        of_model = -(-reading // (8 * self.reading_tiles)) + -(
-            -sampling // (8 * self.sampling_tiles)
-        )
-        return self.models * of_model
+        tiles = self.reading_tiles, self.sampling_tiles
+        return self.models * number_of(tiles, (reading, sampling))
 
 
 _ROLLOUT_TILES = ((1, 1), (2, 1), (2, 2), (3, 2), (3, 3))

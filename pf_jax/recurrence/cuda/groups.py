@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from pf_jax.recurrence.cuda.clusters import MOST_CLASSES, class_tiles
+from pf_jax.recurrence.cuda.clusters import MOST_CLASSES, class_tiles, number_of
 from pf_jax.recurrence.tiles import Device
 
 COLUMNS = 32
@@ -144,10 +144,8 @@ class RolloutGroups(NamedTuple):
             reading: Number of rows of a model that read given tokens at every step.
             sampling: Number of rows of a model that sample.
         """
-        of_model = -(-reading // (8 * self.reading_tiles)) + -(
-            -sampling // (8 * self.sampling_tiles)
-        )
-        return self.models * of_model
+        tiles = self.reading_tiles, self.sampling_tiles
+        return self.models * number_of(tiles, (reading, sampling))
 
 
 def rollout_memory(groups: RolloutGroups, classes: int) -> int:

@@ -25,7 +25,13 @@ from pf_jax.recurrence.cuda.gru import (
     backward_reads,
     forward_reads,
 )
-from pf_jax.recurrence.cuda.rollout import as_rollout, rollout_makes, rollout_reads
+from pf_jax.recurrence.cuda.rollout import (
+    RolloutWork,
+    as_rollout,
+    rollout_makes,
+    rollout_reads,
+    work_of,
+)
 from pf_jax.recurrence.loops import (
     Deltas,
     GRUWeights,
@@ -194,49 +200,25 @@ def backward(
     return as_deltas(*made)
 
 
-def rollout_program(
-    groups: RolloutGroups,
-    shape: tuple[int, ...],
-    *,
-    reading: int,
-    classes: int,
-    tokens: int,
-    is_saved: bool,
-    is_half: bool,
-) -> Program:
+def rollout_program(groups: RolloutGroups, work: RolloutWork) -> Program:
     """The kernel of `rollout`.
 
     Args:
         groups: How the work is spread.
-        shape: Numbers of steps, rows and units.
-        reading: Number of rows that read given tokens at every step.
-        classes: Number of classes sampled from.
-        tokens: Number of tokens of the table.
-        is_saved: Whether there will be a backward pass.
-        is_half: Whether operands are in half precision, in place of bfloat16.
+        work: What there is to do.
     """
-    num_steps, num_rows, size = shape
-    constants = {
-        "STEPS": num_steps,
-        "BATCH": num_rows,
-        "UNITS": size,
-        "GROUP": groups.blocks,
-        "READING": reading,
-        "CLASSES": classes,
-        "TOKENS": tokens,
-        "TILES_READING": groups.reading_tiles,
-        "TILES_SAMPLING": groups.sampling_tiles,
-        "MODELS": groups.models,
-        "SAVED": int(is_saved),
-        "F16": int(is_half),
-    }
     return Program(
         "rollout_l2.cu",
         "gru_rollout",
-        tuple(sorted(constants.items())),
-        groups.blocks * groups.number(reading, num_rows - reading),
+        work.defines(
+            GROUP=groups.blocks,
+            TILES_READING=groups.reading_tiles,
+            TILES_SAMPLING=groups.sampling_tiles,
+            MODELS=groups.models,
+        ),
+        groups.blocks * groups.number(*work.rows),
         256,
-        rollout_memory(groups, classes),
+        rollout_memory(groups, work.classes),
         groups.models,
         updated=1,
     )
@@ -251,23 +233,13 @@ def rollout(
 ) -> RolloutTrace:
     """`loops.rollout` of one layer as one kernel, its work spread over groups of blocks."""
     read = rollout_reads(loop, interface, inputs)
-    size, reading = groups.size, inputs.num_reading
-    classes = read.noise.shape[-1]
-    program = rollout_program(
-        groups,
-        (len(inputs.given), *inputs.carry[0].shape),
-        reading=reading,
-        classes=classes,
-        tokens=len(inputs.table),
-        is_saved=is_saved,
-        is_half=read.kernel.dtype == jnp.float16,
-    )
-    of_model = groups.number(reading, inputs.is_given.shape[1]) // groups.models
-    by_tile = of_model, groups.tiles
+    work = work_of(is_saved, inputs, read)
+    by_tile = groups.number(*work.rows) // groups.models, groups.tiles
     exchanged = (
-        jax.ShapeDtypeStruct((*by_tile, 2, size, 8), read.kernel.dtype),
+        jax.ShapeDtypeStruct((*by_tile, 2, groups.size, 8), read.kernel.dtype),
         # The highest score of 16 classes, and which it is.
-        jax.ShapeDtypeStruct((*by_tile, 8, class_tiles(classes), 2), jnp.int32),
+        jax.ShapeDtypeStruct((*by_tile, 8, class_tiles(work.classes), 2), jnp.int32),
     )
+    program = rollout_program(groups, work)
     made = rollout_makes(loop, is_saved, inputs)
     return as_rollout(inputs, *_launch(program, exchanged, by_tile, read, made))

@@ -31,20 +31,10 @@ _MOST_SHARED = 16
 its L2 cache, since the threads' tokens differ."""
 
 
-def rollout_program(
-    clusters: RolloutClusters,
-    shape: tuple[int, ...],
-    *,
-    reading: int,
-    classes: int,
-    tokens: int,
-    is_saved: bool,
-    is_half: bool,
-) -> Program:
-    """The kernel of `rollout`.
+class RolloutWork(NamedTuple):
+    """What a rollout's kernel has to do: constants that it is compiled with.
 
-    Args:
-        clusters: How the work is spread.
+    Attributes:
         shape: Numbers of steps, rows and units.
         reading: Number of rows that read given tokens at every step.
         classes: Number of classes sampled from.
@@ -52,30 +42,57 @@ def rollout_program(
         is_saved: Whether there will be a backward pass.
         is_half: Whether operands are in half precision, in place of bfloat16.
     """
-    num_steps, num_rows, size = shape
-    memory = rollout_memory(clusters, size, classes)
-    table = table_memory(size, tokens)
-    is_shared = tokens <= _MOST_SHARED and memory + table <= clusters.memory
-    constants = {
-        "STEPS": num_steps,
-        "BATCH": num_rows,
-        "UNITS": size,
-        "READING": reading,
-        "CLASSES": classes,
-        "TOKENS": tokens,
-        "TILES_READING": clusters.reading_tiles,
-        "TILES_SAMPLING": clusters.sampling_tiles,
-        "TABLE_SHARED": int(is_shared),
-        "MODELS": clusters.models,
-        "SAVED": int(is_saved),
-        "F16": int(is_half),
-    }
+
+    shape: tuple[int, ...]
+    reading: int
+    classes: int
+    tokens: int
+    is_saved: bool
+    is_half: bool
+
+    @property
+    def rows(self) -> tuple[int, int]:
+        """Numbers of rows that read given tokens, and of those that sample."""
+        return self.reading, self.shape[1] - self.reading
+
+    def defines(self, **spread: int) -> tuple[tuple[str, int], ...]:
+        """All constants; `spread` are those of how the work is spread."""
+        num_steps, num_rows, size = self.shape
+        constants = {
+            "STEPS": num_steps,
+            "BATCH": num_rows,
+            "UNITS": size,
+            "READING": self.reading,
+            "CLASSES": self.classes,
+            "TOKENS": self.tokens,
+            "SAVED": int(self.is_saved),
+            "F16": int(self.is_half),
+        }
+        return tuple(sorted((constants | spread).items()))
+
+
+def rollout_program(clusters: RolloutClusters, work: RolloutWork) -> Program:
+    """The kernel of `rollout`.
+
+    Args:
+        clusters: How the work is spread.
+        work: What there is to do.
+    """
+    size = work.shape[2]
+    memory = rollout_memory(clusters, size, work.classes)
+    table = table_memory(size, work.tokens)
+    is_shared = work.tokens <= _MOST_SHARED and memory + table <= clusters.memory
     along_columns, along_terms = warps(size)
     return Program(
         "rollout.cu",
         "gru_rollout",
-        tuple(sorted(constants.items())),
-        BLOCKS * clusters.number(reading, num_rows - reading),
+        work.defines(
+            TILES_READING=clusters.reading_tiles,
+            TILES_SAMPLING=clusters.sampling_tiles,
+            TABLE_SHARED=int(is_shared),
+            MODELS=clusters.models,
+        ),
+        BLOCKS * clusters.number(*work.rows),
         32 * along_columns * along_terms,
         memory + is_shared * table,
         clusters.models,
@@ -94,15 +111,7 @@ def rollout(
     Where `clusters` is of several models, it is a function for `jax.vmap` over them.
     """
     read = rollout_reads(loop, interface, inputs)
-    program = rollout_program(
-        clusters,
-        (len(inputs.given), *inputs.carry[0].shape),
-        reading=inputs.num_reading,
-        classes=read.noise.shape[-1],
-        tokens=len(inputs.table),
-        is_saved=is_saved,
-        is_half=states_dtype(loop.dtype) == jnp.float16,
-    )
+    program = rollout_program(clusters, work_of(is_saved, inputs, read))
     made = launch(program, read, rollout_makes(loop, is_saved, inputs))
     return as_rollout(inputs, *made)
 
@@ -157,6 +166,18 @@ def rollout_reads(loop: Loop, interface: Interface, inputs: RolloutInputs) -> Re
         jnp.concatenate([1 / divisor, recurrent.scale]),
         inputs.tokens(),
         noise.astype(carry.dtype),
+    )
+
+
+def work_of(is_saved: bool, inputs: RolloutInputs, read: Read) -> RolloutWork:
+    """What the kernel of a rollout has to do."""
+    return RolloutWork(
+        (len(inputs.given), *inputs.carry[0].shape),
+        reading=inputs.num_reading,
+        classes=read.noise.shape[-1],
+        tokens=len(inputs.table),
+        is_saved=is_saved,
+        is_half=read.kernel.dtype == jnp.float16,
     )
 
 
