@@ -52,11 +52,11 @@ def _library(program, faults):
     folder = pathlib.Path(_folder().name) / name
     folder.mkdir()
     texts = {path.name: path.read_text() for path in nvrtc.SOURCES.iterdir()}
-    # The kernel may stand in a header of the source's name.
+    # A part of the kernel may stand in a header of the source's name, or in that of units.
     header = program.source.replace("_l2.cu", ".cu").replace(".cu", ".cuh")
+    places = [program.source, header, "units.cuh"]
     for right, wrong in faults:
-        file = program.source if right in texts[program.source] else header
-        assert right in texts[file]
+        file = next(place for place in places if right in texts.get(place, ""))
         texts[file] = texts[file].replace(right, wrong)
     for file, text in texts.items():
         (folder / file).write_text(text)

@@ -32,6 +32,7 @@ slow = pytest.mark.slow
         pytest.param(ONE, 5, False, id="H128", marks=slow),
         pytest.param(Groups(2, 11, 128, 1), 3, True, id="H128-two"),
         pytest.param(Groups(2, 29, 128, 4), 4, False, id="H128-four", marks=slow),
+        pytest.param(Groups(1, 61, 128, 8), 3, True, id="H128-eight", marks=slow),
         pytest.param(Groups(1, 5, 768, 1), 2, True, id="H768", marks=slow),
     ],
 )
@@ -87,24 +88,40 @@ def test_forward_keeps_held_states_and_nan_in_its_row(monkeypatch):
 FORWARD_FAULTS = {
     "no release": [("if (s + 1 < T && THREAD == 0) arrive", "if (false) arrive")],
     "released too soon": [
-        ("    SYNC(); // the lines", "    STATE_SENT(s)\n    SYNC(); // the lines"),
-        ("    STATE_SENT(s)\n    for", "    for"),
+        (
+            "      SYNC(); // the lines are",
+            "      if (THREAD == 0) arrive(COUNTER(n));\n      SYNC(); // are",
+        ),
+        ("if (s + 1 < T && THREAD == 0) arrive", "if (false) arrive"),
     ],
-    "no wait": [("if (THREAD == 0) wait_for", "if (false) wait_for")],
-    "one thread alone waits": [("SYNC(); /* and for that thread */", "")],
-    "one buffer": [
-        ("(size_t)now * NT * H", "(size_t)0"),
-        ("(next * NT + n) * H", "n * H"),
+    "no wait": [("if (copies && THREAD == 0) wait_for", "if (false) wait_for")],
+    "no wait of a tile alone": [
+        ("if (THREAD == 0) wait_for(COUNTER(n)", "if (false) wait_for(COUNTER(n)")
     ],
-    "one arrival too few": [("GROUP * (s))", "GROUP * (s) - 1)")],
-    "one arrival too many": [("GROUP * (s))", "GROUP * (s) + 1)")],
+    "one thread alone waits": [("SYNC(); /* and for that thread */", ";")],
+    "one thread of a tile alone waits": [("SYNC(); // also for that thread", ";")],
+    "one buffer": [("((step)&1)", "0")],
+    "one buffer in shared memory": [
+        ("s_h + (b)*TILE", "s_h"),
+        ("s_h + now * TILE", "s_h"),
+    ],
+    "one buffer of projections": [
+        ("next * 3 * 8)", "0)"),
+        ("((now * 3 + gate)", "((gate)"),
+    ],
+    "no wait for copies": [("copies_wait<0>()", "copies_wait<1>()")],
+    "parts too soon": [("SYNC(); // the parts of the sums", "// the parts")],
+    "one arrival too few": [("GROUP * (next_s + 1))", "GROUP * (next_s + 1) - 1)")],
+    "one arrival too many": [("GROUP * (next_s + 1))", "GROUP * (next_s + 1) + 1)")],
 }
 
 
 @slow
 @pytest.mark.parametrize("fault", FORWARD_FAULTS)
 def test_forward_fails_with_a_planted_fault(monkeypatch, fault):
-    run = functools.partial(l2.forward, ONE, HALF, True, *drawn_loop(ONE[:3], 5))
+    groups = ONE if "of a tile" in fault else Groups(1, 16, 128, 2)
+    arguments = drawn_loop(groups[:3], 5)
+    run = functools.partial(l2.forward, groups, HALF, True, *arguments)
     assert_found(monkeypatch, FORWARD_FAULTS[fault], run)
 
 
@@ -136,12 +153,14 @@ def test_backward_fails_with_a_planted_fault(monkeypatch, fault):
     [
         ((1, 8, 1024), A100, 1),
         ((1, 64, 1024), A100, 3),
-        ((1, 97, 1024), A100, None),  # more blocks than run at once
+        ((1, 97, 1024), A100, 5),
+        ((1, 193, 1024), A100, None),  # more blocks than run at once
         ((2, 40, 768), A100, 3),
         ((1, 64, 1024), H100, 2),
         ((1, 128, 1024), H100, 4),
         ((1, 64, 1024), ADA, 2),
-        ((1, 128, 1024), ADA, None),  # more shared memory than there is
+        ((1, 128, 1024), ADA, 4),
+        ((1, 8, 1024), ADA._replace(memory=48 * 1024), None),
         ((1, 128, 128), ADA, 1),
         ((1, 8, 1152), H100, None),
         ((1, 8, 320), H100, None),

@@ -85,19 +85,17 @@ FAULTS = {
     "one arrival too few": [("GROUP * (next_t + 1))", "GROUP * (next_t + 1) - 1)")],
     "one choice too few": [("CHOOSERS * t)", "CHOOSERS * t - 1)")],
     "one choice too many": [("CHOOSERS * t)", "CHOOSERS * t + 1)")],
-    "others do not wait": [
-        ("SYNC(); // and for those threads", "; // nor for those threads")
-    ],
-    "one buffer of states": [("((step)&1)", "0"), ("((t)&1)", "0")],
+    "others do not wait": [("SYNC(); /* and for those threads */", ";")],
+    "one buffer of states": [("((step)&1)", "0")],
     "one buffer in shared memory": [
         ("s_h + (b)*TILE", "s_h"),
         ("s_h + now * TILE", "s_h"),
     ],
     "one buffer of the table's rows": [
         ("(((b)*8 + row) * ENTRY", "((row) * ENTRY"),
-        ("(now * 8 + 2 * q) * ENTRY", "(2 * q) * ENTRY"),
+        ("(now * 8 + 2 * q + j) * ENTRY", "(2 * q + j) * ENTRY"),
     ],
-    "tokens too soon": [("SYNC(); // the tokens are there", "// the tokens")],
+    "tokens too soon": [("SYNC(); /* the tokens are there */", "")],
     "no wait for copies": [
         ("if (samples) copies_wait<1>()", "if (samples) copies_wait<2>()")
     ],

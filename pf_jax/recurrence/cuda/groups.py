@@ -8,12 +8,11 @@ from pf_jax.recurrence.tiles import Device
 COLUMNS = 32
 """Hidden columns of a block: those of 1024 units whose weights fit its registers."""
 _MOST_UNITS = 1024
-_TILES = (1, 2, 3, 4)
+_MOST_TILES = {"forward": 8, "backward": 4, "rollout": 8}
+"""Tiles of a group up to which its kernels may be faster than Triton's, by estimate: no
+device has timed them."""
 _MOST_HELD = 2
 """Tiles of cotangents of which one is copied while another is multiplied."""
-_MOST_ROLLOUT_TILES = 8
-"""Tiles of a group up to which its rollout may be faster than Triton's, by estimate: no
-device has timed it."""
 _WARPS = 8
 
 
@@ -63,18 +62,30 @@ def _line(num_bytes: int = 2) -> int:
     return num_bytes * COLUMNS + 16
 
 
-def forward_memory(groups: Groups, *, is_saved: bool = True) -> int:
-    """Bytes of shared memory of a block, as in `sources/forward.cuh`."""
-    states = groups.rows * groups.size * 2
-    parts = groups.tiles * _WARPS * 12 * 32 * 4
-    lines = (2 * 3 + (5 if is_saved else 2)) * groups.rows * _line()
-    return states + parts + lines
+def _unit_memory(size: int, tiles: int) -> int:
+    """Bytes of shared memory that a unit of work takes, as in `sources/units.cuh`.
+
+    Args:
+        size: Number of hidden units.
+        tiles: Number of tiles of a group, of which each has a carry.
+    """
+    states = 2 * size * 16
+    parts = _WARPS * 12 * 32 * 4
+    left = 5 * 8 * _line()
+    held, bias = tiles * 8 * COLUMNS * 4, COLUMNS * 4
+    return states + parts + left + held + bias
+
+
+def forward_memory(groups: Groups) -> int:
+    """Bytes of shared memory of a block, as in `sources/forward_l2.cu`."""
+    projections, addresses = 2 * 3 * 8 * _line(), 2 * 8
+    return _unit_memory(groups.size, groups.tiles) + projections + addresses
 
 
 def backward_memory(
     groups: Groups, *, is_half: bool = False, has_preactivation: bool = True
 ) -> int:
-    """Bytes of shared memory of a block, as in `sources/backward.cuh`."""
+    """Bytes of shared memory of a block, as in `sources/backward_l2.cu`."""
     deltas = groups.held * 3 * groups.size * 16
     parts = groups.tiles * _WARPS * 4 * 32 * 4
     cotangents = _line(2 if is_half else 4) + has_preactivation * _line(4)
@@ -103,7 +114,7 @@ def find_groups(
     directions, num_rows, size = shape
     if directions > 2 or size % 128 or size > _MOST_UNITS:
         return None
-    for tiles in _TILES:
+    for tiles in range(1, _MOST_TILES[form] + 1):
         for held in range(min(tiles, _MOST_HELD), 0, -1):
             groups = Groups(directions, num_rows, size, tiles, held, models)
             is_held = _MEMORY[form](groups) <= device.memory
@@ -156,16 +167,12 @@ def rollout_memory(groups: RolloutGroups, classes: int) -> int:
         classes: Number of classes sampled from.
     """
     own_classes = 16 * -(-class_tiles(classes) // groups.blocks)
-    states = 2 * groups.size * 16
-    parts = _WARPS * 12 * 32 * 4
-    lines = 5 * 8 * _line()
     entries = 2 * 8 * (3 * COLUMNS + 4) * 4
     noise = 2 * 8 * (own_classes + 4) * 4
-    held = groups.tiles * 8 * COLUMNS * 4
-    tokens, addresses, bias = 8 * 4, 10 * 8, COLUMNS * 4
+    tokens, addresses = 8 * 4, 10 * 8
     readout = own_classes * groups.size * 2
-    places = tokens + addresses + bias
-    return states + parts + lines + entries + noise + held + places + readout
+    of_unit = _unit_memory(groups.size, groups.tiles)
+    return of_unit + entries + noise + tokens + addresses + readout
 
 
 def find_rollout_groups(
@@ -198,7 +205,7 @@ def find_rollout_groups(
     size = shape[-1]
     if size % 128 or size > _MOST_UNITS or layers != 1 or classes > MOST_CLASSES:
         return None
-    for longest in range(1, _MOST_ROLLOUT_TILES + 1):
+    for longest in range(1, _MOST_TILES["rollout"] + 1):
         for sampling_tiles in range(1, longest + 1):
             groups = RolloutGroups(longest, sampling_tiles, size, models)
             is_held = rollout_memory(groups, classes) <= device.memory

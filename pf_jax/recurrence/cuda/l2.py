@@ -94,16 +94,6 @@ def _launch(
     return made
 
 
-def _launch_loop(
-    program: Program, groups: Groups, exchanged: Any, read: Any, made: Any
-) -> Any:
-    """`_launch`, where a group exchanges one array at a step."""
-    of_model = groups.number // groups.models
-    # Two buffers: what a step leaves there, slow blocks of the group may still read.
-    buffers = jax.ShapeDtypeStruct((of_model, 2, *exchanged.shape), exchanged.dtype)
-    return _launch(program, buffers, (of_model,), read, made)
-
-
 def forward_program(
     groups: Groups, num_steps: int, *, is_saved: bool, is_half: bool
 ) -> Program:
@@ -119,7 +109,7 @@ def forward_program(
         "forward",
         groups,
         num_steps,
-        forward_memory(groups, is_saved=is_saved),
+        forward_memory(groups),
         SAVED=int(is_saved),
         F16=int(is_half),
     )
@@ -138,11 +128,13 @@ def forward(
     program = forward_program(
         groups, num_steps, is_saved=is_saved, is_half=operand == jnp.float16
     )
-    states = jax.ShapeDtypeStruct((groups.tiles, groups.size, 8), operand)
-    return _launch_loop(
+    by_tile = groups.number // groups.models, groups.tiles
+    # Two buffers: what a step leaves there, slow blocks of the group may still read.
+    states = jax.ShapeDtypeStruct((*by_tile, 2, groups.size, 8), operand)
+    return _launch(
         program,
-        groups,
         states,
+        by_tile,
         forward_reads(loop, weights, projections, carry),
         trace_shapes(loop, is_saved, num_steps, carry),
     )
@@ -189,11 +181,12 @@ def backward(
         is_half=d_hidden.values.dtype == jnp.float16,
         has_preactivation=d_preactivation is not None,
     )
-    deltas = jax.ShapeDtypeStruct((groups.tiles, 3 * groups.size, 8), jnp.bfloat16)
-    made = _launch_loop(
+    of_model = groups.number // groups.models
+    shape = of_model, 2, groups.tiles, 3 * groups.size, 8
+    made = _launch(
         program,
-        groups,
-        deltas,
+        jax.ShapeDtypeStruct(shape, jnp.bfloat16),
+        (of_model,),
         backward_reads(weights, trace, d_hidden, d_preactivation, d_last),
         backward_makes(loop, num_steps, carry, groups.of_direction),
     )

@@ -1,47 +1,113 @@
 // forward.cu for devices without clusters, and for more units than a cluster's registers hold weights of.
 //
-// The blocks of a group exchange states through the device's memory, which is its L2 cache. Each writes its columns of
-// the new state into one of two buffers, and raises the group's counter when all of its threads have; a step begins when
-// the counter says that all blocks have. A block that has ended step s has read the state of s, so all of them have read
-// that of s - 1 when the counter says so, and its buffer may be written anew. Groups do not wait for one another, but the
-// blocks of one do: all of them have to run at once.
-//
 // Constants: as in forward.cu, and GROUP: the number of blocks of a group.
 #include "primitives.cuh"
 
 #include "place.cuh"
-#define FORWARD_KERNEL GRID_KERNEL
-#define PRODUCTS (NT > 2 ? 1 : NT) // unrolled, more of them take more registers than there are
-#define STATE_BUFFERS 1
-#define BAR_BYTES 0
-#define RANK (OWN_BLOCK % GROUP)
-// zeros: [groups, 32], the same memory as counters: a group's is the first of its 32, which share no line with another's.
-// states: [groups, 2, NT, H, 8], of which a kernel leaves the last two.
+// zeros: the same memory as counters. A kernel leaves the last two.
 #define EXCHANGE_READS const u32*,
 #define EXCHANGE_MAKES , u16 *states, u32 *counters
-#define EXCHANGE_INIT                                           \
-  states += (size_t)(BLOCK / GROUP) * 2 * NT * H * 8;           \
-  counters += BLOCK / GROUP * 32;
-#define EXCHANGE_PLACES
-#define EXCHANGE_BEGIN READ(0) SYNC();
-#define STATE(n) ((n) * TILE)
-// The projections of the next step are read behind the state, for which alone this waits.
-#define STATE_WAIT(s)                                                              \
-  if (s) {                                                                         \
-    if (THREAD == 0) wait_for(counters, GROUP * (s));                              \
-    SYNC(); /* and for that thread */                                              \
-    for (int i = thread_here(); i < NT * H; i += THREADS)                          \
-      copy16(s_h + i * 16, states + ((size_t)now * NT * H + i) * 8, true);         \
-  }                                                                                \
-  copies_commit();                                                                 \
-  READ(s + 1)                                                                      \
-  copies_wait<1>();                                                                \
-  SYNC();
-#define READ_WAIT
-#define STATE_SEND(n, sent) \
-  if (s + 1 < T) share((u32*)(states + ((next * NT + n) * H + column) * 8 + 2 * q), sent);
-#define STATE_SENT(s) \
-  if (s + 1 < T && THREAD == 0) arrive(counters);
-#define READ_MORE(s)
-#define EXCHANGE_END
+
+// Shared memory, in bytes: states of two units, parts of sums, projections of two units, and what a unit leaves
+#define AT_PARTS (2 * TILE)
+#define AT_READ (AT_PARTS + WARPS * 12 * 32 * 4)
+#define AT_LEFT (AT_READ + 2 * 3 * 8 * LINE)
+#define AT_HELD (AT_LEFT + 5 * 8 * LINE)
+#define AT_BIAS (AT_HELD + NT * 8 * HC * 4)
+#define AT_MEETING (AT_BIAS + HC * 4)
+#define SHARED_BYTES (AT_MEETING + 2 * 8)
 #include "forward.cuh"
+#include "units.cuh"
+static_assert(WARPS == 8, "a block has eight warps");
+
+GRID_KERNEL gru_forward(ARRAYS) {
+  SHARED
+  OF_MODEL_ARRAYS
+  PLACE
+  const u32 rank = OWN_BLOCK % GROUP;
+  const int direction = DIRECTION, row0 = FIRST_ROW;
+  const u32 s_h = smem_of(smem);
+#if F16
+  const float of_state = factors[0], of_product = factors[1];
+#else
+  const float of_state = 1.f, of_product = 1.f;
+#endif
+
+  HOLD_WEIGHTS(a)
+  if (THREAD == 0) {
+    ((u16**)(smem + AT_MEETING))[0] = states + (size_t)(BLOCK / GROUP) * NT * 2 * H * 8;
+    ((u32**)(smem + AT_MEETING))[1] = counters + (size_t)(BLOCK / GROUP) * NT * 32;
+  }
+  for (int i = THREAD; i < HC; i += THREADS) ((float*)(smem + AT_BIAS))[i] = bias[direction * H + rank * HC + i];
+  SYNC();
+  if (kg < 2)
+#pragma unroll 1
+    for (int n = 0; n < NT; n++) { // the state of step 0
+      float h[2];
+#pragma unroll
+      for (int j = 0; j < 2; j++) {
+        const int row = row0 + n * 8 + 2 * q + j;
+        h[j] = row < N ? h0[((size_t)direction * N + row) * H + column] : 0.f;
+#if SAVED
+        if (row < N)
+          before[((size_t)(direction * T + IN_TIME(0)) * N + row) * H + column] = (u16)pack_operand(F16 ? clip(h[j]) : h[j], 0.f);
+#endif
+      }
+      held[n * 4 * HC] = pair_of(h[0], h[1]);
+      SHARE_STATE(n, 0, pack_operand(of_state * h[0], of_state * h[1]))
+    }
+  SYNC();
+  if (THREAD < NT) arrive(COUNTER(THREAD));
+  if (NT > 1) {
+    if (THREAD == 0) wait_for(COUNTER(0), GROUP);
+    SYNC();
+    COPY_STATE(0, 0, 0)
+  }
+  COPY_PROJECTIONS(0, 8, row0, s_h + AT_READ, 0)
+  copies_commit();
+
+#define AMID                                                                                   \
+  const bool copies = next_s < T;                                                              \
+  if (NT > 1) {                                                                                \
+    if (copies && THREAD == 0) wait_for(COUNTER(next_n), GROUP * (next_s + 1));                \
+    SYNC(); /* and for that thread */                                                          \
+    if (copies) COPY_STATE(next_s, next_n, next)                                               \
+  }                                                                                            \
+  if (copies) COPY_PROJECTIONS(next_s, 8, row0 + next_n * 8, s_h + AT_READ, next * 3 * 8)      \
+  copies_commit();
+#define INPUT(gate, j) \
+  of_f16(*(const u16*)(smem + AT_READ + ((now * 3 + gate) * 8 + 2 * q + j) * LINE + local * 2))
+  int now = 0; // the unit's buffer
+#pragma unroll 1
+  for (int s = 0; s < T; s++)
+#pragma unroll 1
+    for (int n = 0; n < NT; n++, now ^= 1) {
+      const int next = now ^ 1, next_n = n + 1 < NT ? n + 1 : 0, next_s = next_n ? s : s + 1;
+      if (NT == 1) { // no other unit hides the exchange
+        if (THREAD == 0) wait_for(COUNTER(n), GROUP * (s + 1));
+        SYNC(); // also for that thread
+        COPY_STATE(s, n, now)
+        copies_commit();
+      }
+      copies_wait<0>();
+      SYNC(); // the state is there, and the projections
+      UNIT_PRODUCT
+      PLACE
+      LEAVE_SUMS
+      SYNC(); // the parts of the sums are there
+      UNIT_GATES(s, n, s + 1 < T)
+      SYNC(); // the lines are there and the state is shared; the parts of the sums may be written anew
+      if (s + 1 < T && THREAD == 0) arrive(COUNTER(n));
+      WRITE_LINES(s, 8, row0 + n * 8)
+    }
+#pragma unroll 1
+  for (int n = 0; n < NT; n++) {
+    PLACE
+    const float2 h = held[n * 4 * HC];
+#pragma unroll
+    for (int j = 0; j < 2; j++) {
+      const int row = row0 + n * 8 + 2 * q + j;
+      if (kg < 2 && row < N) last[((size_t)direction * N + row) * H + column] = j ? h.y : h.x;
+    }
+  }
+}

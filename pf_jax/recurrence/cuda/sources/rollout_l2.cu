@@ -1,26 +1,17 @@
 // rollout.cu for devices without clusters, and for more units than a cluster's registers hold weights of.
 //
-// As in forward_l2.cu the blocks of a group own the same rows and meet in the device's memory. Here they go through a
-// group's tiles of 8 rows one after the other, each with a counter of its own: while the states of one tile are on their
-// way to the other blocks, the next is multiplied. A unit of work is a step of a tile:
-//
-//   its state is in shared memory, copied there amid the unit before;
-//   of rows that sample: logits of the block's own classes, whose highest the block shares with the others;
-//   the recurrent product, and amid it the choice among all blocks' highest, the reading of the chosen token's row of the
-//   table, and the copy of the next unit's state;
-//   the gates; the new state is shared, and what the step leaves is written.
-//
-// Why nothing is overwritten too soon: a block begins step t of a tile when all have shared its state, so all have ended
-// step t - 1 and read the state of t - 1, whose buffer is that of t + 1, and the highest scores that led to it.
+// units.cuh has what a unit of work is. Of rows that sample there is more in it: before the product the logits of the
+// block's own classes, whose highest the block shares with the others; and amid it the choice among all blocks' highest,
+// and the reading of the chosen token's row of the table. The highest scores of step t are written anew when all have
+// ended that step, and so have read them.
 //
 // Constants: see rollout.cuh, and GROUP: the number of blocks of a group.
 #include "primitives.cuh"
 
 #include "lanes.cuh"
 #define ROLLOUT_KERNEL GRID_KERNEL
-// zeros: [groups, NT, 32], the same memory as counters: of a tile's 32 the first counts states, the 17th choices.
-// states: [groups, NT, 2, H, 8]; highest: [groups, NT, 8, VM, 2], a score in the order of integers and its class. A
-// kernel leaves these three.
+// zeros: the same memory as counters, of which the 17th of a tile's counts choices. highest: [groups, NT, 8, VM, 2], a
+// score in the order of integers and its class. A kernel leaves the last three.
 #define EXCHANGE_FIELDS u16* states; u32 *highest, *counters;
 #define EXCHANGE_READS const u32*,
 #define EXCHANGE_MAKES , u16 *states, u32 *highest, u32 *counters
@@ -39,18 +30,13 @@
 #define AT_HELD (AT_NOISE + 2 * 8 * NOISES * 4)
 #define AT_TOKENS (AT_HELD + NT * 8 * HC * 4)
 #define AT_LEAVE (AT_TOKENS + 8 * 4)
-#define AT_BIAS (AT_LEAVE + 10 * 8)
+#define AT_MEETING (AT_LEAVE + 6 * 8)
+#define AT_BIAS (AT_MEETING + 4 * 8)
 #define AT_READOUT (AT_BIAS + HC * 4)
 #define SHARED_BYTES (AT_READOUT + (SAMPLING ? OWN_CLASSES * H * 2 : 0))
 #include "rollout.cuh"
+#include "units.cuh"
 static_assert(WARPS == 8 && WARPS * 12 * 32 >= WARPS * 8 * SCORES, "the parts of the logits fit where those of the sums do");
-
-DEV float2 pair_of(float x, float y) {
-  float2 both;
-  both.x = x;
-  both.y = y;
-  return both;
-}
 
 // Shares the highest score of each row of a tile among the block's own classes: of their logits, in parts, and the noise.
 DEV void share_highest(const float* scores, const float* noise, int m, u32* highest) {
@@ -89,14 +75,6 @@ DEV int choose(const u32* highest) {
   return chosen < CLASSES ? chosen : CLASSES - 1;
 }
 
-// Where a thread works: it finishes one column of two rows of each tile, in the warps of kg 0 and 1. Asked for anew behind
-// the product, which leaves no registers for it.
-#define PLACE                                                                                               \
-  const int thread = thread_here(), lane = thread & 31, warp = thread >> 5, mg = warp % MG, kg = warp / MG; \
-  const int g = lane >> 2, q = lane & 3, half = kg & 1, local = mg * 16 + 8 * half + g;                     \
-  const int column = OWN_BLOCK % GROUP * HC + local;                                                        \
-  float2* const held = (float2*)(smem + AT_HELD) + (mg * 2 + half) * 32 + lane; // its numbers of the carry
-
 // The rows of a group over time.
 template <int tiles, bool samples> DEV void run(const Arrays& arrays, unsigned char* smem, int row0, int rows) {
   PLACE
@@ -121,9 +99,10 @@ template <int tiles, bool samples> DEV void run(const Arrays& arrays, unsigned c
     p[3] = arrays.z;
     p[4] = arrays.v;
     p[5] = arrays.before;
-    p[6] = arrays.states + (size_t)(BLOCK / GROUP) * NT * 2 * H * 8;
-    p[7] = (u16*)(arrays.highest + (size_t)(BLOCK / GROUP) * NT * 8 * VM * 2);
-    p[8] = (u16*)(arrays.counters + (size_t)(BLOCK / GROUP) * NT * 32);
+    u16** const meeting = (u16**)(smem + AT_MEETING);
+    meeting[0] = arrays.states + (size_t)(BLOCK / GROUP) * NT * 2 * H * 8;
+    meeting[1] = (u16*)(arrays.counters + (size_t)(BLOCK / GROUP) * NT * 32);
+    meeting[2] = (u16*)(arrays.highest + (size_t)(BLOCK / GROUP) * NT * 8 * VM * 2);
   }
   if (samples) // the readout's kernel of the own classes in the order in which threads multiply by it
     for (int i = THREAD; i < OWN_CLASSES * H / 2; i += THREADS) {
@@ -133,11 +112,7 @@ template <int tiles, bool samples> DEV void run(const Arrays& arrays, unsigned c
     }
   for (int i = THREAD; i < HC; i += THREADS) ((float*)(smem + AT_BIAS))[i] = arrays.bias[rank * HC + i];
   SYNC();
-// Read anew where they are used: in registers there is no place for them.
-#define STATES (((u16* const*)(smem + AT_LEAVE))[6])
-#define HIGHEST(n) (((u32* const*)(smem + AT_LEAVE))[7] + (n)*8 * VM * 2)
-#define COUNTER(n) (((u32* const*)(smem + AT_LEAVE))[8] + (n)*32)
-#define SHARE_STATE(n, step, sent) share((u32*)(STATES + (((n)*2 + ((step)&1)) * H + column) * 8 + 2 * q), sent);
+#define HIGHEST(n) (((u32* const*)(smem + AT_MEETING))[2] + (n)*8 * VM * 2)
   if (kg < 2)
 #pragma unroll 1
     for (int n = 0; n < tiles; n++) { // the state of step 0
@@ -154,11 +129,7 @@ template <int tiles, bool samples> DEV void run(const Arrays& arrays, unsigned c
   SYNC();
   if (THREAD < tiles) arrive(COUNTER(THREAD));
 
-  // Copies of a unit of work into buffer `b`, of two: the state of step t of tile n,
-#define COPY_STATE(t, n, b)                                                                                 \
-  for (int i = thread_here(); i < H; i += THREADS)                                                          \
-    copy16(s_h + (b)*TILE + i * 16, STATES + (((n)*2 + ((t)&1)) * H + i) * 8, true);
-  // the noise of the step before, behind which it chooses,
+  // Copies of a unit of work into buffer `b`, of two: the noise of the step before, behind which it chooses,
 #define COPY_NOISE(t, n, b)                                                                                 \
   if (samples && (t))                                                                                       \
     for (int i = thread_here(); i < 8 * OWN_CLASSES; i += THREADS) {                                        \
@@ -183,6 +154,30 @@ template <int tiles, bool samples> DEV void run(const Arrays& arrays, unsigned c
   if (!samples) COPY_ENTRIES(GIVEN(0, 0, row), 0)
   copies_commit();
 
+#define AMID                                                                                                \
+  if (samples && t && THREAD == 0) wait_for(COUNTER(n) + 16, CHOOSERS * t);                                 \
+  const bool copies = tiles > 1 && next_t < states;                                                         \
+  if (copies && THREAD == 32) wait_for(COUNTER(next_n), GROUP * (next_t + 1));                              \
+  if (samples || tiles > 1) SYNC(); /* and for those threads */                                             \
+  if (samples) {                                                                                            \
+    if (THREAD < 8) {                                                                                       \
+      int token = given;                                                                                    \
+      if (t) {                                                                                              \
+        const int sample = choose(HIGHEST(n) + THREAD * VM * 2), row = n * 8 + THREAD;                      \
+        if (given < 0) token = sample;                                                                      \
+        if (rank == 0 && row < rows) arrays.samples[(size_t)(t - 1) * SAMPLING + first + row] = sample;     \
+      }                                                                                                     \
+      tokens[THREAD] = token;                                                                               \
+    }                                                                                                       \
+    SYNC(); /* the tokens are there */                                                                      \
+    COPY_ENTRIES(tokens[row], now)                                                                          \
+    copies_commit();                                                                                        \
+  }                                                                                                         \
+  if (copies) COPY_STATE(next_t, next_n, next)                                                              \
+  if (next_t < states) COPY_NOISE(next_t, next_n, next)                                                     \
+  if (!samples && next_t < states) COPY_ENTRIES(GIVEN(next_t, next_n, row), next)                           \
+  copies_commit();
+#define INPUT(gate, j) ((const float*)(smem + AT_ENTRIES))[(now * 8 + 2 * q + j) * ENTRY + gate * HC + local]
   int now = 0; // the unit's buffer
 #pragma unroll 1
   for (int t = 0; t < states; t++)
@@ -222,89 +217,13 @@ template <int tiles, bool samples> DEV void run(const Arrays& arrays, unsigned c
         if (THREAD == 0) arrive(COUNTER(n) + 16);
       }
 
-      float sums[3][4] = {};
-#pragma unroll
-      for (int k = 0; k < KT; k += 2) {
-        if (k == KT / 4 * 2) { // amid the product
-          if (samples && t && THREAD == 0) wait_for(COUNTER(n) + 16, CHOOSERS * t);
-          const bool copies = tiles > 1 && next_t < states;
-          if (copies && THREAD == 32) wait_for(COUNTER(next_n), GROUP * (next_t + 1));
-          if (samples || tiles > 1) SYNC(); // and for those threads
-          if (samples) {
-            if (THREAD < 8) {
-              int token = given;
-              if (t) {
-                const int sample = choose(HIGHEST(n) + THREAD * VM * 2), row = n * 8 + THREAD;
-                if (given < 0) token = sample;
-                if (rank == 0 && row < rows) arrays.samples[(size_t)(t - 1) * SAMPLING + first + row] = sample;
-              }
-              tokens[THREAD] = token;
-            }
-            SYNC(); // the tokens are there
-            COPY_ENTRIES(tokens[row], now)
-            copies_commit();
-          }
-          if (copies) COPY_STATE(next_t, next_n, next)
-          if (next_t < states) COPY_NOISE(next_t, next_n, next)
-          if (!samples && next_t < states) COPY_ENTRIES(GIVEN(next_t, next_n, row), next)
-          copies_commit();
-        }
-        u32 b0, b1, b2, b3;
-        ldsm4t(s_h + now * TILE + ((kg * KT + k) * 16 + lane) * 16, b0, b1, b2, b3);
-#pragma unroll
-        for (int gate = 0; gate < 3; gate++) mma(sums[gate], a[gate][k], b0, b1);
-#pragma unroll
-        for (int gate = 0; gate < 3; gate++) mma(sums[gate], a[gate][k + 1], b2, b3);
-      }
+      UNIT_PRODUCT
       if (t == T) continue; // that was to sample alone
       PLACE
-#pragma unroll
-      for (int gate = 0; gate < 3; gate++)
-#pragma unroll
-        for (int i = 0; i < 4; i++) parts[((mg * KG + kg) * 12 + gate * 4 + i) * 32 + lane] = sums[gate][i];
+      LEAVE_SUMS
       if (samples) copies_wait<1>();
       SYNC(); // the parts of the sums are there, and the table's rows
-      if (kg < 2) {
-        const float* const p = parts + mg * KG * 12 * 32 + lane;
-        const float* const entries = (const float*)(smem + AT_ENTRIES) + (now * 8 + 2 * q) * ENTRY + local;
-        unsigned char* const left = smem + AT_LEFT + 2 * q * LINE + local * 2;
-        const float2 before = held[n * 4 * HC];
-        const float c = ((const float*)(smem + AT_BIAS))[local];
-        float h[2] = {before.x, before.y}, pre[2], r[2], z[2], v[2];
-#pragma unroll
-        for (int j = 0; j < 2; j++) {
-          float u[3];
-#pragma unroll
-          for (int gate = 0; gate < 3; gate++) {
-            u[gate] = 0;
-#pragma unroll
-            for (int i = 0; i < KG; i++) u[gate] += p[(i * 12 + gate * 4 + 2 * half + j) * 32];
-            u[gate] *= of_product;
-          }
-          r[j] = sigmoid(entries[j * ENTRY] + u[0]);
-          z[j] = sigmoid(entries[j * ENTRY + HC] + u[1]);
-          v[j] = u[2] + c;
-          pre[j] = entries[j * ENTRY + 2 * HC] + r[j] * v[j];
-          // In this form an update gate of one keeps the state to the last bit.
-          h[j] = (1.f - z[j]) * tanh_(pre[j]) + z[j] * h[j];
-        }
-        held[n * 4 * HC] = pair_of(h[0], h[1]);
-        const u32 sent = pack_operand(of_state * h[0], of_state * h[1]);
-        if (t + 1 < states) SHARE_STATE(n, t + 1, sent)
-#define LEAVE(kind, both)                               \
-  {                                                     \
-    const u32 b = both;                                 \
-    *(u16*)(left + kind * 8 * LINE) = (u16)b;           \
-    *(u16*)(left + (kind * 8 + 1) * LINE) = (u16)(b >> 16); \
-  }
-        LEAVE(0, F16 ? pack_f16(clip(h[0]), clip(h[1])) : sent)
-        LEAVE(1, pack_f16(clip(pre[0]), clip(pre[1])))
-        if (SAVED) {
-          LEAVE(2, pack_f16(r[0], r[1]))
-          LEAVE(3, pack_f16(z[0], z[1]))
-          LEAVE(4, pack_f16(clip(v[0]), clip(v[1])))
-        }
-      }
+      UNIT_GATES(t, n, t + 1 < states)
       SYNC(); // the lines are there and the state is shared; the parts of the sums may be written anew
       if (t + 1 < states && THREAD == 0) arrive(COUNTER(n));
       write_lines<1>(smem, t + 1, row0 + n * 8, rows - n * 8, rank);
