@@ -29,7 +29,8 @@ def _config(**overrides):
         (
             {"objective": "professor"},
             "objective=professor: must be one of professor_forcing, teacher_forcing, "
-            "scheduled_sampling, state_matching, input_noise",
+            "scheduled_sampling, state_matching, input_noise, "
+            "noisy_professor_forcing",
         ),
         ({"dtype": "float16"}, "dtype=float16: must be one of float32, bfloat16"),
         (
