@@ -47,7 +47,8 @@ from pf_jax.recurrence.tiles import states_dtype
 from pf_jax.types import Array
 
 _COUNTER = 32
-"""Numbers that a group's counter takes: with fewer, groups would share a line of memory."""
+"""Numbers that a counter takes, of a group or of a tile: with fewer, two would share a line
+of memory."""
 
 
 def _program(
