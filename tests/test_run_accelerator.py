@@ -118,7 +118,7 @@ def test_smoke_measures_what_was_planned(smoke):
         wants_gpu = entry["setting"].keys() & {"command_buffers", "cuda_graph"}
         if entry["setting"].get("cuda_graph") is False:
             wants_gpu = set()
-        if wants_gpu or entry["setting"].get("kernels") == "triton":
+        if wants_gpu or entry["setting"].get("kernels") in ("triton", "cuda"):
             assert outcomes == {"skipped"}
         elif entry["framework"] == "torch" and not has_torch():
             assert entry["skipped"] == "needs torch"
