@@ -38,6 +38,7 @@ STACKED: tuple[tuple[Shape, dict[str, Any]], ...] = (
 WAITING: tuple[tuple[Shape, str, dict[str, Any]], ...] = (
     (SHAPES[0], "tf32", {"kernels": "cuda"}),
     (SHAPES[1], "bfloat16", {"kernels": "cuda"}),
+    (SHAPES[1], "tf32", {"kernels": "cuda"}),
     (SHAPES[0], "bfloat16", {"kernels": "cuda_l2"}),
 )
 # Sizes at which cuDNN has persistent kernels for an LSTM.

@@ -56,6 +56,7 @@ static Warp& my_warp() { return mine().warps[self->thread / 32]; }
 #define THREAD (self->thread)
 static int thread_here() { return self->thread; }
 #define BLOCK (cluster_number * num_blocks + self->rank)
+static int block_here() { return BLOCK; }
 #define SYNC() meet(mine().meeting, num_threads, [] {})
 
 // --- clusters: an address is the block's number and the place in its memory

@@ -13,6 +13,9 @@ from pf_jax.recurrence import tiles
 ROLLOUT = Case("cuda_l2", "rollout", "bfloat16", (11, 128), reading=5, classes=7)
 CASES = [
     Case("cuda", "backward", "tf32", (1, 8, 128)),
+    pytest.param(
+        Case("cuda_l2", "backward", "tf32", (1, 8, 128)), marks=pytest.mark.slow
+    ),
     ROLLOUT,
     pytest.param(ROLLOUT._replace(models=2), marks=pytest.mark.slow),
     pytest.param(ROLLOUT._replace(precision="tf32"), marks=pytest.mark.slow),
@@ -65,12 +68,7 @@ def test_check_fails_a_kernel_whose_runs_differ(monkeypatch):
 def test_all_cases_have_a_kernel_on_an_h100():
     every = list(cases(check_kernels.KINDS))
     assert len({case.name for case in every}) == len(every)
-    missing = [case.name for case in every if find_kernel(case, H100) is None]
-    # The exchange of cotangents without clusters is in bfloat16 alone.
-    assert missing == [
-        Case("cuda_l2", "backward", "tf32", shape).name
-        for shape in check_kernels.LOOP_SHAPES["cuda_l2"]
-    ]
+    assert all(find_kernel(case, H100) is not None for case in every)
 
 
 def test_main_reports_each_case(monkeypatch, capsys, tmp_path):
@@ -96,7 +94,7 @@ def test_main_reports_each_case(monkeypatch, capsys, tmp_path):
 
 SOME = [
     Case("cuda", "backward", "bfloat16", (1, 8, 128)),
-    Case("cuda_l2", "backward", "tf32", (1, 8, 128)),
+    Case("cuda_l2", "backward", "tf32", (1, 8, 1152)),  # of too many units
     Case("cuda_l2", "forward", "bfloat16", (1, 8, 128)),
 ]
 

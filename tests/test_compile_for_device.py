@@ -271,26 +271,40 @@ def test_a_cuda_rollout_holds_its_weights_in_registers(reading, classes, tmp_pat
 ARCHITECTURES = ("sm_80", "sm_89", "sm_90", "sm_100")
 
 
-@pytest.mark.parametrize("way", ["forward", "backward"])
 @pytest.mark.parametrize("size", [768, 1024])
-@pytest.mark.parametrize("tiles", [1, 2, 3, 4])
+@pytest.mark.parametrize("tiles", [1, 2, 4, 8])
 @pytest.mark.parametrize("directions", [1, 2])
 def test_a_cuda_kernel_without_clusters_holds_its_weights_in_registers(
-    way, size, tiles, directions, tmp_path
+    size, tiles, directions, tmp_path
 ):
     require_nvrtc()
-    for held in {1, min(tiles, 2)} if way == "backward" else {1}:
-        groups = Groups(directions, 100, size, tiles, held)
-        if way == "forward":
-            program = l2.forward_program(groups, 784, is_saved=True, is_half=False)
-        else:
-            program = l2.backward_program(
-                groups, 784, is_half=directions == 2, has_preactivation=directions == 1
-            )
-        spilled = {
-            name: spilled_bytes(program, tmp_path, name) for name in ARCHITECTURES
-        }
-        assert spilled == dict.fromkeys(ARCHITECTURES, 0), held
+    groups = Groups(directions, 100, size, tiles)
+    program = l2.forward_program(groups, 784, is_saved=True, is_half=False)
+    for name in ARCHITECTURES:
+        assert spilled_bytes(program, tmp_path, name) == 0, name
+
+
+@pytest.mark.parametrize("is_tf32", [False, True], ids=["bfloat16", "tf32"])
+@pytest.mark.parametrize("size", [768, 1024])
+@pytest.mark.parametrize(("tiles", "held"), [(1, 1), (2, 1), (2, 2), (8, 2)])
+@pytest.mark.parametrize("directions", [1, 2])
+def test_a_cuda_kernel_back_without_clusters_holds_its_weights_in_registers(
+    size, tiles, held, directions, is_tf32, tmp_path
+):
+    require_nvrtc()
+    program = l2.backward_program(
+        Groups(directions, 100, size, tiles, held),
+        784,
+        is_half=directions == 2,
+        has_preactivation=directions == 1,
+        is_tf32=is_tf32,
+    )
+    # In TF32 a thread has sums of its own for the columns of each block. Where the weights
+    # take 192 registers, or one tile is held and the assembler reads far ahead, up to
+    # five numbers are kept in memory.
+    most = 20 if is_tf32 and (size == 1024 or held == 1) else 0
+    for name in ARCHITECTURES:
+        assert spilled_bytes(program, tmp_path, name) <= most, name
 
 
 @pytest.mark.parametrize("tiles", [(1, 1), (4, 2), (8, 4)])

@@ -98,9 +98,8 @@ def test_backward_in_half_precision_equals_the_plain_loop(
     assert_close(found, loops.backward(TF32, *arguments), 3e-4)
 
 
-@pytest.mark.slow
-def test_backward_in_half_precision_takes_cotangents_of_any_size(monkeypatch):
-    emulate_kernels(monkeypatch)
+def cotangents_of_any_size():
+    """Arguments of `backward` of `ONE`, whose rows' cotangents differ in size."""
     weights, carry, trace, d_hidden, d_preactivation, d_last = backward_arguments(
         ONE[:3], 4, TF32
     )
@@ -108,7 +107,7 @@ def test_backward_in_half_precision_takes_cotangents_of_any_size(monkeypatch):
     # whose cotangents come late and are larger than those behind them.
     sizes = jnp.array([1e-30, 1e-12, 1e-6, 1.0, 1e6, 1e12, 0.0, 1.0])[:, None]
     values = (sizes * d_hidden.values).at[1, 7].multiply(1e9).at[3, 7].set(0)
-    arguments = (
+    return (
         weights,
         carry,
         trace,
@@ -116,8 +115,10 @@ def test_backward_in_half_precision_takes_cotangents_of_any_size(monkeypatch):
         sizes * d_preactivation,
         (sizes * d_last).at[0, 7].set(0),
     )
-    found = cuda.backward(ONE, TF32, *arguments)
-    expected = loops.backward(TF32, *arguments)
+
+
+def assert_rows_close(found, expected):
+    """Rows of `cotangents_of_any_size` are close, each by itself."""
     for row in range(8):
         of_row = jax.tree.map(lambda x: x[..., row, :], (found[:3], expected[:3]))  # noqa: B023
         if row == 6:
@@ -127,11 +128,24 @@ def test_backward_in_half_precision_takes_cotangents_of_any_size(monkeypatch):
 
 
 @pytest.mark.slow
-def test_backward_in_half_precision_keeps_nan_in_its_row(monkeypatch):
+def test_backward_in_half_precision_takes_cotangents_of_any_size(monkeypatch):
     emulate_kernels(monkeypatch)
+    arguments = cotangents_of_any_size()
+    found = cuda.backward(ONE, TF32, *arguments)
+    assert_rows_close(found, loops.backward(TF32, *arguments))
+
+
+def cotangents_with_nan():
+    """Arguments of `backward` of `ONE`, with NaN in row 2 and infinity in row 4."""
     weights, carry, trace, d_hidden, *rest = backward_arguments(ONE[:3], 3, TF32)
     values = d_hidden.values.at[1, 2, 5].set(jnp.nan).at[2, 4, 7].set(jnp.inf)
-    found = cuda.backward(ONE, TF32, weights, carry, trace, Scaled(values), *rest)
+    return weights, carry, trace, Scaled(values), *rest
+
+
+@pytest.mark.slow
+def test_backward_in_half_precision_keeps_nan_in_its_row(monkeypatch):
+    emulate_kernels(monkeypatch)
+    found = cuda.backward(ONE, TF32, *cotangents_with_nan())
     is_finite = np.isfinite(found.carry[0])
     assert not is_finite[2].any() and not is_finite[4].any()
     assert is_finite[[0, 1, 3, 5, 6, 7]].all()
@@ -236,12 +250,11 @@ def test_backward_fails_with_a_planted_fault(monkeypatch, fault):
 
 TF32_FAULTS = {
     "no barrier": [("SYNC(); // the operand and", "// the operand and")],
-    "no second barrier": [("SYNC(); /* the operand is there */", "")],
+    "no second barrier": [("SYNC(); // the operand is there", "")],
     "forgotten too soon": [("[(now ^ 1) * ROWS + THREAD] = 0", "[THREAD] = 0")],
     "one largest for all steps": [
-        ("(now * NT + n) * 8;", "n * 8;"),
-        ("(now * NT + n) * 8 + 2 * q + j]", "n * 8 + 2 * q + j]"),
-        ("(smem + AT_LARGEST) + (now * NT + n)", "(smem + AT_LARGEST) + n"),
+        ("largest + (now * NT + n) * 8", "largest + n * 8"),
+        ("largest[(now * NT + n) * 8", "largest[n * 8"),
     ],
 }
 

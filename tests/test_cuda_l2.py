@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 from emulated import emulate_kernels
 from lowering import lowered_for_gpu
-from test_cuda import H100, assert_close, assert_found, update
+from test_cuda import (
+    H100,
+    assert_close,
+    assert_found,
+    assert_rows_close,
+    cotangents_of_any_size,
+    cotangents_with_nan,
+    update,
+)
 
 from benchmarks.kernel_cases import HALF, TF32, backward_arguments, drawn_loop
 from pf_jax.recurrence import dispatch, loops
@@ -52,15 +60,18 @@ def test_forward_in_half_precision_equals_the_plain_loop(monkeypatch):
     assert_close(found, loops.forward_whole(TF32, True, *arguments))
 
 
-@pytest.mark.parametrize(
-    ("groups", "num_steps"),
-    [
-        pytest.param(Groups(2, 11, 128, 1), 3, id="H128-two"),
-        # Two of four tiles in shared memory at once.
-        pytest.param(Groups(1, 29, 128, 4, 2), 3, id="H128-four", marks=slow),
-        pytest.param(Groups(1, 5, 768, 1), 2, id="H768", marks=slow),
-    ],
-)
+BACKWARD_CASES = [
+    pytest.param(Groups(2, 11, 128, 1), 3, id="H128-two"),
+    # Of four tiles two in shared memory at once, or one.
+    pytest.param(Groups(1, 29, 128, 4, 2), 3, id="H128-four", marks=slow),
+    pytest.param(Groups(1, 29, 128, 4, 1), 3, id="H128-four-held", marks=slow),
+    pytest.param(Groups(2, 61, 128, 8, 2), 2, id="H128-eight", marks=slow),
+    pytest.param(Groups(1, 5, 768, 1), 2, id="H768", marks=slow),
+    pytest.param(Groups(1, 13, 1024, 2, 2), 2, id="H1024", marks=slow),
+]
+
+
+@pytest.mark.parametrize(("groups", "num_steps"), BACKWARD_CASES)
 def test_backward_equals_the_plain_loop(monkeypatch, groups, num_steps):
     emulate_kernels(monkeypatch)
     arguments = backward_arguments(groups[:3], num_steps)
@@ -69,6 +80,33 @@ def test_backward_equals_the_plain_loop(monkeypatch, groups, num_steps):
     assert_close(found[:3], expected[:3])
     # The plain loop sums what it has rounded to bfloat16.
     assert_close(found[3:], expected[3:], 4e-3)
+
+
+@pytest.mark.parametrize(("groups", "num_steps"), BACKWARD_CASES)
+def test_backward_in_half_precision_equals_the_plain_loop(
+    monkeypatch, groups, num_steps
+):
+    emulate_kernels(monkeypatch)
+    arguments = backward_arguments(groups[:3], num_steps, TF32)
+    found = l2.backward(groups, TF32, *arguments)
+    assert_close(found, loops.backward(TF32, *arguments), 3e-4)
+
+
+@slow
+def test_backward_in_half_precision_takes_cotangents_of_any_size(monkeypatch):
+    emulate_kernels(monkeypatch)
+    arguments = cotangents_of_any_size()
+    found = l2.backward(ONE, TF32, *arguments)
+    assert_rows_close(found, loops.backward(TF32, *arguments))
+
+
+@slow
+def test_backward_in_half_precision_keeps_nan_in_its_row(monkeypatch):
+    emulate_kernels(monkeypatch)
+    found = l2.backward(ONE, TF32, *cotangents_with_nan())
+    is_finite = np.isfinite(found.carry[0])
+    assert not is_finite[2].any() and not is_finite[4].any()
+    assert is_finite[[0, 1, 3, 5, 6, 7]].all()
 
 
 @slow
@@ -128,24 +166,57 @@ def test_forward_fails_with_a_planted_fault(monkeypatch, fault):
 BACKWARD_FAULTS = {
     "no release": [("if (THREAD == 0) arrive", "if (false) arrive")],
     "released too soon": [
-        ("    SYNC(); // the op", "    PRODUCTS_SEND(s)\n    SYNC(); // the op"),
-        ("    PRODUCTS_SEND(s)\n    // While", "    // While"),
+        (
+            "      SYNC(); // the lines are",
+            "      if (THREAD == 0) arrive(COUNTER(n));\n      SYNC(); // are",
+        ),
+        ("      if (THREAD == 0) arrive(COUNTER(n));\n      WRITE", "      WRITE"),
     ],
-    "no wait": [("if (THREAD == 0) wait_for", "if (false) wait_for")],
-    "one buffer": [("(size_t)(now * NT + ", "(size_t)(0 * NT + ")],
-    "one arrival too few": [("GROUP * (s + 1))", "GROUP * (s + 1) - 1)")],
-    "a tile overwritten": [("SYNC(); /* all have read the tile */", ";")],
+    "no wait": [("if (copies && THREAD == 0) wait_for", "if (false) wait_for")],
+    "no wait of a tile alone": [
+        ("if (THREAD == 0) wait_for(COUNTER(n)", "if (false) wait_for(COUNTER(n)")
+    ],
+    "one thread alone waits": [("SYNC(); // and for that thread", "")],
+    "one thread of a tile alone waits": [("SYNC(); // also for that thread", "")],
+    "one buffer": [("((step)&1)", "0")],
+    "one buffer in shared memory": [("(b)*DTILE", "0 * DTILE")],
+    "one buffer of what is read": [
+        ("next * READ_BYTES", "0"),
+        ("now * READ_BYTES", "0"),
+    ],
+    "no wait for copies": [("copies_wait<1>()", "copies_wait<2>()")],
+    "parts too soon": [("SYNC(); // the parts of the sums", "// the parts")],
+    "one arrival too few": [("GROUP * next_s)", "GROUP * next_s - 1)")],
+    "one arrival too many": [("GROUP * next_s)", "GROUP * next_s + 1)")],
+}
+TF32_FAULTS = {
+    "largest too soon": [("SYNC(); // the block's largest", "// the block's")],
+    "largest forgotten too soon": [
+        ("[next * 8 + THREAD] = 0;", "[now * 8 + THREAD] = 0;")
+    ],
+    "one largest for all units": [
+        ("AT_LARGEST) + now * 8", "AT_LARGEST)"),
+        ("[next * 8 + THREAD] = 0;", "[THREAD] = 0;"),
+    ],
+    "powers of two not copied": [("i < DLINES; i", "i < 3 * H; i")],
 }
 
 
 @slow
 @pytest.mark.parametrize("fault", BACKWARD_FAULTS)
 def test_backward_fails_with_a_planted_fault(monkeypatch, fault):
-    groups = Groups(1, 16, 128, 2) if fault == "a tile overwritten" else ONE
-    run = functools.partial(
-        l2.backward, groups, HALF, *backward_arguments(groups[:3], 4)
-    )
+    groups = ONE if "of a tile" in fault else Groups(1, 16, 128, 2, 2)
+    arguments = backward_arguments(groups[:3], 5)
+    run = functools.partial(l2.backward, groups, HALF, *arguments)
     assert_found(monkeypatch, BACKWARD_FAULTS[fault], run)
+
+
+@slow
+@pytest.mark.parametrize("fault", TF32_FAULTS)
+def test_backward_in_half_precision_fails_with_a_planted_fault(monkeypatch, fault):
+    arguments = backward_arguments(ONE[:3], 5, TF32)
+    run = functools.partial(l2.backward, ONE, TF32, *arguments)
+    assert_found(monkeypatch, TF32_FAULTS[fault], run)
 
 
 @pytest.mark.parametrize(
@@ -179,14 +250,16 @@ def test_find_groups_takes_the_fewest_rows_that_run_at_once(shape, device, tiles
     [
         ((1, 8, 1024), A100, 1, 1),
         ((1, 48, 1024), A100, 2, 2),
-        ((1, 72, 1024), A100, 3, 1),
-        ((1, 97, 1024), A100, None, None),  # more blocks than run at once
+        ((1, 72, 1024), A100, 3, 2),
+        ((1, 97, 1024), A100, 5, 2),
+        ((1, 193, 1024), A100, None, None),  # more blocks than run at once
         ((1, 96, 768), A100, 3, 2),
         ((1, 128, 768), A100, 4, 2),
         ((1, 128, 1024), H100, 4, 2),
         ((1, 32, 1024), ADA, 1, 1),
         ((1, 64, 1024), ADA, 2, 1),
-        ((1, 65, 1024), ADA, None, None),  # more shared memory than there is
+        ((1, 65, 1024), ADA, 3, 1),
+        ((1, 8, 1024), ADA._replace(memory=64 * 1024), None, None),
         ((2, 32, 512), ADA, 1, 1),
     ],
 )
@@ -194,7 +267,9 @@ def test_find_groups_of_a_backward_pass(shape, device, tiles, held):
     found = find_groups("backward", shape, device)
     assert (found and (found.tiles, found.held)) == (tiles and (tiles, held))
     if found:
-        program = l2.backward_program(found, 9, is_half=False, has_preactivation=True)
+        program = l2.backward_program(
+            found, 9, is_half=False, has_preactivation=True, is_tf32=True
+        )
         assert program.blocks <= device.cores and program.shared <= device.memory
 
 
@@ -238,13 +313,21 @@ def test_forward_has_the_kernel_that_was_chosen(
 
 
 @pytest.mark.parametrize(
-    ("kernels", "numbers"),
-    [("cuda", (1, 2, 1, 0)), pytest.param("auto", (0, 0, 0, 4), marks=slow)],
+    ("kernels", "dtype", "numbers"),
+    [
+        ("cuda", "bfloat16", (1, 2, 1, 0)),
+        ("cuda", None, (1, 2, 1, 0)),
+        pytest.param("cuda_l2", None, (1, 2, 1, 0), marks=slow),
+        pytest.param("auto", "bfloat16", (0, 0, 0, 4), marks=slow),
+        pytest.param("auto", None, (0, 0, 0, 4), marks=slow),
+    ],
 )
-def test_a_joint_step_has_the_kernels_that_were_chosen(monkeypatch, kernels, numbers):
+def test_a_joint_step_has_the_kernels_that_were_chosen(
+    monkeypatch, kernels, dtype, numbers
+):
     monkeypatch.setattr(gpu, "find_device", lambda dtype: A100)
     monkeypatch.setattr(nvrtc, "compile_ptx", lambda source, defines: source)
-    text = lowered_for_gpu(functools.partial(update, kernels))
+    text = lowered_for_gpu(functools.partial(update, kernels, dtype))
     kinds = "forward_l2.cu", "backward_l2.cu", "rollout_l2.cu", "__gpu$xla.gpu.triton"
     assert tuple(text.count(kind) for kind in kinds) == numbers
 

@@ -90,13 +90,19 @@ def test_backward_of_several_models_equals_that_of_each(monkeypatch, kernels, sp
 
 
 @slow
-def test_backward_in_tf32_of_several_models_equals_that_of_each(monkeypatch):
+@pytest.mark.parametrize(
+    "kernels, spread",
+    [(cuda, Clusters(2, 11, 128, 1)), (l2, Groups(2, 19, 128, 2, 2))],
+    ids=["clusters", "l2"],
+)
+def test_backward_in_tf32_of_several_models_equals_that_of_each(
+    monkeypatch, kernels, spread
+):
     emulate_kernels(monkeypatch)
-    spread = Clusters(2, 11, 128, 1)
     arguments = backward_arguments(spread[:3], 3, TF32)
     models = [other(arguments, factor) for factor in (1.0, 0.5, -0.75)]
-    run = functools.partial(cuda.backward, spread, TF32)
-    run_all = functools.partial(cuda.backward, spread._replace(models=3), TF32)
+    run = functools.partial(kernels.backward, spread, TF32)
+    run_all = functools.partial(kernels.backward, spread._replace(models=3), TF32)
     found = jax.vmap(run_all)(*stacked(models))
     assert_same_bits(found, stacked([run(*model) for model in models]))
 

@@ -31,8 +31,8 @@ _CUDA_DTYPES = {
     "rollout": ("bfloat16", "float16"),
 }
 """Types of the operands that the CUDA kernels of a form multiply, but for `_ASKED_FOR`."""
-_ASKED_FOR = {("cuda", "backward"): "float32"}
-"""Types that the kernels of a kind and form multiply where they are asked for."""
+_ASKED_FOR = {"backward": "float32"}
+"""Types that the CUDA kernels of a form multiply where they are asked for."""
 
 
 def kernel_choice(kernels: bool | str) -> str:
@@ -249,16 +249,16 @@ def _report(message: str, reason: str) -> None:
     logging.getLogger(__name__).warning(message, reason)
 
 
-def _is_for_cuda(kind: str, form: str, loop: Loop) -> bool:
-    """Whether there are CUDA kernels of a kind and form for a loop's types."""
+def _is_for_cuda(form: str, loop: Loop) -> bool:
+    """Whether there are CUDA kernels of a form for a loop's types."""
     # Without a `dtype`, storage is in half precision in TF32 alone.
     if loop.storage.gates != jnp.float16:
         return False
     operand = tiles.states_dtype(loop.dtype)
     if form == "backward":
         operand = tiles.cotangents_dtype(loop.dtype)
-    if _ASKED_FOR.get((kind, form)) == operand.name:
-        return kernel_choice(loop.kernels) == kind
+    if _ASKED_FOR.get(form) == operand.name:
+        return kernel_choice(loop.kernels) != "auto"
     return operand.name in _CUDA_DTYPES.get(form, ())
 
 
@@ -271,7 +271,7 @@ def _find_clusters(
     sampling: dict[str, int],
 ) -> clusters.Clusters | clusters.RolloutClusters | None:
     del gates
-    if not _is_for_cuda("cuda", form, loop):
+    if not _is_for_cuda(form, loop):
         return None
     if form == "rollout":
         return clusters.find_rollout_clusters(carry.shape, device, **sampling)
@@ -287,7 +287,7 @@ def _find_groups(
     sampling: dict[str, int],
 ) -> groups.Groups | groups.RolloutGroups | None:
     del gates
-    if not _is_for_cuda("cuda_l2", form, loop):
+    if not _is_for_cuda(form, loop):
         return None
     if form == "rollout":
         return groups.find_rollout_groups(carry.shape, device, **sampling)

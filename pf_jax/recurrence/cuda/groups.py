@@ -8,7 +8,7 @@ from pf_jax.recurrence.tiles import Device
 COLUMNS = 32
 """Hidden columns of a block: those of 1024 units whose weights fit its registers."""
 _MOST_UNITS = 1024
-_MOST_TILES = {"forward": 8, "backward": 4, "rollout": 8}
+_MOST_TILES = 8
 """Tiles of a group up to which its kernels may be faster than Triton's, by estimate: no
 device has timed them."""
 _MOST_HELD = 2
@@ -82,15 +82,32 @@ def forward_memory(groups: Groups) -> int:
     return _unit_memory(groups.size, groups.tiles) + projections + addresses
 
 
+def delta_lines(groups: Groups, *, is_tf32: bool) -> int:
+    """Lines of 16 bytes of the gates' cotangents of a tile, as in `sources/backward_l2.cu`.
+
+    Args:
+        groups: How the work is spread.
+        is_tf32: Whether each block multiplies its own by powers of two, which take two
+            lines more.
+    """
+    return 3 * groups.size + is_tf32 * 2 * groups.blocks
+
+
 def backward_memory(
-    groups: Groups, *, is_half: bool = False, has_preactivation: bool = True
+    groups: Groups,
+    *,
+    is_half: bool = False,
+    has_preactivation: bool = True,
+    is_tf32: bool = True,
 ) -> int:
     """Bytes of shared memory of a block, as in `sources/backward_l2.cu`."""
-    deltas = groups.held * 3 * groups.size * 16
-    parts = groups.tiles * _WARPS * 4 * 32 * 4
+    deltas = groups.held * delta_lines(groups, is_tf32=is_tf32) * 16
+    parts = _WARPS * 4 * 32 * 4
     cotangents = _line(2 if is_half else 4) + has_preactivation * _line(4)
-    lines = groups.rows * (2 * (5 * _line() + cotangents) + 4 * _line())
-    return deltas + parts + lines
+    lines = 8 * (2 * (5 * _line() + cotangents) + 4 * _line(4 if is_tf32 else 2))
+    held, totals = groups.tiles * 8 * COLUMNS * 4, 4 * COLUMNS * 4 * 4
+    largest, addresses = is_tf32 * 2 * 8 * 4, 2 * 8
+    return deltas + parts + lines + held + totals + largest + addresses
 
 
 _MEMORY = {"forward": forward_memory, "backward": backward_memory}
@@ -114,7 +131,7 @@ def find_groups(
     directions, num_rows, size = shape
     if directions > 2 or size % 128 or size > _MOST_UNITS:
         return None
-    for tiles in range(1, _MOST_TILES[form] + 1):
+    for tiles in range(1, _MOST_TILES + 1):
         for held in range(min(tiles, _MOST_HELD), 0, -1):
             groups = Groups(directions, num_rows, size, tiles, held, models)
             is_held = _MEMORY[form](groups) <= device.memory
@@ -205,7 +222,7 @@ def find_rollout_groups(
     size = shape[-1]
     if size % 128 or size > _MOST_UNITS or layers != 1 or classes > MOST_CLASSES:
         return None
-    for longest in range(1, _MOST_TILES["rollout"] + 1):
+    for longest in range(1, _MOST_TILES + 1):
         for sampling_tiles in range(1, longest + 1):
             groups = RolloutGroups(longest, sampling_tiles, size, models)
             is_held = rollout_memory(groups, classes) <= device.memory

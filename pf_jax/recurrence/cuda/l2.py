@@ -16,6 +16,7 @@ from pf_jax.recurrence.cuda.groups import (
     Groups,
     RolloutGroups,
     backward_memory,
+    delta_lines,
     forward_memory,
     rollout_memory,
 )
@@ -43,12 +44,11 @@ from pf_jax.recurrence.loops import (
     Trace,
     trace_shapes,
 )
-from pf_jax.recurrence.tiles import states_dtype
+from pf_jax.recurrence.tiles import cotangents_dtype, states_dtype
 from pf_jax.types import Array
 
 _COUNTER = 32
-"""Numbers that a counter takes, of a group or of a tile: with fewer, two would share a line
-of memory."""
+"""Numbers that a tile's counter takes: with fewer, two would share a line of memory."""
 
 
 def _program(
@@ -142,7 +142,12 @@ def forward(
 
 
 def backward_program(
-    groups: Groups, num_steps: int, *, is_half: bool, has_preactivation: bool
+    groups: Groups,
+    num_steps: int,
+    *,
+    is_half: bool,
+    has_preactivation: bool,
+    is_tf32: bool = False,
 ) -> Program:
     """The kernel of `backward`.
 
@@ -151,16 +156,21 @@ def backward_program(
         num_steps: Number of steps.
         is_half: Whether cotangents of the hidden states are in half precision.
         has_preactivation: Whether there are cotangents of the preactivations.
+        is_tf32: Whether operands are in half precision in place of TF32, and what the
+            kernel leaves is in float32; otherwise both are in bfloat16.
     """
+    memory = backward_memory(
+        groups, is_half=is_half, has_preactivation=has_preactivation, is_tf32=is_tf32
+    )
     return _program(
         "backward",
         groups,
         num_steps,
-        backward_memory(groups, is_half=is_half, has_preactivation=has_preactivation),
+        memory,
         HELD=groups.held,
         HALF_D=int(is_half),
         HAS_DA=int(has_preactivation),
-        F16=0,
+        F16=int(is_tf32),
     )
 
 
@@ -176,19 +186,24 @@ def backward(
 ) -> Deltas:
     """`loops.backward` as one kernel, its work spread over groups of blocks."""
     num_steps = len(d_hidden.values)
+    is_tf32 = cotangents_dtype(loop.dtype) == jnp.float32
     program = backward_program(
         groups,
         num_steps,
         is_half=d_hidden.values.dtype == jnp.float16,
         has_preactivation=d_preactivation is not None,
+        is_tf32=is_tf32,
     )
-    of_model = groups.number // groups.models
-    shape = of_model, 2, groups.tiles, 3 * groups.size, 8
+    by_tile = groups.number // groups.models, groups.tiles
+    # Two buffers, as for states.
+    shape = *by_tile, 2, delta_lines(groups, is_tf32=is_tf32), 8
     made = _launch(
         program,
-        jax.ShapeDtypeStruct(shape, jnp.bfloat16),
-        (of_model,),
-        backward_reads(weights, trace, d_hidden, d_preactivation, d_last),
+        jax.ShapeDtypeStruct(shape, jnp.float16 if is_tf32 else jnp.bfloat16),
+        by_tile,
+        backward_reads(
+            weights, trace, d_hidden, d_preactivation, d_last, is_tf32=is_tf32
+        ),
         backward_makes(loop, num_steps, carry, groups.of_direction),
     )
     return as_deltas(*made)

@@ -1,76 +1,207 @@
 // backward.cu for devices without clusters, and for more units than a cluster's registers hold weights of.
 //
-// The blocks of a group exchange cotangents of the gates through the device's memory, as forward_l2.cu has it for states.
-// A block then multiplies those of all columns by its rows of U, which gives all of dh that is its own.
+// Where the blocks of a cluster exchange parts of dh, those of a group exchange cotangents of the gates, and a block
+// multiplies those of all columns by its own rows of U. A unit of work, see units.cuh, begins with the product of what
+// step s - 1 has left and ends with the cotangents of step s, so there is one step more than T, the last without
+// cotangents and the first without a product.
 //
-// Constants: as in backward.cu, and GROUP: the number of blocks of a group; HELD: tiles of 8 rows whose cotangents are in
-// shared memory at once.
+// With F16 cotangents of a row are multiplied by a power of two as in backward.cu, one for each block, which shares it
+// beside them: a sum over the columns of a block is multiplied by the inverse before it is added to the others.
+//
+// Constants: as in backward.cu, and GROUP: the number of blocks of a group; HELD: number of tiles of 8 rows whose
+// cotangents are in shared memory at once, 1 or 2. With one, nothing is copied amid a product.
 #include "primitives.cuh"
 
+#include "lanes.cuh"
 #include "place.cuh"
-#define BACKWARD_KERNEL GRID_KERNEL
-#define RANK (OWN_BLOCK % GROUP)
-#define KG (WARPS / MG)         // warps along the terms of a product
-#define KT (3 * H / 16 / KG)    // tiles of 16 terms of a warp
-#define DTILE (3 * H * 16)      // bytes of the cotangents of 8 rows, [3 H][8]
-#define PTILE (WARPS * 4 * 32)  // parts of the sums of 8 rows, [MG][KG][4][32 lanes]
-#define OPERAND_BYTES (HELD * DTILE)
-#define SUMS_BYTES (NT * PTILE * 4)
-#define BAR_BYTES 0
-// zeros: [groups, 32], the same memory as counters: a group's is the first of its 32, which share no line with another's.
-// deltas: [groups, 2, NT, 3 H, 8], of which a kernel leaves the last two.
-#define BY_TILE 1
+#define READ_ROWS 8
+// zeros: the same memory as counters. deltas: [groups, NT, 2, DLINES, 8]. A kernel leaves the last two.
 #define EXCHANGE_READS const u32*,
 #define EXCHANGE_MAKES , u16 *deltas, u32 *counters
-#define WEIGHTS                                                                                               \
-  const int kg = warp / MG;                                                                                   \
-  u32 a[KT][4];                                                                                               \
-  _Pragma("unroll") for (int k = 0; k < KT; k++) {                                                            \
-    const size_t unit = direction * H + rank * HC + mg * 16 + g;                                              \
-    const u32* p = (const u32*)(w + unit * (3 * H) + (kg * KT + k) * 16) + q;                                 \
-    a[k][0] = p[0];                                                                                           \
-    a[k][1] = p[8 * 3 * H / 2];                                                                               \
-    a[k][2] = p[4];                                                                                           \
-    a[k][3] = p[8 * 3 * H / 2 + 4];                                                                           \
-  }
-#define EXCHANGE_INIT                               \
-  deltas += (size_t)(BLOCK / GROUP) * 2 * NT * 3 * H * 8; \
-  counters += BLOCK / GROUP * 32;
-#define EXCHANGE_PLACES float* const parts = (float*)(smem + AT_SUMS);
-#define EXCHANGE_BEGIN SYNC();
-#define COTANGENT(n, i, both) share((u32*)(deltas + ((size_t)(now * NT + n) * 3 * H + i * H + column) * 8 + 2 * q), both);
-#define PRODUCTS_SEND(s) \
-  if (THREAD == 0) arrive(counters);
-#define COPY(n)                                                                                \
-  {                                                                                            \
-    if ((n) < NT)                                                                              \
-      for (int i = thread_here(); i < 3 * H; i += THREADS)                                     \
-        copy16(s_d + (n) % HELD * DTILE + i * 16, deltas + ((size_t)(now * NT + (n)) * 3 * H + i) * 8, true); \
-    copies_commit();                                                                           \
-  }
-#define SUMS_WAIT(s)                                                                           \
-  if (THREAD == 0) wait_for(counters, GROUP * (s + 1));                                        \
-  SYNC(); /* and for that thread */                                                            \
-  for (int n = 0; n < HELD; n++) COPY(n)                                                       \
-  _Pragma("unroll 1") for (int n = 0; n < NT; n++) {                                           \
-    copies_wait<HELD - 1>();                                                                   \
-    SYNC(); /* the cotangents of the tile are there */                                         \
-    float sums[4] = {};                                                                        \
-    _Pragma("unroll") for (int k = 0; k < KT; k += 2) {                                        \
-      u32 b0, b1, b2, b3;                                                                      \
-      ldsm4t(s_d + n % HELD * DTILE + ((kg * KT + k) * 16 + lane) * 16, b0, b1, b2, b3);       \
-      mma(sums, a[k], b0, b1);                                                                 \
-      mma(sums, a[k + 1], b2, b3);                                                             \
-    }                                                                                          \
-    float* const p = parts + n * PTILE + (mg * KG + kg) * 4 * 32 + lane;                       \
-    _Pragma("unroll") for (int i = 0; i < 4; i++) p[i * 32] = sums[i];                         \
-    if (n + HELD < NT) SYNC(); /* all have read the tile */                                    \
-    COPY(n + HELD)                                                                             \
-  }                                                                                            \
-  SYNC(); /* the parts of the sums are there */
-#define SUM(n, j, sum)                                                                         \
-  _Pragma("unroll") for (int p = 0; p < KG; p++)                                               \
-    sum += parts[n * PTILE + ((mg * KG + p) * 4 + 2 * half + j) * 32 + lane];
-#define EXCHANGE_END
+#define KG (WARPS / MG)                    // warps along the terms of a product
+#define SOURCES (GROUP / KG)               // blocks of which a warp multiplies the cotangents
+#define CHAINS (F16 ? 2 : 3)               // sums of a tile that do not wait for one another: of 12 numbers a thread, as many as registers have room for
+#define DLINES (3 * H + F16 * 2 * GROUP)   // cotangents of 8 rows; behind them what sums over a block's columns are multiplied by, float
+#define DTILE (DLINES * 16)
+
+// Shared memory, in bytes: cotangents of HELD units, parts of sums, what two units read, what one leaves, dh, and sums
+// over steps and rows
+#define AT_PARTS (HELD * DTILE)
+#define AT_READ (AT_PARTS + WARPS * 4 * 32 * 4)
+#define AT_LEFT (AT_READ + 2 * READ_BYTES)
+#define AT_HELD (AT_LEFT + LEFT(4))
+#define AT_TOTALS (AT_HELD + NT * 8 * HC * 4)
+#define AT_LARGEST (AT_TOTALS + 4 * HC * 4 * 4) // of each row, for two units
+#define AT_MEETING (AT_LARGEST + F16 * 2 * 8 * 4)
+#define SHARED_BYTES (AT_MEETING + 2 * 8)
 #include "backward.cuh"
-static_assert(MG * KG == WARPS && KG >= 2 && KT % 2 == 0, "two tiles are read at once, two warps finish the columns");
+#include "units.cuh"
+static_assert(MG * KG == WARPS && KG >= 2 && GROUP % KG == 0, "two warps finish the columns, each has as many blocks");
+static_assert(HC == 32, "a gate's columns of a block are two tiles of terms");
+
+// Where a block works, asked for anew as `PLACE` is.
+#define PLACE_OF_BLOCK                                                                       \
+  const int own_block = MODELS == 1 ? block_here() : block_here() % MODEL_BLOCKS;            \
+  const int of_direction = own_block / GROUP, rank = own_block % GROUP;                      \
+  const int direction = S == 1 ? 0 : of_direction / CLUSTERS, row0 = of_direction % CLUSTERS * ROWS;
+
+GRID_KERNEL gru_backward(ARRAYS) {
+  SHARED
+  OF_MODEL_ARRAYS
+  PLACE
+  PLACE_OF_BLOCK
+  const u32 s_d = smem_of(smem);
+  // The block's rows of the weights, in a thread's registers for good: by gates of blocks, in two tiles of terms.
+  u32 a[3 * SOURCES][2][4];
+#pragma unroll
+  for (int i = 0; i < 3 * SOURCES; i++)
+#pragma unroll
+    for (int k = 0; k < 2; k++) {
+      const int term = i % 3 * H + (kg * SOURCES + i / 3) * HC + k * 16;
+      const u32* p = (const u32*)(w + (size_t)(direction * H + rank * HC + mg * 16 + g) * (3 * H) + term) + q;
+      a[i][k][0] = p[0];
+      a[i][k][1] = p[8 * 3 * H / 2];
+      a[i][k][2] = p[4];
+      a[i][k][3] = p[8 * 3 * H / 2 + 4];
+    }
+  if (THREAD == 0) {
+    ((u16**)(smem + AT_MEETING))[0] = deltas + (size_t)(BLOCK / GROUP) * NT * 2 * DLINES * 8;
+    ((u32**)(smem + AT_MEETING))[1] = counters + (size_t)(BLOCK / GROUP) * NT * 32;
+  }
+  for (int i = THREAD; i < 4 * HC * 4; i += THREADS) ((float*)(smem + AT_TOTALS))[i] = 0.f;
+  if (F16 && THREAD < 2 * 8) ((u32*)(smem + AT_LARGEST))[THREAD] = 0;
+  if (kg < 2)
+#pragma unroll 1
+    for (int n = 0; n < NT; n++) {
+      const int row = row0 + n * 8 + 2 * q;
+      const float* const from = d_last + ((size_t)direction * N + row) * H + rank * HC + local;
+      held[n * 4 * HC] = pair_of(row < N ? from[0] : 0.f, row + 1 < N ? from[H] : 0.f);
+    }
+  COPY_READ(0, row0, s_d + AT_READ)
+  copies_commit();
+  SYNC(); // the addresses are there
+
+// The cotangents of a step of a tile: a line, of those of the group.
+#define DELTAS(n, step, line) ((((u16* const*)(smem + AT_MEETING))[0]) + (((n)*2 + ((step)&1)) * DLINES + (line)) * 8)
+#define COPY_DELTAS(step, n, b)                                                                     \
+  _Pragma("unroll 1") for (int i = thread_here(); i < DLINES; i += THREADS)                         \
+    copy16(s_d + (b)*DTILE + i * 16, DELTAS(n, step, i), true);
+// The product of the cotangents in a buffer with the block's rows of the weights, in parts: pairs of tiles from `from` on.
+#define MULTIPLY(from, to, b)                                                                       \
+  _Pragma("unroll") for (int i = from; i < to; i++) {                                               \
+    const int gate = i % 3, source = kg * SOURCES + i / 3;                                          \
+    u32 b0, b1, b2, b3;                                                                             \
+    ldsm4t(s_d + (b)*DTILE + (gate * H + source * HC + lane) * 16, b0, b1, b2, b3);                 \
+    mma(parts[gate % CHAINS], a[i][0], b0, b1);                                                     \
+    mma(parts[gate % CHAINS], a[i][1], b2, b3);                                                     \
+    if (F16 && gate == 2)                                                                           \
+      _Pragma("unroll") for (int k = 0; k < 4; k++) {                                               \
+        sums[k] += of_bits(from_lane(of_sums[k & 1], i / 3 * 4 + q)) * (parts[0][k] + parts[1][k]); \
+        parts[0][k] = parts[1][k] = 0;                                                              \
+      }                                                                                             \
+  }
+  int now = 0; // the unit's buffer
+#pragma unroll 1
+  for (int s = 0; s <= T; s++)
+#pragma unroll 1
+    for (int n = 0; n < NT; n++, now ^= 1) {
+      const int next = now ^ 1, next_n = n + 1 < NT ? n + 1 : 0, next_s = next_n ? s : s + 1;
+      if (HELD == 1 && s) {
+        if (THREAD == 0) wait_for(COUNTER(n), GROUP * s);
+        SYNC(); // also for that thread
+        COPY_DELTAS(s - 1, n, 0)
+        copies_commit();
+      }
+      if (next_s < T) {
+        PLACE_OF_BLOCK
+        COPY_READ(next_s, row0 + next_n * 8, s_d + AT_READ + next * READ_BYTES)
+      }
+      copies_commit();
+      copies_wait<1>();
+      SYNC(); // the cotangents are there, and what the unit reads
+      float parts[CHAINS][4] = {}, sums[4] = {};
+      const int b = HELD == 1 ? 0 : now;
+      u32 of_sums[2] = {}; // what sums over a block's columns are multiplied by, of two rows: a lane has those of one block
+      if (F16 && s && lane < 4 * SOURCES) {
+        const u32* const of_block = (const u32*)(smem + b * DTILE + 3 * H * 16) + kg * SOURCES * 8 + 2 * lane;
+        of_sums[0] = of_block[0];
+        of_sums[1] = of_block[1];
+      }
+      if (s) MULTIPLY(0, 3 * SOURCES / 2, b)
+      if (HELD == 2) {
+        const bool copies = next_s && next_s <= T;
+        if (copies && THREAD == 0) wait_for(COUNTER(next_n), GROUP * next_s);
+        SYNC(); // and for that thread
+        if (copies) COPY_DELTAS(next_s - 1, next_n, next)
+        copies_commit();
+      }
+      if (s) MULTIPLY(3 * SOURCES / 2, 3 * SOURCES, b)
+      PLACE
+      PLACE_OF_BLOCK
+#pragma unroll
+      for (int k = 0; k < 4; k++)
+        ((float*)(smem + AT_PARTS))[((mg * KG + kg) * 4 + k) * 32 + lane] =
+            F16 ? scale[F16] * sums[k] : parts[0][k] + parts[1][k] + parts[CHAINS - 1][k];
+      SYNC(); // the parts of the sums are there
+      float d[4][2]; // cotangents of r, z, U h + c, a
+      if (kg < 2) {
+        float2 both = held[n * 4 * HC];
+        float dh[2] = {both.x, both.y};
+        if (s)
+#pragma unroll
+          for (int j = 0; j < 2; j++)
+#pragma unroll
+            for (int p = 0; p < KG; p++)
+              dh[j] += ((const float*)(smem + AT_PARTS))[((mg * KG + p) * 4 + 2 * half + j) * 32 + lane];
+        if (s < T) {
+          FACTORS(1)
+          FIND_FACTORS(AT_READ + now * READ_BYTES, 0, 0)
+          FIND_COTANGENTS(d, dh[0], dh[0], 0, 0)
+          FIND_COTANGENTS(d, dh[1], dh[1], 0, 1)
+          held[n * 4 * HC] = pair_of(dh[0], dh[1]);
+#pragma unroll
+          for (int i = 0; i < 4; i++) {
+            unsigned char* const left = smem + AT_LEFT + LEFT(i) + 2 * q * LEFT_LINE + local * (int)sizeof(left_t);
+#if F16
+            *(float*)left = d[i][0];
+            *(float*)(left + LEFT_LINE) = d[i][1];
+#else
+            const u32 both = pack_bf16(d[i][0], d[i][1]);
+            if (i < 3) share((u32*)DELTAS(n, s, i * H + rank * HC + local) + q, both);
+            *(u16*)left = (u16)both;
+            *(u16*)(left + LEFT_LINE) = (u16)(both >> 16);
+#endif
+            ((float*)(smem + AT_TOTALS))[(i * HC + local) * 4 + q] += d[i][0] + d[i][1];
+          }
+#if F16
+          RAISE_LARGEST(d, (u32*)(smem + AT_LARGEST) + now * 8)
+#endif
+        } else {
+#pragma unroll
+          for (int j = 0; j < 2; j++) {
+            const int row = row0 + n * 8 + 2 * q + j;
+            if (row < N) d_carry[((size_t)direction * N + row) * H + rank * HC + local] = dh[j];
+          }
+        }
+      }
+      if (s == T) continue;
+#if F16
+      SYNC(); // the block's largest of each row are there
+      const u32* const largest = (const u32*)(smem + AT_LARGEST) + now * 8;
+      if (kg < 2)
+#pragma unroll
+        for (int i = 0; i < 3; i++)
+          share((u32*)DELTAS(n, s, i * H + rank * HC + local) + q,
+                pack_f16(to_half(largest[2 * q]) * d[i][0], to_half(largest[2 * q + 1]) * d[i][1]));
+      if (THREAD < 8) {
+        share((u32*)DELTAS(n, s, 3 * H + 2 * rank) + THREAD, bits_of(of_half(largest[THREAD])));
+        ((u32*)(smem + AT_LARGEST))[next * 8 + THREAD] = 0; // of the next unit
+      }
+#endif
+      SYNC(); // the lines are there and the cotangents are shared; the parts of the sums may be written anew
+      if (THREAD == 0) arrive(COUNTER(n));
+      WRITE_LEFT(s, row0 + n * 8)
+    }
+  SYNC(); // the sums over steps and rows are there
+  WRITE_TOTALS(AT_TOTALS)
+}

@@ -17,6 +17,11 @@ DEV int thread_here() {
   return r;
 }
 #define BLOCK ((int)blockIdx.x)
+DEV int block_here() { // as thread_here
+  int r;
+  asm volatile("mov.u32 %0, %%ctaid.x;" : "=r"(r));
+  return r;
+}
 #define SYNC() __syncthreads()
 
 // --- clusters: eight blocks that reach one another's shared memory

@@ -1,6 +1,7 @@
-// What forward_l2.cu and rollout_l2.cu have in common: the blocks of a group, which meet in the device's memory, go
-// through its tiles of 8 rows one after the other, each with a counter of its own. While the states of one tile are on
-// their way to the other blocks, the next is multiplied. A unit of work is a step of a tile:
+// What forward_l2.cu, rollout_l2.cu and backward_l2.cu have in common: the blocks of a group, which meet in the device's
+// memory, go through its tiles of 8 rows one after the other, each with a counter of its own. While the states of one tile,
+// or backward its cotangents, are on their way to the other blocks, the next is multiplied. A unit of work is a step of a
+// tile:
 //
 //   its state is in shared memory, copied there amid the unit before;
 //   the recurrent product, and amid it the copy of the next unit's state;
@@ -10,11 +11,12 @@
 // step t - 1 and read the state of t - 1, whose buffer is that of t + 1. Groups do not wait for one another, but the
 // blocks of one do: all of them have to run at once.
 //
-// The files say in these names where they differ:
-//   AT_PARTS, AT_LEFT, AT_HELD, AT_BIAS, AT_MEETING  where in shared memory lie parts of sums, the lines that a step
-//                   leaves, the carry, the bias of the block's columns, and the addresses of states and counters
-//   AMID            what is done amid the product
-//   INPUT(gate, j)  W x + b of a thread's row
+// The files say in these names where they differ; backward_l2.cu has the last two of the places alone:
+//   AT_PARTS, AT_LEFT, AT_BIAS  where in shared memory lie parts of sums, the lines that a step leaves, and the bias of
+//                         the block's columns
+//   AT_HELD, AT_MEETING   where lie the carry, and the addresses of what is shared and of the counters
+//   AMID                  what is done amid the product
+//   INPUT(gate, j)        W x + b of a thread's row
 #pragma once
 // Where a thread works: it finishes one column of two rows of each tile, in the warps of kg 0 and 1. Asked for anew behind
 // the product, which leaves no registers for it.
