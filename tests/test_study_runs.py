@@ -245,6 +245,15 @@ def test_run_study_refuses_a_field_that_is_not_legal(config, tmp_path):
     assert not (tmp_path / "study").exists()
 
 
+def test_run_study_refuses_a_trace_of_runs_together(config, tmp_path):
+    config.train.profile = (1, 2)
+    variants = make_variants(["objective=teacher_forcing,input_noise"], [])
+    study = Study(together=True)
+    message = error_of(run_study, config, tmp_path / "study", variants, study)
+    assert message.startswith("train.profile=1,2: has no effect on runs that are trained")
+    assert not (tmp_path / "study").exists()
+
+
 def test_run_study_refuses_a_folder_of_another_study(config, tmp_path):
     (tmp_path / "study.json").write_text('{"baseline": "a"}')
     variants = make_variants(["objective=teacher_forcing,input_noise"], [])

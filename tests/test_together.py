@@ -262,6 +262,12 @@ def test_runs_together_differ_in_their_seeds_alone(text, tmp_path):
         train_together(configs_of(text), workdirs_of(tmp_path)[:2])
 
 
+def test_a_trace_of_runs_together_is_refused(text, tmp_path):
+    message = error_of(train, text, tmp_path, train__profile=(1, 2))
+    assert "train.profile=1,2: has no effect on runs that are trained together" in message
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_folder_that_is_in_use_is_named(text, tmp_path):
     workdirs = [tmp_path / "run"] * 3
     assert "trains there" in error_of(train_together, configs_of(text), workdirs)

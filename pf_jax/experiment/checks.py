@@ -283,9 +283,30 @@ def check_config(config: config_dict.ConfigDict) -> None:
 
     if config.train.profile and config.train.profile[1] > config.train.num_steps:
         raise UserError(
-            f"train.profile={','.join(map(str, config.train.profile))}: must end with "
+            f"train.profile={_profile(config)}: must end with "
             f"train.num_steps={config.train.num_steps} or before"
         )
+
+
+def check_together(config: config_dict.ConfigDict) -> None:
+    """Checks that a run can be trained with others, all updates in one program.
+
+    Args:
+        config: Settings of an experiment, checked by `check_config`.
+
+    Raises:
+        UserError: If it asks for a trace, which would be one of all runs.
+    """
+    if config.train.profile:
+        raise UserError(
+            f"train.profile={_profile(config)}: has no effect on runs that are trained "
+            "together: leave it out, or train them one by one"
+        )
+
+
+def _profile(config: config_dict.ConfigDict) -> str:
+    """The steps of a trace as typed on the command line."""
+    return ",".join(map(str, config.train.profile))
 
 
 def _check_passed_on(config: config_dict.ConfigDict) -> None:

@@ -12,6 +12,7 @@ from pf_jax.data import Dataset
 from pf_jax.errors import UserError
 from pf_jax.experiment.agreement import Stopped
 from pf_jax.experiment.checkpoint import Checkpoints
+from pf_jax.experiment.checks import check_together
 from pf_jax.experiment.course import Course
 from pf_jax.experiment.feed import Feed, StackedFeed
 from pf_jax.experiment.loop import INTERRUPTED, opened, tell_best, tell_stop
@@ -62,7 +63,7 @@ def train_together(
     Each workdir is that of an ordinary run, which can be continued alone as well. A run
     whose loss is no longer finite, or that ends early, leaves the others; runs that were
     killed at different steps wait for the last one. A run's `seconds` are those in which
-    all of them train. `train.profile` has no effect here.
+    all of them train.
 
     Args:
         configs: Fields of `configs/default.py`, which differ in `seed` alone.
@@ -74,7 +75,8 @@ def train_together(
 
     Raises:
         ValueError: If configs differ in more than their seeds, or in their number.
-        UserError: If the input is wrong, or another run trains in a workdir.
+        UserError: If the input is wrong, another run trains in a workdir, or
+            `train.profile` asks for a trace, which would be of all runs.
         DoNotFitError: If the device's memory does not suffice. The runs' checkpoints
             remain, and each of them can be trained alone.
         SystemExit: With status 130, as `train_and_evaluate`.
@@ -110,6 +112,7 @@ def _check(
         raise ValueError(
             "configs of runs that train together differ in their seeds alone"
         )
+    check_together(configs[0])
     if jax.process_count() > 1:
         raise UserError(
             "runs cannot be trained together by several processes: train them one by one"

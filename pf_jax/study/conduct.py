@@ -13,6 +13,7 @@ from ml_collections import config_dict
 
 from pf_jax.data import load_dataset
 from pf_jax.errors import UserError, warn
+from pf_jax.experiment.checks import check_together
 from pf_jax.experiment.lock import FolderLock
 from pf_jax.files import make_folder, write_whole
 from pf_jax.study.comparisons import contest_of
@@ -108,7 +109,9 @@ def _check(
             "none"
         )
     for variant in variants:
-        with_fields(config, variant.fields, config.seed)
+        checked = with_fields(config, variant.fields, config.seed)
+        if study.together:
+            check_together(checked)
     load_dataset(config.data)
     if study.seeds == 1:
         warn(
