@@ -250,7 +250,9 @@ def test_run_study_refuses_a_trace_of_runs_together(config, tmp_path):
     variants = make_variants(["objective=teacher_forcing,input_noise"], [])
     study = Study(together=True)
     message = error_of(run_study, config, tmp_path / "study", variants, study)
-    assert message.startswith("train.profile=1,2: has no effect on runs that are trained")
+    assert message.startswith(
+        "train.profile=1,2: has no effect on runs that are trained"
+    )
     assert not (tmp_path / "study").exists()
 
 

@@ -264,7 +264,9 @@ def test_runs_together_differ_in_their_seeds_alone(text, tmp_path):
 
 def test_a_trace_of_runs_together_is_refused(text, tmp_path):
     message = error_of(train, text, tmp_path, train__profile=(1, 2))
-    assert "train.profile=1,2: has no effect on runs that are trained together" in message
+    assert (
+        "train.profile=1,2: has no effect on runs that are trained together" in message
+    )
     assert not list(tmp_path.iterdir())
 
 
