@@ -117,21 +117,14 @@ def find_kernel(case: Case, device: tiles.Device) -> Callable[..., Any] | None:
         case: The case.
         device: What a kernel has at its disposal.
     """
-    sampling: dict[str, int] = {}
+    sizes = tiles.LoopSizes(case.form, case.shape, models=case.models)
     if case.form == "rollout":
-        sampling = {
-            "reading": case.reading,
-            "sampling": case.shape[0] - case.reading,
-            "classes": case.classes,
-            "layers": 1,
-        }
-    if case.models > 1:
-        sampling["models"] = case.models
-    like = jax.ShapeDtypeStruct(case.shape, jnp.float32)
-    gates = 1 if case.form == "backward" else 3
-    return dispatch.find_kernel(
-        case.kind, case.form, case.loop, like, device, gates, sampling
-    )
+        sizes = sizes._replace(
+            reading=case.reading,
+            sampling=case.shape[0] - case.reading,
+            classes=case.classes,
+        )
+    return dispatch.find_kernel(case.kind, case.loop, sizes, device)
 
 
 def arguments_of(case: Case, num_steps: int) -> tuple[tuple[Any, ...], Any]:

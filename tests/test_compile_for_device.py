@@ -22,7 +22,7 @@ from pf_jax.recurrence.cuda.clusters import Clusters, find_rollout_clusters
 from pf_jax.recurrence.cuda.groups import Groups, RolloutGroups
 from pf_jax.recurrence.cuda.gru import backward_program, forward_program
 from pf_jax.recurrence.cuda.rollout import RolloutWork, rollout_program
-from pf_jax.recurrence.tiles import Device, padded
+from pf_jax.recurrence.tiles import Device, LoopSizes, padded
 
 pytestmark = pytest.mark.device
 
@@ -254,14 +254,8 @@ def test_a_cuda_kernel_of_several_models_holds_its_weights_in_registers(
 @pytest.mark.parametrize("reading", [0, 64], ids=["free", "paired"])
 def test_a_cuda_rollout_holds_its_weights_in_registers(reading, classes, tmp_path):
     require_nvrtc()
-    clusters = find_rollout_clusters(
-        (64 + reading, 512),
-        Device(132, 211 * 1024, 9.0),
-        reading=reading,
-        sampling=64,
-        classes=classes,
-        layers=1,
-    )
+    sizes = LoopSizes("rollout", (64 + reading, 512), reading, 64, classes)
+    clusters = find_rollout_clusters(sizes, Device(132, 211 * 1024, 9.0))
     shape = 784, 64 + reading, 512
     work = RolloutWork(shape, reading, classes, classes, True, False)
     program = rollout_program(clusters, work)

@@ -14,6 +14,7 @@ from pf_jax.recurrence import loops
 from pf_jax.recurrence.cuda import l2
 from pf_jax.recurrence.cuda.groups import RolloutGroups, find_rollout_groups
 from pf_jax.recurrence.cuda.rollout import RolloutWork
+from pf_jax.recurrence.tiles import LoopSizes
 
 ONE = RolloutGroups(1, 1, 128)
 slow = pytest.mark.slow
@@ -143,17 +144,11 @@ def test_rollout_fails_with_a_planted_fault(monkeypatch, fault):
     ],
 )
 def test_find_rollout_groups(device, size, reading, sampling, classes, tiles):
-    find = functools.partial(
-        find_rollout_groups,
-        (reading + sampling, size),
-        device,
-        reading=reading,
-        sampling=sampling,
-        classes=classes,
-    )
-    found = find(layers=1)
+    shape = reading + sampling, size
+    sizes = LoopSizes("rollout", shape, reading, sampling, classes)
+    found = find_rollout_groups(sizes, device)
     assert (found and found[:2]) == tiles
-    assert find(layers=2) is None
+    assert find_rollout_groups(sizes._replace(layers=2), device) is None
     if found:
         shape = 9, reading + sampling, size
         work = RolloutWork(shape, reading, classes, classes, True, False)

@@ -31,6 +31,7 @@ from pf_jax.recurrence.cuda.clusters import (
     find_rollout_clusters,
 )
 from pf_jax.recurrence.cuda.groups import Groups, RolloutGroups, find_groups
+from pf_jax.recurrence.tiles import LoopSizes
 
 
 def stacked(models):
@@ -142,14 +143,13 @@ def test_find_clusters_of_several_models_counts_all(models, shape, tiles, number
     found = find_clusters(shape, H100, models=models)
     assert found is not None and (found.tiles, found.number) == (tiles, number)
     _, num_rows, size = shape
-    both = {"reading": num_rows // 2, "sampling": num_rows // 2}
-    rollout = find_rollout_clusters(
-        (num_rows, size), H100, classes=20, layers=1, models=models, **both
-    )
+    both = num_rows // 2, num_rows // 2
+    sizes = LoopSizes("rollout", (num_rows, size), *both, classes=20)
+    rollout = find_rollout_clusters(sizes._replace(models=models), H100)
     assert rollout is not None and rollout.models == models
-    of_one = find_rollout_clusters((num_rows, size), H100, classes=20, layers=1, **both)
+    of_one = find_rollout_clusters(sizes, H100)
     assert of_one is not None
-    assert rollout.number(**both) <= models * of_one.number(**both)
+    assert rollout.number(*both) <= models * of_one.number(*both)
 
 
 def test_find_groups_of_several_models_counts_all():

@@ -12,6 +12,7 @@ from pf_jax.recurrence.cuda import l2
 from pf_jax.recurrence.cuda.clusters import RolloutClusters, find_rollout_clusters
 from pf_jax.recurrence.cuda.groups import RolloutGroups
 from pf_jax.recurrence.cuda.rollout import RolloutWork, rollout_program
+from pf_jax.recurrence.tiles import LoopSizes
 
 MEMORY = H100.memory
 
@@ -180,17 +181,12 @@ def test_rollout_fails_with_a_planted_fault(monkeypatch, fault):
     ],
 )
 def test_find_rollout_clusters(size, reading, sampling, classes, tiles):
-    find = functools.partial(
-        find_rollout_clusters,
-        (reading + sampling, size),
-        reading=reading,
-        sampling=sampling,
-        classes=classes,
-    )
-    found = find(H100, layers=1)
+    shape = reading + sampling, size
+    sizes = LoopSizes("rollout", shape, reading, sampling, classes)
+    found = find_rollout_clusters(sizes, H100)
     assert (found and found[:2]) == tiles
-    assert find(H100, layers=2) is None
-    assert find(H100._replace(capability=8.9), layers=1) is None
+    assert find_rollout_clusters(sizes._replace(layers=2), H100) is None
+    assert find_rollout_clusters(sizes, H100._replace(capability=8.9)) is None
 
 
 def test_rollout_program_keeps_a_small_table_in_shared_memory():

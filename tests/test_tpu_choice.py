@@ -15,8 +15,8 @@ import pf_jax
 from pf_jax.recurrence import dispatch, tiles, vmem
 from pf_jax.recurrence.loops import GRUWeights, Loop
 from pf_jax.recurrence.scan import gru_forward
+from pf_jax.recurrence.tiles import LoopSizes
 
-OTHERS = {"reading": 0, "sampling": 8}
 """Fields of `tiles.Work` that do not count."""
 
 
@@ -161,18 +161,18 @@ def test_needed_memory_counts_weights_and_blocks():
     shape = 1, 16, 256
     weights = 256 * 768
     for loop, size in ((Loop(), 4), (Loop("bfloat16"), 2)):
-        needed = vmem.needed_memory("forward", loop, shape, {})
+        needed = vmem.needed_memory(loop, LoopSizes("forward", shape))
         # Five arrays and projections of three, twice; hidden states in float32.
         blocks = 2 * size * 9 * 16 * 256
         assert needed == weights * size + blocks + 20 * 4 * 16 * 256
     # Rows are padded to eight.
     padded, whole = (
-        vmem.needed_memory("backward", Loop(), (2, n, 128), {}) for n in (9, 16)
+        vmem.needed_memory(Loop(), LoopSizes("backward", (2, n, 128))) for n in (9, 16)
     )
     assert padded == whole
     one, two = (
         vmem.needed_memory(
-            "rollout", Loop("bfloat16"), (8, 512), {"classes": 50, "layers": n} | OTHERS
+            Loop("bfloat16"), LoopSizes("rollout", (8, 512), 0, 8, 50, layers=n)
         )
         for n in (1, 2)
     )

@@ -12,6 +12,7 @@ from pf_jax.recurrence import loops, tiles, vmem
 from pf_jax.recurrence.cuda import clusters, groups
 from pf_jax.recurrence.cuda.nvrtc import UnavailableError
 from pf_jax.recurrence.loops import Loop
+from pf_jax.recurrence.tiles import Device, LoopSizes
 from pf_jax.types import Array
 
 KERNELS = ("auto", "cuda", "cuda_l2", "triton", "tpu", "none")
@@ -83,7 +84,6 @@ def choose(
     loop: Loop,
     *static: Any,
     carry: Array,
-    gates: int,
     has_kernel: bool = True,
     without: Sequence[str] = (),
     **sampling: int,
@@ -95,112 +95,78 @@ def choose(
             "backward" or "rollout". All have the same arguments and results.
         loop: How the loop computes.
         *static: Arguments of the function between `loop` and the arrays.
-        carry: First carries `[S, N, H]`; their shape and type are looked at.
-        gates: Kernel columns per hidden unit that a program multiplies by: 3 forward, 1
-            backward.
+        carry: First carries `[S, N, H]`, of a rollout `[N, H]`; their shape and type are
+            looked at.
         has_kernel: Whether there is a kernel for these arguments at all.
         without: Kinds that have no kernel for these arguments.
-        **sampling: Remaining fields of `tiles.Work`, for rollouts.
+        **sampling: Remaining fields of `tiles.LoopSizes`, for rollouts.
 
     Returns:
         The function of the arrays.
     """
+    has_kernel = has_kernel and carry.dtype == jnp.float32
+    sizes = LoopSizes(form, carry.shape, **sampling)
     if has_kernel and kernel_choice(loop.kernels) == "tpu" and "tpu" not in without:
-        return _choose_on_tpu(form, loop, *static, carry=carry, sampling=sampling)
+        return _choose_on_tpu(loop, *static, sizes=sizes)
     device = tiles.find_device(loop.dtype)
-    if not has_kernel or device is None or carry.dtype != jnp.float32:
+    if not has_kernel or device is None:
         return functools.partial(getattr(loops, form), loop, *static)
 
-    find = functools.partial(_find_kernels, form, loop, *static)
-    work = carry, device, gates
     plain = functools.partial(_AS_KERNELS[form], loop, *static)
-
     kinds = [kind for kind in _kinds(loop) if kind not in without]
+
+    def find(kinds: Sequence[str], sizes: LoopSizes) -> list[Callable[..., Any]]:
+        kernels = [find_kernel(kind, loop, sizes, device) for kind in kinds]
+        return [functools.partial(x, loop, *static) for x in kernels if x is not None]
 
     def stacked(models: int) -> Callable[..., Any] | None:
         # No device has run them yet: they have to be asked for.
         if kernel_choice(loop.kernels) not in ("cuda", "cuda_l2"):
             return None
         of_cuda = [kind for kind in kinds if kind != "triton"]
-        found = find(kinds=of_cuda, work=work, sampling={**sampling, "models": models})
+        found = find(of_cuda, sizes._replace(models=models))
         return _first_that_compiles([*found, plain]) if found else None
 
-    found = find(kinds=kinds, work=work, sampling=sampling)
+    found = find(kinds, sizes)
     if not found:
         return functools.partial(getattr(loops, form), loop, *static)
     return tiles.on_gpu(_first_that_compiles([*found, plain]), plain, stacked)
 
 
-def _find_kernels(
-    form: str,
-    loop: Loop,
-    *static: Any,
-    kinds: Sequence[str],
-    work: tuple[Array, tiles.Device, int],
-    sampling: dict[str, int],
-) -> list[Callable[..., Any]]:
-    """The kernels of these kinds that there are for a loop on a GPU.
-
-    Args:
-        form: As for `choose`.
-        loop: How the loop computes.
-        *static: As for `choose`.
-        kinds: Kinds of kernels, in the order of preference.
-        work: First carries, the device, and kernel columns per hidden unit.
-        sampling: What else the kinds in `_SPREADS` want to know.
-    """
-    found = []
-    for kind in kinds:
-        kernel = find_kernel(kind, form, loop, *work, sampling)
-        if kernel is not None:
-            found.append(functools.partial(kernel, loop, *static))
-    return found
-
-
 def find_kernel(
-    kind: str,
-    form: str,
-    loop: Loop,
-    carry: Array,
-    device: tiles.Device,
-    gates: int,
-    sampling: dict[str, int],
+    kind: str, loop: Loop, sizes: LoopSizes, device: Device
 ) -> Callable[..., Any] | None:
     """A GPU's kernel of this kind, a function with the arguments of its plain loop.
 
     Args:
         kind: "cuda", "cuda_l2" or "triton".
-        form: "forward", "backward" or "rollout".
         loop: How the loop computes.
-        carry: First carries `[S, N, H]`, of a rollout `[N, H]`; their shape is looked at.
+        sizes: What there is to compute.
         device: What a kernel has at its disposal.
-        gates: Kernel columns per hidden unit: 3 forward, 1 backward.
-        sampling: Remaining fields of `tiles.Work`, for rollouts; the number of `models`.
 
     Returns:
         None where there is no kernel.
     """
-    spread = _SPREADS[kind](form, loop, carry, device, gates, sampling)
+    spread = _SPREADS[kind](loop, sizes, device)
     if spread is None:
         return None
     # Imported here alone: Triton's loads Pallas, which no CPU or TPU needs.
     module = importlib.import_module(_MODULES[kind])
-    return functools.partial(getattr(module, form), spread)
+    return functools.partial(getattr(module, sizes.form), spread)
 
 
-def _choose_on_tpu(
-    form: str, loop: Loop, *static: Any, carry: Array, sampling: dict[str, int]
-) -> Callable[..., Any]:
+def _choose_on_tpu(loop: Loop, *static: Any, sizes: LoopSizes) -> Callable[..., Any]:
     """`choose`, of a TPU's kernel and the plain loop."""
+    form, num_rows, size = sizes.form, *sizes.shape[-2:]
     plain = functools.partial(getattr(loops, form), loop, *static)
     available = vmem.find_memory()
-    if available is None or carry.dtype != jnp.float32:
+    if available is None:
         return plain
-    needed = vmem.needed_memory(form, loop, carry.shape, sampling)
-    reason = vmem.reason_against(loop, carry.shape[-1])
+    needed = vmem.needed_memory(loop, sizes)
+    reason = vmem.reason_against(loop, size)
     if reason is None and needed > available:
         reason = (
-            f"{form} of {carry.shape[-2]} rows of {carry.shape[-1]} units needs "
+            f"{form} of {num_rows} rows of {size} units needs "
             f"{needed / 2**20:.0f} MiB of vector memory, of {available / 2**20:.0f}"
         )
     if reason is not None:
@@ -263,50 +229,33 @@ def _is_for_cuda(form: str, loop: Loop) -> bool:
 
 
 def _find_clusters(
-    form: str,
-    loop: Loop,
-    carry: Array,
-    device: tiles.Device,
-    gates: int,
-    sampling: dict[str, int],
+    loop: Loop, sizes: LoopSizes, device: Device
 ) -> clusters.Clusters | clusters.RolloutClusters | None:
-    del gates
-    if not _is_for_cuda(form, loop):
+    if not _is_for_cuda(sizes.form, loop):
         return None
-    if form == "rollout":
-        return clusters.find_rollout_clusters(carry.shape, device, **sampling)
-    return clusters.find_clusters(carry.shape, device, **sampling)
+    if sizes.form == "rollout":
+        return clusters.find_rollout_clusters(sizes, device)
+    return clusters.find_clusters(sizes.shape, device, models=sizes.models)
 
 
 def _find_groups(
-    form: str,
-    loop: Loop,
-    carry: Array,
-    device: tiles.Device,
-    gates: int,
-    sampling: dict[str, int],
+    loop: Loop, sizes: LoopSizes, device: Device
 ) -> groups.Groups | groups.RolloutGroups | None:
-    del gates
-    if not _is_for_cuda(form, loop):
+    if not _is_for_cuda(sizes.form, loop):
         return None
-    if form == "rollout":
-        return groups.find_rollout_groups(carry.shape, device, **sampling)
-    return groups.find_groups(form, carry.shape, device, **sampling)
+    if sizes.form == "rollout":
+        return groups.find_rollout_groups(sizes, device)
+    return groups.find_groups(sizes.form, sizes.shape, device, models=sizes.models)
 
 
-def _find_tiles(
-    form: str,
-    loop: Loop,
-    carry: Array,
-    device: tiles.Device,
-    gates: int,
-    sampling: dict[str, int],
-) -> tiles.Tiles | None:
-    del form
+def _find_tiles(loop: Loop, sizes: LoopSizes, device: Device) -> tiles.Tiles | None:
     # Forward passes multiply states, backward passes cotangents.
-    operand = tiles.cotangents_dtype if gates == 1 else tiles.states_dtype
-    size = operand(loop.dtype).itemsize
-    return tiles.find_tiles(tiles.Work(carry.shape, gates, size, **sampling), device)
+    gates, operand = 3, tiles.states_dtype(loop.dtype)
+    if sizes.form == "backward":
+        gates, operand = 1, tiles.cotangents_dtype(loop.dtype)
+    *sampling, _ = sizes[2:]
+    work = tiles.Work(sizes.shape, gates, operand.itemsize, *sampling)
+    return tiles.find_tiles(work, device)
 
 
 _SPREADS = {"cuda": _find_clusters, "cuda_l2": _find_groups, "triton": _find_tiles}

@@ -166,7 +166,6 @@ def _run_steps(
         is_saved,
         interface,
         carry=first,
-        gates=3,
         has_kernel=classes is not None
         and all(layer.shape == first.shape for layer in inputs.carry),
         # Triton's kernel alone has additions.

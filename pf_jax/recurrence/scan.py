@@ -49,7 +49,7 @@ def gru_forward(
         The trace, in the order of time.
     """
     projections = stored(projections, loop.storage.gates)
-    run = choose("forward", loop, is_saved, carry=carry, gates=3)
+    run = choose("forward", loop, is_saved, carry=carry)
     return run(weights, projections, carry)
 
 
@@ -229,7 +229,7 @@ def _layer_gradients(
 ) -> Layer:
     """Cotangents of what a layer computes from, by those of what it puts out."""
     loop, trace = options.loop, trace.with_before(layer.carry)
-    run = choose("backward", loop, carry=layer.carry, gates=1)
+    run = choose("backward", loop, carry=layer.carry)
     deltas = run(layer.weights, layer.carry, trace, d_hidden, d_preactivation, d_last)
     d_weights = weight_gradients(loop, layer.carry, trace, deltas)
     if layer.input is None:

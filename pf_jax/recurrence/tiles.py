@@ -133,8 +133,31 @@ def keeps_readout(tiles: Tiles, num_bytes: int) -> bool:
     return tiles.is_resident and num_bytes <= _READOUT_BYTES * 32 * tiles.warps
 
 
+class LoopSizes(NamedTuple):
+    """What there is to compute in a loop over time.
+
+    Attributes:
+        form: Name of the loop: "forward", "backward" or "rollout".
+        shape: Shape of a model's carry, `[S, N, H]`; `[N, H]` of a rollout.
+        reading: Number of a model's leading rows that read given tokens at every step of a
+            rollout.
+        sampling: Number of a model's rows that sample in a rollout.
+        classes: Number of classes that a rollout samples from.
+        layers: Number of layers of a rollout.
+        models: Number of models in one launch.
+    """
+
+    form: str
+    shape: tuple[int, ...]
+    reading: int = 0
+    sampling: int = 0
+    classes: int = 0
+    layers: int = 1
+    models: int = 1
+
+
 class Work(NamedTuple):
-    """What a kernel has to do.
+    """What a kernel of Triton's has to do.
 
     Attributes:
         shape: Shape of the carry, `[..., N, H]`.

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from pf_jax.recurrence.loops import Loop
+from pf_jax.recurrence.tiles import LoopSizes
 
 _MIB = 2**20
 _MEMORY = {"TPU v5 lite": 128, "TPU v5e": 128, "TPU v6 lite": 128, "TPU v6e": 128}
@@ -87,21 +88,18 @@ def _rollout_memory(
     return weights + of_classes + 2 * streamed + (3 * layers + _TEMPORARY) * one
 
 
-def needed_memory(
-    form: str, loop: Loop, shape: tuple[int, ...], sampling: dict[str, int]
-) -> int:
+def needed_memory(loop: Loop, sizes: LoopSizes) -> int:
     """Bytes of vector memory that a kernel needs, estimated from above.
 
     Args:
-        form: Name of the form: "forward", "backward" or "rollout".
         loop: How the loop computes.
-        shape: Shape of the carry: `[N, H]` for a rollout, else `[S, N, H]`.
-        sampling: Remaining fields of `tiles.Work`, for rollouts.
+        sizes: What there is to compute.
     """
-    if form != "rollout":
-        return _layers_memory(form, loop, shape)
-    classes, layers = sampling["classes"], sampling["layers"]
-    return _rollout_memory(loop, shape, classes=classes, layers=layers)
+    if sizes.form != "rollout":
+        return _layers_memory(sizes.form, loop, sizes.shape)
+    return _rollout_memory(
+        loop, sizes.shape, classes=sizes.classes, layers=sizes.layers
+    )
 
 
 def reason_against(loop: Loop, size: int) -> str | None:

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from pf_jax.recurrence.tiles import Device
+from pf_jax.recurrence.tiles import Device, LoopSizes
 
 BLOCKS = 8
 """Blocks of a cluster, the most that every device with clusters runs."""
@@ -136,45 +136,31 @@ MOST_CLASSES = 256
 """Classes that a kernel samples from, at most."""
 
 
-def find_rollout_clusters(
-    shape: tuple[int, ...],
-    device: Device,
-    *,
-    reading: int,
-    sampling: int,
-    classes: int,
-    layers: int,
-    models: int = 1,
-) -> RolloutClusters | None:
+def find_rollout_clusters(sizes: LoopSizes, device: Device) -> RolloutClusters | None:
     """The fewest rows of a cluster with which all run at once, else the most.
 
     Args:
-        shape: Shape of a model's carry, `[N, H]`.
+        sizes: What there is to compute in a rollout.
         device: What a kernel has at its disposal.
-        reading: Number of rows of a model that read given tokens at every step.
-        sampling: Number of rows of a model that sample.
-        classes: Number of classes sampled from.
-        layers: Number of layers.
-        models: Number of models in one launch.
 
     Returns:
         None where there is no kernel, or a slower one than Triton's.
     """
-    size = shape[-1]
-    if device.capability < 9 or size not in _SIZES or layers != 1:
+    size, rows = sizes.shape[-1], (sizes.reading, sizes.sampling)
+    if device.capability < 9 or size not in _SIZES or sizes.layers != 1:
         return None
-    if classes > MOST_CLASSES:
+    if sizes.classes > MOST_CLASSES:
         return None
     found = None
     for tiles in _ROLLOUT_TILES:
-        each = RolloutClusters(*tiles, device.memory, models)
-        if rollout_memory(each, size, classes) > device.memory:
+        each = RolloutClusters(*tiles, device.memory, sizes.models)
+        if rollout_memory(each, size, sizes.classes) > device.memory:
             break
         found = each
-        if each.number(reading, sampling) <= resident(device):
+        if each.number(*rows) <= resident(device):
             return each
-    most = models * _MOST_WAVES * resident(device)
-    return found if found and found.number(reading, sampling) <= most else None
+    most = sizes.models * _MOST_WAVES * resident(device)
+    return found if found and found.number(*rows) <= most else None
 
 
 def class_tiles(classes: int) -> int:

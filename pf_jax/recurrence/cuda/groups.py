@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from pf_jax.recurrence.cuda.clusters import MOST_CLASSES, class_tiles, number_of
-from pf_jax.recurrence.tiles import Device
+from pf_jax.recurrence.tiles import Device, LoopSizes
 
 COLUMNS = 32
 """Hidden columns of a block: those of 1024 units whose weights fit its registers."""
@@ -192,41 +192,29 @@ def rollout_memory(groups: RolloutGroups, classes: int) -> int:
     return of_unit + entries + noise + tokens + addresses + readout
 
 
-def find_rollout_groups(
-    shape: tuple[int, ...],
-    device: Device,
-    *,
-    reading: int,
-    sampling: int,
-    classes: int,
-    layers: int,
-    models: int = 1,
-) -> RolloutGroups | None:
+def find_rollout_groups(sizes: LoopSizes, device: Device) -> RolloutGroups | None:
     """The fewest rows of a group with which all run at once, as blocks that meet must.
 
     A group goes through its tiles one after the other, so the longest one counts; of
     spreads that are as long, groups that sample, which have more to do, get fewer rows.
 
     Args:
-        shape: Shape of a model's carry, `[N, H]`.
+        sizes: What there is to compute in a rollout.
         device: What a kernel has at its disposal.
-        reading: Number of rows of a model that read given tokens at every step.
-        sampling: Number of rows of a model that sample.
-        classes: Number of classes sampled from.
-        layers: Number of layers.
-        models: Number of models in one launch.
 
     Returns:
         None where there is no kernel.
     """
-    size = shape[-1]
-    if size % 128 or size > _MOST_UNITS or layers != 1 or classes > MOST_CLASSES:
+    size = sizes.shape[-1]
+    if size % 128 or size > _MOST_UNITS:
+        return None
+    if sizes.layers != 1 or sizes.classes > MOST_CLASSES:
         return None
     for longest in range(1, _MOST_TILES + 1):
         for sampling_tiles in range(1, longest + 1):
-            groups = RolloutGroups(longest, sampling_tiles, size, models)
-            is_held = rollout_memory(groups, classes) <= device.memory
-            number = groups.number(reading, sampling)
+            groups = RolloutGroups(longest, sampling_tiles, size, sizes.models)
+            is_held = rollout_memory(groups, sizes.classes) <= device.memory
+            number = groups.number(sizes.reading, sizes.sampling)
             if is_held and number * groups.blocks <= device.cores:
                 return groups
     return None
