@@ -31,6 +31,19 @@ def init_affine(key: Array, input_size: int, output_size: int) -> Affine:
     return Affine(kernel, jnp.zeros(output_size))
 
 
+def table_rows(table: Array, numbers: Array) -> Array:
+    """The rows of a table `[V, E]`: `[..., E]`.
+
+    NaN for a number that is none of its rows, so that the mistake shows: jnp's indexing
+    reads one that is too large as the last row, and a negative one from the end.
+    """
+    # Added, not chosen in place of a row: where a constant NaN goes into tanh, XLA:CPU of
+    # jax 0.10 takes that for a case that cannot be, and keeps the row.
+    is_row = (numbers >= 0) & (numbers < len(table))
+    missing = jnp.where(is_row, 0, jnp.nan).astype(table.dtype)
+    return table.at[numbers].get(mode="clip") + missing[..., None]
+
+
 def stored(x: Array, dtype: DType) -> Array:
     """An array in the type in which it is stored; None keeps its own.
 

@@ -53,8 +53,10 @@ def unroll_behavior(
             same, in this order.
 
     Raises:
-        ValueError: If `CONTEXT` is a field, and there is no context.
+        ValueError: If there is no field, one has no such name, or `CONTEXT` is a field and
+            there is no context.
     """
+    _check_fields(fields)
     parts = []
     for name in fields:
         if name == CONTEXT:
@@ -62,6 +64,14 @@ def unroll_behavior(
         else:
             parts += FIELDS[name](unroll, emission)
     return Behavior(jnp.concatenate(parts, axis=-1), mask)
+
+
+def _check_fields(fields: Sequence[str]) -> None:
+    known = (*FIELDS, CONTEXT)
+    if not fields or not set(fields) <= set(known):
+        raise ValueError(
+            f"fields={tuple(fields)}: must be one or more of {', '.join(known)}"
+        )
 
 
 def _summaries(unroll: Unroll, context: Context | None) -> Array:
@@ -84,7 +94,12 @@ def behavior_size(
     num_statistics: int,
     summary_size: int = 0,
 ) -> int:
-    """`F`, the number of features at a step."""
+    """`F`, the number of features at a step.
+
+    Raises:
+        ValueError: If there is no field, or one has no such name.
+    """
+    _check_fields(fields)
     sizes = {
         "preactivation": hidden_size * num_layers,
         "hidden": hidden_size * num_layers,

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.core import Tracer
 
 from pf_jax.emissions import categorical
 from pf_jax.generator import (
@@ -72,7 +73,8 @@ def greedy(
     Raises:
         ValueError: If a number is out of range, or the emission is not categorical.
     """
-    _check(num_steps, generator)
+    _check(params, context, num_steps, generator)
+    _check_tokens(params, first_input=first_input, end=end)
     return _greedy(params, context, first_input, end, num_steps, generator)
 
 
@@ -115,7 +117,8 @@ def beam_search(
 
     Reference: Wu et al., "Google's neural machine translation system", 2016, section 7.
     """
-    _check(num_steps, generator)
+    _check(params, context, num_steps, generator)
+    _check_tokens(params, first_input=first_input, end=end)
     if beam_size < 1:
         raise ValueError(f"beam_size={beam_size}: must be at least 1")
     if not 0 <= length_normalization <= MOST_NORMALIZATION:
@@ -131,13 +134,30 @@ def beam_search(
     )
 
 
-def _check(num_steps: int, generator: Generator) -> None:
+def _check(
+    params: GeneratorParams, context: Context, num_steps: int, generator: Generator
+) -> None:
     if num_steps < 1:
         raise ValueError(f"num_steps={num_steps}: must be at least 1")
+    if not isinstance(context, Context):
+        raise ValueError(
+            f"context={context!r}: must come from encode_condition: only what a condition "
+            "makes likely is searched"
+        )
     if generator.emission != categorical:
         raise ValueError(
             "the emission is not categorical: only sequences of tokens can be searched"
         )
+
+
+def _check_tokens(params: GeneratorParams, **tokens: int | Array) -> None:
+    """Checks tokens whose values are known before a function is traced."""
+    num_tokens = params.readout.bias.shape[0]
+    for name, token in tokens.items():
+        if not isinstance(token, Tracer) and not 0 <= int(token) < num_tokens:
+            raise ValueError(
+                f"{name}={token}: must be a token, from 0 to {num_tokens - 1}"
+            )
 
 
 class _Greedy(NamedTuple):
@@ -186,7 +206,7 @@ def _greedy(
             params, search.carry, search.last, constants, generator
         )
         best = jnp.argmax(log_probs, axis=-1).astype(jnp.int32)
-        token = jnp.where(search.is_done, end, best)
+        token = jnp.where(search.is_done, jnp.asarray(end, jnp.int32), best)
         gained = jnp.where(search.is_done, 0, jnp.max(log_probs, axis=-1))
         return _Greedy(
             search.step + 1,

@@ -128,7 +128,9 @@ def _step_logits(
         behavior.features,
         _no_carry(params, behavior.features.shape[1]),
     )
-    held = None if behavior.mask is None else 1 - behavior.mask
+    held = None
+    if behavior.mask is not None:
+        held = 1 - behavior.mask.astype(behavior.features.dtype)
     network = (*params.mlp, params.output)
     steps = gru_network(layer, network, loop, held=held, constant_rows=constant_rows)
     return steps[..., 0]

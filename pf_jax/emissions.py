@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from pf_jax.affine import Affine, affine, init_affine
+from pf_jax.affine import Affine, affine, init_affine, table_rows
 from pf_jax.initial_bias import log_frequencies, log_odds
 from pf_jax.relaxations import (
     Relaxation,
@@ -64,14 +64,6 @@ def _init_embedding(key: Array, vocab_size: int, embedding_size: int) -> Array:
     return jax.random.normal(key, (vocab_size, embedding_size))
 
 
-def _embed(embedding: Array, tokens: Array) -> Array:
-    # NaN for a token outside the vocabulary, so that the mistake shows: jnp's indexing
-    # reads one that is too large as the last token, and a negative one from the end.
-    return embedding.at[tokens].get(
-        mode="fill", fill_value=jnp.nan, wrap_negative_indices=False
-    )
-
-
 def _compose_embedding(embedding: Array, kernel: Array, bias: Array) -> Array:
     return embedding @ kernel + bias
 
@@ -97,7 +89,7 @@ def _token_log_prob(logits: Array, tokens: Array) -> Array:
 
 categorical = Emission(
     init_input=_init_embedding,
-    embed=_embed,
+    embed=table_rows,
     compose=_compose_embedding,
     noise=_gumbel_noise,
     sample=_sample_token,
@@ -166,7 +158,7 @@ def _sample_binary_vector(
 
 bernoulli = Emission(
     init_input=_init_pixel_embedding,
-    embed=_embed,
+    embed=table_rows,
     compose=_compose_embedding,
     noise=_logistic_noise,
     sample=_sample_pixel,
@@ -213,7 +205,9 @@ def as_classes(emission: Emission, readout: Affine, noise: Array) -> Any:
         Readout and noise with one column per class, in the order of the rows of the input
         layer's table; None where samples are not such a choice.
     """
-    reads_table = emission.embed is _embed and emission.compose is _compose_embedding
+    reads_table = (
+        emission.embed is table_rows and emission.compose is _compose_embedding
+    )
     if reads_table and emission.sample is _sample_token:
         return readout, noise
     if reads_table and emission.sample is _sample_pixel:

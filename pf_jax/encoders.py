@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from pf_jax.affine import Affine, affine, init_affine
+from pf_jax.affine import Affine, affine, init_affine, table_rows
 from pf_jax.recurrence import GRUWeights, Layer, Loop, gru_layer, init_bidirectional
 from pf_jax.types import Array, Params, Source
 
@@ -94,10 +94,7 @@ def _encode_labels(params: LabelParams, labels: Array, loop: Loop) -> Encoded:
     del loop
 
     def of_class(table: Array) -> Array:
-        # NaN for a class that does not exist, so that the mistake shows.
-        return table.at[labels].get(
-            mode="fill", fill_value=jnp.nan, wrap_negative_indices=False
-        )
+        return table_rows(table, labels)
 
     constant = of_class(params.input)
     return Encoded(tuple(map(of_class, params.carry)), constant, None, None, constant)
@@ -142,9 +139,7 @@ def _init_sources(key: Array, sizes: EncoderSizes) -> SourceParams:
 
 def _encode_sources(params: SourceParams, source: Source, loop: Loop) -> Encoded:
     values = jnp.where(source.mask > 0, source.values, 0)
-    x = params.embedding.at[values].get(
-        mode="fill", fill_value=jnp.nan, wrap_negative_indices=False
-    )
+    x = table_rows(params.embedding, values)
     bias = params.recurrent.bias
     carry = jnp.zeros((2, values.shape[1], bias.shape[-1]), bias.dtype)
     layer = Layer(params.input, params.recurrent, x, carry)

@@ -53,6 +53,8 @@ def relaxed_rollout(
     temperature: Any,
     constants: RowConstants,
     generator: Generator,
+    *,
+    start: int | Array = 0,
 ) -> Rollout:
     """`Cell.rollout` for any cell, with gradients through what is fed back.
 
@@ -64,6 +66,8 @@ def relaxed_rollout(
         temperature: Temperature of the samples.
         constants: What is constant in all rows.
         generator: How the generator computes; `feedback` names the relaxation.
+        start: Number of the first step. Where gradients go back `feedback_steps` at most,
+            they end at its multiples.
 
     Returns:
         The rollout. `inputs` and `samples` hold hard values: for `soft` the most likely
@@ -89,7 +93,7 @@ def relaxed_rollout(
         carry, own, hard = state
         t, given, is_given, noise = now
         if generator.feedback_steps:
-            is_cut = t % generator.feedback_steps == 0
+            is_cut = (t > 0) & (t % generator.feedback_steps == 0)
             carry, own = _constant_rows(is_cut, carry, num_reading), _cut(is_cut, own)
         hard = where_rows(is_given, given[num_reading:], hard)
         values = jnp.concatenate([given[:num_reading], hard])
@@ -103,7 +107,8 @@ def relaxed_rollout(
         logits = readout(params, top, own_constants, generator=generator)
         hard = relaxation.sample(logits, noise, temperature).astype(hard.dtype)
         hard = lax.stop_gradient(hard)
-        return (carry, relaxed(logits, noise), hard), (outputs, values, hard)
+        read = lax.stop_gradient(values)
+        return (carry, relaxed(logits, noise), hard), (outputs, read, hard)
 
     first_noise = jax.tree.map(lambda x: x[0], noise)
     num_sampling = reading.is_given.shape[1]
@@ -116,7 +121,7 @@ def relaxed_rollout(
         carry, jnp.zeros(own.shape, own.dtype), reading.given[0, num_reading:]
     )
     is_given = reading.is_given.at[:1].set(True)
-    steps = jnp.arange(len(is_given))
+    steps = start + jnp.arange(len(is_given))
     (last, _, _), (outputs, inputs, samples) = lax.scan(
         step, first, (steps, reading.given, is_given, noise)
     )

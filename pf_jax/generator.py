@@ -172,12 +172,18 @@ def init_generator(
         generator: How the generator computes.
 
     Raises:
-        ValueError: If the encoder has no memory that the attention could attend to.
+        ValueError: If the encoder has no memory that the attention could attend to, or the
+            readout's bias another size.
     """
     input_key, layers_key, readout_key = jax.random.split(key, 3)
     sizes = [embedding_size] + [hidden_size] * (num_layers - 1)
     readout = init_affine(readout_key, hidden_size, num_outputs)
     if readout_bias is not None:
+        if np.shape(readout_bias) != (num_outputs,):
+            raise ValueError(
+                f"readout_bias has the shape {list(np.shape(readout_bias))}: must be that "
+                f"of num_outputs, [{num_outputs}]"
+            )
         readout = readout._replace(bias=jnp.asarray(readout_bias, readout.bias.dtype))
     return GeneratorParams(
         generator.emission.init_input(

@@ -56,13 +56,22 @@ def discriminator_loss_gradient(teacher_forced: Array, free_running: Array) -> A
     """`a = dC_d / ds` by both modes' logits joined: `[B + K]`.
 
     `sigmoid(s) - label`, divided by `B` for teacher-forced logits and by `K` for
-    free-running ones.
+    free-running ones; in size at least 1e-19 in float32, the root of the smallest number,
+    so that `adversarial_ratio` times it is not lost where logits are beyond 40.
     """
     chex.assert_rank([teacher_forced, free_running], 1)
     # -sigmoid(-s) is sigmoid(s) - 1 without its cancellation.
-    of_teacher_forced = -jax.nn.sigmoid(-teacher_forced) / teacher_forced.size
+    of_teacher_forced = jax.nn.sigmoid(-teacher_forced) / teacher_forced.size
     of_free_running = jax.nn.sigmoid(free_running) / free_running.size
-    return jnp.concatenate([of_teacher_forced, of_free_running])
+    least = _least(teacher_forced)
+    return jnp.concatenate(
+        [-jnp.maximum(of_teacher_forced, least), jnp.maximum(of_free_running, least)]
+    )
+
+
+def _least(logits: Array) -> float:
+    """The smallest size of a gradient by a logit."""
+    return float(jnp.finfo(logits.dtype).tiny) ** 0.5
 
 
 def adversarial_ratio(
@@ -72,16 +81,19 @@ def adversarial_ratio(
 
         dC_f/ds_fr = -exp(-s_fr) dC_d/ds_fr       dC_t/ds_tf = -exp(s_tf) dC_d/ds_tf
 
-    Since no operation of the discriminator crosses sequences, the gradient of C_d by the
-    behavior, times this ratio, is the gradient of `C_f [+ C_t]`.
+    Bounded where `discriminator_loss_gradient` is. Since no operation of the discriminator
+    crosses sequences, the gradient of C_d by the behavior, times this ratio, is the
+    gradient of `C_f [+ C_t]`.
 
     Returns:
         Ratios `[B + K]`, teacher-forced rows first; theirs are zero without the C_t term.
     """
     chex.assert_rank([teacher_forced, free_running], 1)
+
+    def ratio(logits: Array) -> Array:
+        return -jnp.minimum(jnp.exp(logits), 1 / (logits.size * _least(logits)))
+
     of_teacher_forced = (
-        -jnp.exp(teacher_forced)
-        if teacher_forced_term
-        else jnp.zeros_like(teacher_forced)
+        ratio(teacher_forced) if teacher_forced_term else jnp.zeros_like(teacher_forced)
     )
-    return jnp.concatenate([of_teacher_forced, -jnp.exp(-free_running)])
+    return jnp.concatenate([of_teacher_forced, ratio(-free_running)])

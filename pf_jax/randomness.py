@@ -51,9 +51,11 @@ def row_keys(key: Array, num_rows: int, first_row: int | Array = 0) -> Array:
 
 def check_key(key: Array) -> None:
     """Raises a ValueError where a key is not a typed one."""
-    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+    dtype = getattr(key, "dtype", None)
+    if dtype is None or not jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        what = f"an array of {dtype}{list(key.shape)}" if dtype else repr(key)
         raise ValueError(
-            f"the key is an array of {key.dtype}{list(key.shape)}: pf_jax takes typed "
+            f"the key is {what}: pf_jax takes typed "
             "keys: use jax.random.key(seed) in place of jax.random.PRNGKey(seed), or "
             "jax.random.wrap_key_data(key)"
         )

@@ -10,6 +10,7 @@ own last sample (`Reading`). A cell that brings a fast path runs it; any other c
 plain `lax.scan` here, which is also the fast path's test.
 """
 
+import functools
 from typing import Any
 
 import jax
@@ -95,7 +96,10 @@ def unroll_mixed(
     )
     reading = Reading(given, is_given)
     constants = RowConstants(dropout, context)
-    return _unroll(params, carry, reading, noise, temperature, constants, generator)
+    return _unroll(
+        *(params, carry, reading, noise, temperature, constants, generator),
+        start=start,
+    )
 
 
 def unroll_teacher_forced(
@@ -173,6 +177,8 @@ def unroll_free_running(
             "first_input has the shape []: must be [B, ...]: for one sequence use "
             "first_input[None]"
         )
+    if num_steps < 1:
+        raise ValueError(f"num_steps={num_steps}: must be at least 1")
     given = jnp.broadcast_to(first_input, (num_steps, *first_input.shape))
     return unroll_mixed(
         params,
@@ -270,6 +276,8 @@ def unroll_windows(
         ValueError: Where shapes do not match, the key is not a typed one, or a setting
             has no effect.
     """
+    if num_windows < 1:
+        raise ValueError(f"num_windows={num_windows}: must be at least 1")
     both = unroll_paired(
         *(params, key, inputs, carry),
         dropout=dropout,
@@ -355,7 +363,12 @@ def _check_values(name: str, values: Array) -> tuple[int, int]:
     return values.shape[0], values.shape[1]
 
 
-def _check_carry(carry: tuple[Carry, ...], num_rows: int) -> None:
+def _check_carry(carry: tuple[Carry, ...], num_layers: int, num_rows: int) -> None:
+    if not isinstance(carry, tuple) or len(carry) != num_layers:
+        what = f"{len(carry)}" if isinstance(carry, tuple) else type(carry).__name__
+        raise ValueError(
+            f"the carry is {what}: must be a tuple with that of each of {num_layers} layers"
+        )
     for leaf in jax.tree.leaves(carry):
         if leaf.ndim < 1 or leaf.shape[0] != num_rows:
             raise ValueError(
@@ -369,10 +382,20 @@ _FAST_SETTINGS = {"dtype": None, "recompute": False, "unroll": 0}
 
 
 def _check_generator(generator: Generator) -> None:
-    """Raises a ValueError where a setting would have no effect."""
+    """Raises a ValueError where a setting is not legal or would have no effect."""
+    try:
+        jnp.dtype(generator.dtype or "float32")
+    except TypeError as error:
+        raise ValueError(
+            f"dtype={generator.dtype!r}: must be a type of numbers, such as 'bfloat16'"
+        ) from error
     if generator.feedback not in FEEDBACKS:
         raise ValueError(
             f"feedback={generator.feedback!r}: must be one of {', '.join(FEEDBACKS)}"
+        )
+    if generator.feedback_steps < 0:
+        raise ValueError(
+            f"feedback_steps={generator.feedback_steps}: must be at least 0"
         )
     if not 0 <= generator.dropout < 1:
         raise ValueError(f"dropout={generator.dropout}: must be at least 0 and below 1")
@@ -397,6 +420,8 @@ def _unroll(
     temperature: Any,
     constants: RowConstants,
     generator: Generator,
+    *,
+    start: int | Array = 0,
 ) -> Unroll:
     """The one rollout behind all modes; constants are those of all rows."""
     _check_generator(generator)
@@ -414,21 +439,50 @@ def _unroll(
         )
     else:
         first = carry
-    _check_carry(first, num_rows)
+    _check_carry(first, len(params.layers), num_rows)
+    reading = _as_wide_as_samples(params, reading, noise, temperature, generator)
     params, first, reading, noise, constants = vary_alike(
         params, first, reading, noise, constants
     )
     num_sampling = reading.is_given.shape[1]
     if generator.feedback != "sample" and num_sampling:
-        run = relaxed_rollout
+        run = functools.partial(relaxed_rollout, start=start)
     elif generator.cell.rollout is not None:
         run = _fast_rollout
     else:
         run = _plain_rollout
     out = run(params, first, reading, noise, temperature, constants, generator)
     logits = readout(params, out.hidden[-1], constants, generator=generator)
-    samples = out.samples if num_sampling else None
+    samples = None if noise is None else out.samples
     return Unroll(out.inputs, logits, out.hidden, out.preactivation, out.carry, samples)
+
+
+def _as_wide_as_samples(
+    params: GeneratorParams,
+    reading: Reading,
+    noise: Any,
+    temperature: Any,
+    generator: Generator,
+) -> Reading:
+    """Given integers in a type that holds samples, which are fed back in that of the given.
+
+    So a first input of `jnp.zeros(..., int)` does not round the numbers of a mixture, nor
+    do tokens of 8 bits cut a large vocabulary's.
+    """
+    is_whole = not jnp.issubdtype(reading.given.dtype, jnp.inexact)
+    if noise is None or not is_whole:
+        return reading
+    kernel = params.readout.kernel
+    sampled = jax.eval_shape(
+        generator.emission.sample,
+        jax.ShapeDtypeStruct(
+            (reading.is_given.shape[1], kernel.shape[-1]), kernel.dtype
+        ),
+        jax.tree.map(lambda x: x[0], noise),
+        temperature,
+    )
+    wide = jnp.promote_types(reading.given.dtype, sampled.dtype)
+    return reading._replace(given=reading.given.astype(wide))
 
 
 def _fast_rollout(
@@ -469,12 +523,12 @@ def _plain_rollout(
         x = embed(params, values, constants, generator=generator)
         carry, outputs = stack_step(params, carry, x, generator=generator)
         if noise is None:
-            return (carry, own), (outputs, values, own)
+            return (carry, own), (outputs, lax.stop_gradient(values), own)
         top = outputs[-1].hidden[num_reading:]
         logits = readout(params, top, own_constants, generator=generator)
         sample = generator.emission.sample(logits, noise, temperature)
         sample = lax.stop_gradient(sample).astype(own.dtype)
-        return (carry, sample), (outputs, values, sample)
+        return (carry, sample), (outputs, lax.stop_gradient(values), sample)
 
     is_given = reading.is_given.at[:1].set(True)
     first = carry, reading.given[0, num_reading:]

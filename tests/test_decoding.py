@@ -269,10 +269,29 @@ def test_a_wider_beam_that_holds_all_is_no_worse_than_greedy():
         ({"length_normalization": -1.0}, "length_normalization=-1.0: must be from 0"),
         ({"length_normalization": float("nan")}, "length_normalization=nan: must be"),
         ({"generator": DOT._replace(emission=bernoulli)}, "not categorical"),
+        ({"end": V}, "end=3: must be a token, from 0 to 2"),
+        ({"first_input": np.int64(-1)}, "first_input=-1: must be a token, from 0 to 2"),
+        ({"context": None}, "context=None: must come from encode_condition"),
     ],
 )
 def test_beam_search_refuses(options, message):
     params, context = model()
-    options = {"beam_size": 2, "num_steps": 3, "generator": DOT} | options
+    options = {
+        "context": context,
+        "beam_size": 2,
+        "num_steps": 3,
+        "generator": DOT,
+    } | options
     with pytest.raises(ValueError, match=message):
-        beam_search(params, context, **options)
+        beam_search(params, **options)
+
+
+def test_greedy_takes_an_end_of_any_integer_type():
+    params, context = model()
+    greedily = functools.partial(
+        greedy, params, context, num_steps=3, first_input=1, generator=DOT
+    )
+    expected = greedily(end=0)
+    with jax.enable_x64(True):
+        found = greedily(end=np.int64(0))
+    np.testing.assert_array_equal(found.tokens, expected.tokens)

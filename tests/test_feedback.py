@@ -218,7 +218,7 @@ def by_hand(relaxed, params, carry, first, noise, cut_every):
     """A free run over tokens, an operation at a time."""
     carry, value, hidden, logits = list(carry), None, [], []
     for t in range(T):
-        if cut_every and t % cut_every == 0:
+        if cut_every and t and t % cut_every == 0:
             carry, value = jax.lax.stop_gradient((carry, value))
         x = params.input[first] if value is None else value @ params.input
         for index, layer in enumerate(params.layers):
@@ -271,20 +271,40 @@ def test_feedback_gradient_equals_a_loop_by_hand(relaxed, feedback_steps):
 
 @TOKENS
 def test_feedback_steps_bound_how_far_gradients_go_back(relaxed):
-    """One step: none through carry and feedback. All: as many as there are."""
+    """One step: none through carry and feedback but the first. All: all there are."""
     by_steps = {
         steps: gradients(relaxed._replace(feedback_steps=steps))[0][1]
         for steps in (0, 1, 2)
     }
-    assert not any(np.any(x) for x in by_steps[1][1])
     assert all(np.all(x) for x in by_steps[0][1])
+    # The first step's own, and those of the second, which two steps let pass.
+    assert np.any(np.abs(by_steps[1][1][0] - by_steps[2][1][0]) > 1e-3)
     kernels = [np.asarray(x[0].readout.kernel) for x in by_steps.values()]
     assert np.max(np.abs(kernels[0] - kernels[1])) > 1e-3
     assert np.max(np.abs(kernels[0] - kernels[2])) > 1e-3
     assert np.max(np.abs(kernels[1] - kernels[2])) > 1e-3
-    # A bound beyond the run's length cuts the first carry alone.
+    # A bound beyond the run's length changes nothing.
     beyond = gradients(relaxed._replace(feedback_steps=T + 1))[0][1]
-    assert_close(beyond[0], by_steps[0][0], rtol=1e-11, atol=1e-11)
+    assert_close(beyond, by_steps[0], rtol=1e-11, atol=1e-11)
+
+
+def test_feedback_of_windows_is_cut_at_the_steps_of_one_run():
+    """The second window goes on counting: here its second step is the first one cut."""
+    generator = SOFT._replace(feedback_steps=T + 1)
+    params, inputs = make_params(1), make_inputs()
+
+    def hidden_of(carry, steps):
+        windows = unroll_windows(
+            params, KEY, inputs, carry, num_windows=2, generator=generator
+        )
+        _, free = split_modes(windows)
+        hidden = jnp.concatenate(jnp.split(free.hidden[-1], 2, axis=1))
+        return jnp.sum(hidden[steps] ** 2)
+
+    gradient = jax.jit(jax.grad(hidden_of), static_argnums=1)
+    (before,) = gradient(make_carry(params), T)
+    (behind,) = gradient(make_carry(params), T + 1)
+    assert np.all(np.any(before, axis=1)) and not np.any(behind)
 
 
 def test_feedback_of_one_step_is_each_step_alone():

@@ -17,6 +17,7 @@ from pf_jax.objectives.objective import (
     batch_keys,
     context_of,
     generator_alone,
+    options_of,
     readable,
     total_nll,
 )
@@ -99,7 +100,7 @@ def noisy_nll(
     settings = state.settings
     unroll = unroll_teacher_forced(
         params,
-        noisy_inputs(batch.inputs, keys, settings.options, batch.mask),
+        noisy_inputs(batch.inputs, keys, options_of(settings, InputNoise), batch.mask),
         state.carry,
         dropout=dropout,
         context=context_of(params, batch, settings),

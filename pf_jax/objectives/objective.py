@@ -6,8 +6,8 @@ runs as it is under `jax.jit`, and on one device's shard of a batch under `jax.p
 are clipped, and counts are summed before the gate compares them.
 """
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Collection
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ from pf_jax.randomness import draw_dropout, row_keys
 from pf_jax.state import Settings, TrainState
 from pf_jax.types import Array, Batch, Carry, Unroll, vary_over
 
+Options = TypeVar("Options")
 Step = Callable[..., tuple[TrainState, Metrics]]
 Loss = Callable[
     [GeneratorParams, Dropout | None],
@@ -46,8 +47,30 @@ class Objective(NamedTuple):
     check: Callable[[Any], None] = lambda config: None
 
 
+def options_of(settings: Settings, kind: type[Options]) -> Options:
+    """An objective's own settings.
+
+    Raises:
+        ValueError: If `settings.options` is none of them.
+    """
+    if not isinstance(settings.options, kind):
+        raise ValueError(
+            f"Settings.options={settings.options!r}: this objective needs "
+            f"Settings(options=pf_jax.{kind.__name__}(...))"
+        )
+    return settings.options
+
+
+def check_choice(field: str, value: str, choices: Collection[str]) -> None:
+    """Raises a ValueError where a value is none of the choices of a field."""
+    if value not in choices:
+        raise ValueError(f"{field}={value!r}: must be one of {', '.join(choices)}")
+
+
 def readable(batch: Batch, params: GeneratorParams) -> Batch:
     """The batch with masked values that cannot be read, such as padding of -1, as zeros.
+
+    A mask of truth values becomes one of numbers.
 
     Raises:
         ValueError: If the shapes of inputs, targets and mask do not match.
@@ -67,10 +90,12 @@ def readable(batch: Batch, params: GeneratorParams) -> Batch:
         )
     if mask is None:
         return batch
+    if not jnp.issubdtype(mask.dtype, jnp.inexact):
+        mask = mask.astype(jnp.float32)
     inputs, targets = (
         without_unreadable(params.input, values, mask) for values in (inputs, targets)
     )
-    return batch._replace(inputs=inputs, targets=targets)
+    return batch._replace(inputs=inputs, targets=targets, mask=mask)
 
 
 def batch_keys(key: Array, batch: Batch, axis_name: str | None) -> Array:

@@ -197,7 +197,8 @@ def joint_step(
     ratio = adversarial_weight(settings, state.step) * losses.adversarial_ratio(
         *logits, teacher_forced_term=settings.teacher_forced_term
     )
-    d_features = _masked(is_open, d_behavior.features * ratio[:, None])
+    d_features = d_behavior.features * ratio[:, None]
+    d_features = _masked(is_open, d_features.astype(seen.features.dtype))
     d_behavior = Behavior(d_features, _zeros_like(seen.mask))
     d_total = jnp.full_like(total, 1.0 / batch.inputs.shape[1])
     (d_generator,) = pull_generator((d_total, d_behavior))

@@ -15,8 +15,10 @@ from pf_jax.metrics import Metrics, average
 from pf_jax.objectives.objective import (
     Objective,
     batch_keys,
+    check_choice,
     context_of,
     generator_alone,
+    options_of,
     readable,
     total_nll,
 )
@@ -63,7 +65,12 @@ SCHEDULES = {
 
 
 def data_probability(options: ScheduledSampling, step: Array) -> Array:
-    """The probability that a step reads data at this update; a float32 scalar."""
+    """The probability that a step reads data at this update; a float32 scalar.
+
+    Raises:
+        ValueError: If there is no such schedule.
+    """
+    check_choice("schedule", options.schedule, SCHEDULES)
     return SCHEDULES[options.schedule](options, jnp.asarray(step, jnp.float32))
 
 
@@ -101,7 +108,7 @@ def scheduled_sampling_step(
     settings = state.settings
     batch = readable(batch, state.generator.params)
     keys = batch_keys(key, batch, axis_name)
-    probability = data_probability(settings.options, state.step)
+    probability = data_probability(options_of(settings, ScheduledSampling), state.step)
     coins = draw_coins(keys, batch.inputs.shape[0], probability)
 
     def loss(

@@ -17,8 +17,10 @@ from pf_jax.metrics import Metrics, average
 from pf_jax.objectives.objective import (
     Objective,
     batch_keys,
+    check_choice,
     context_of,
     generator_alone,
+    options_of,
     readable,
     total_nll,
 )
@@ -124,7 +126,9 @@ def state_matching_step(
     Returns:
         The new state, and the metrics of all devices.
     """
-    settings, options = state.settings, state.settings.options
+    settings = state.settings
+    options = options_of(settings, StateMatching)
+    check_choice("distance", options.distance, DISTANCES)
     batch = readable(batch, state.generator.params)
     keys = batch_keys(key, batch, axis_name)
 

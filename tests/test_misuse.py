@@ -1,0 +1,227 @@
+"""What unusual and wrong arguments of the library's functions give."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from trees import assert_close, assert_same_bits
+
+import pf_jax
+from pf_jax.behavior import behavior_size
+from pf_jax.gaussians import gaussian_mixture
+from pf_jax.mixture import mixture_density
+
+KEY = jax.random.key(0)
+V, B, T = 7, 4, 5
+TOKENS = jax.random.randint(KEY, (T + 1, B), 0, V)
+BATCH = pf_jax.Batch(TOKENS[:-1], TOKENS[1:])
+MASK = (np.arange(T)[:, None] < [5, 3, 4, 5]).astype(np.float32)
+
+
+class OneSize(NamedTuple):
+    hidden_size: int
+
+
+SIZES = pf_jax.DiscriminatorSizes(4, 4)
+
+
+def make_state(sizes=SIZES, **fields):
+    settings = {
+        "gate": pf_jax.AccuracyGate(0.0, 1.0, 1.0),
+        "optimizer": optax.sgd(1.0),
+    }
+    return pf_jax.create_train_state(
+        KEY,
+        generator=pf_jax.GeneratorSizes(V, 8, 4),
+        discriminator=sizes,
+        settings=pf_jax.Settings(**settings | fields),
+    )
+
+
+def make_params(num_outputs=V, hidden_size=8, **sizes):
+    return pf_jax.init_generator(
+        KEY, num_outputs=num_outputs, hidden_size=hidden_size, embedding_size=4, **sizes
+    )
+
+
+def unbounded(bias):
+    """A discriminator without a clip, sure and right in all rows but the first."""
+
+    def init(key, *, num_features, hidden_size):
+        return 0.01 * jax.random.normal(key, (num_features,))
+
+    def logits(params, behavior, *, loop=None, constant_rows=0):
+        signs = jnp.concatenate([jnp.ones(B), -jnp.ones(B)]).at[0].set(0)
+        return jnp.mean(behavior.features, axis=0) @ params + bias * signs - 1
+
+    return pf_jax.Discriminator(init, logits)
+
+
+@pytest.mark.parametrize("bias", [5.0, 84.0, 100.0])
+def test_joint_step_equals_separate_step_beyond_the_range_of_exp(bias):
+    state = make_state(
+        OneSize(1), discriminator=unbounded(bias), teacher_forced_term=True
+    )
+    joint, _ = pf_jax.joint_step(state, BATCH, KEY)
+    separate, _ = pf_jax.separate_step(state, BATCH, KEY)
+    alone, _ = pf_jax.teacher_forcing_step(state, BATCH, KEY)
+    assert_close(joint.generator.params, separate.generator.params, atol=1e-6)
+    change = optax.tree.sub(joint.generator.params, alone.generator.params)
+    assert optax.tree.norm(change) > 1e-3
+
+
+EMISSIONS = {
+    "pen": (mixture_density(1), {}),
+    "series": (gaussian_mixture(1, 3), {"value_size": 3}),
+}
+
+
+@pytest.mark.parametrize("feedback", ["sample", "reparameterized"])
+@pytest.mark.parametrize("name", EMISSIONS)
+def test_a_first_input_of_integers_leaves_samples_as_they_are(name, feedback):
+    emission, sizes = EMISSIONS[name]
+    generator = pf_jax.Generator(emission=emission, feedback=feedback)
+    params = make_params(generator=generator, **sizes)
+
+    def samples(dtype):
+        first = jnp.zeros((2, 3), dtype)
+        run = pf_jax.unroll_free_running(
+            params, KEY, first, num_steps=4, generator=generator
+        )
+        return run.samples
+
+    assert_same_bits(samples(jnp.int32), samples(jnp.float32))
+
+
+def test_tokens_of_eight_bits_do_not_cut_the_vocabulary():
+    params = make_params(300)
+
+    def samples(dtype):
+        first = jnp.zeros(20, dtype)
+        return pf_jax.unroll_free_running(params, KEY, first, num_steps=9).samples
+
+    assert_same_bits(samples(jnp.uint8), samples(jnp.int32))
+    assert np.max(samples(jnp.uint8)) > 255
+
+
+@pytest.mark.parametrize("hidden_size", [5, 64])
+def test_a_token_outside_of_the_vocabulary_shows_in_its_row(hidden_size):
+    params = make_params(hidden_size=hidden_size)
+    run = jax.jit(pf_jax.unroll_free_running, static_argnames="num_steps")
+    free = run(params, KEY, jnp.array([3, 99, -1, V, 6]), num_steps=4)
+    for states in (free.hidden[0], free.logits, free.preactivation[0]):
+        is_nan = np.isnan(states).all((0, 2))
+        np.testing.assert_array_equal(is_nan, [False, True, True, True, False])
+        assert np.isfinite(states[:, [0, 4]]).all()
+
+
+@pytest.mark.parametrize("cell", [pf_jax.gru, pf_jax.lstm], ids=["gru", "lstm"])
+def test_inputs_are_constants_for_any_cell(cell):
+    generator = pf_jax.Generator(cell=cell, emission=gaussian_mixture(1, 2))
+    params = make_params(5, value_size=2, generator=generator)
+
+    def total(values):
+        is_given = jnp.ones(values.shape[:2], bool).at[2].set(False)
+        unroll = pf_jax.unroll_mixed(params, KEY, values, is_given, generator=generator)
+        return jnp.sum(unroll.inputs)
+
+    assert not np.any(jax.grad(total)(jnp.ones((4, 3, 2))))
+
+
+@pytest.mark.parametrize("dtype", [bool, np.int32, np.float32])
+@pytest.mark.parametrize("params_dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize(
+    "step",
+    [pf_jax.joint_step, pf_jax.separate_step, pf_jax.input_noise_step],
+    ids=lambda step: step.__name__,
+)
+def test_a_mask_may_be_of_any_type(step, params_dtype, dtype):
+    state = jax.tree.map(
+        lambda x: jnp.asarray(x, params_dtype if x.dtype == jnp.float32 else x.dtype),
+        make_state(options=pf_jax.InputNoise()),
+    )
+    found = step(state, BATCH._replace(mask=jnp.asarray(MASK, dtype)), KEY)
+    expected = step(state, BATCH._replace(mask=jnp.asarray(MASK)), KEY)
+    assert_same_bits(found[0].generator.params, expected[0].generator.params)
+    assert found[1]["nll"].weight == np.sum(MASK)
+
+
+def test_no_rows_are_no_samples():
+    free = pf_jax.unroll_free_running(
+        make_params(), KEY, jnp.zeros(0, jnp.int32), num_steps=3
+    )
+    assert free.samples is not None and free.samples.shape == (3, 0)
+
+
+ONE = jnp.zeros((B, 8))
+WRONG = [
+    (lambda p: pf_jax.unroll_teacher_forced(p, TOKENS, (ONE, ONE)), "the carry is 2"),
+    (lambda p: pf_jax.unroll_teacher_forced(p, TOKENS, ()), "the carry is 0"),
+    (
+        lambda p: pf_jax.unroll_free_running(p, KEY, TOKENS[0], ONE, num_steps=2),
+        "must be a tuple with that of each of 1 layers",
+    ),
+    (
+        lambda p: pf_jax.unroll_free_running(p, KEY, TOKENS[0], num_steps=-1),
+        "num_steps=-1: must be at least 1",
+    ),
+    (
+        lambda p: pf_jax.unroll_windows(p, KEY, TOKENS, num_windows=0),
+        "num_windows=0: must be at least 1",
+    ),
+    (
+        lambda p: pf_jax.unroll_free_running(p, 0, TOKENS[0], num_steps=2),
+        "the key is 0: pf_jax takes typed",
+    ),
+    (
+        lambda p: pf_jax.unroll_teacher_forced(
+            p, TOKENS, generator=pf_jax.Generator(dtype="bogus")
+        ),
+        "dtype='bogus': must be a type",
+    ),
+    (
+        lambda p: pf_jax.unroll_teacher_forced(
+            p, TOKENS, generator=pf_jax.Generator(feedback="soft", feedback_steps=-1)
+        ),
+        "feedback_steps=-1: must be at least 0",
+    ),
+    (
+        lambda p: make_params(readout_bias=np.zeros(6)),
+        r"readout_bias has the shape \[6\]: must be that of num_outputs, \[7\]",
+    ),
+    (lambda p: make_state(fields=("bogus",)), r"fields=\('bogus',\): must be one or"),
+    (lambda p: make_state(fields=()), r"fields=\(\): must be one or more"),
+    (
+        lambda p: behavior_size((), hidden_size=1, num_layers=1, num_statistics=1),
+        "must be one or more of preactivation, outputs, hidden, context",
+    ),
+    (
+        lambda p: pf_jax.scheduled_sampling_step(make_state(), BATCH, KEY),
+        r"this objective needs Settings\(options=pf_jax.ScheduledSampling",
+    ),
+    (
+        lambda p: pf_jax.state_matching_step(
+            make_state(options=pf_jax.StateMatching(distance="x")), BATCH, KEY
+        ),
+        "distance='x': must be one of energy, mse",
+    ),
+    (
+        lambda p: pf_jax.scheduled_sampling_step(
+            make_state(options=pf_jax.ScheduledSampling("x")), BATCH, KEY
+        ),
+        "schedule='x': must be one of linear",
+    ),
+    (
+        lambda p: pf_jax.input_noise_step(make_state(), BATCH, KEY),
+        "options=None: this objective needs",
+    ),
+]
+
+
+@pytest.mark.parametrize(("call", "message"), WRONG, ids=[words for _, words in WRONG])
+def test_a_wrong_argument_is_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(make_params())
