@@ -9,7 +9,7 @@ import jax
 from jax.experimental import multihost_utils
 from ml_collections import config_dict
 
-from pf_jax.data import Dataset
+from pf_jax.data import Dataset, check_fields_read
 from pf_jax.errors import warn
 from pf_jax.experiment.agreement import check_same_input, check_same_step, tell
 from pf_jax.experiment.build import (
@@ -114,6 +114,7 @@ def continued_start(
     """
     saved = trained_config(workdir)
     check_same_model(saved, config, workdir)
+    check_fields_read(config.data, saved.data)
     with told_if_long("reading the data and the checkpoint"):
         experiment, state = restore_whole(
             checkpoints,
