@@ -24,6 +24,7 @@ from pf_jax.experiment.config_history import (
     HISTORY,
     Change,
     keep_history,
+    kept_source,
     read_history,
 )
 from pf_jax.experiment.first_state import new_start
@@ -31,6 +32,7 @@ from pf_jax.experiment.loop import train_and_evaluate
 from pf_jax.experiment.run_config import run_config
 from pf_jax.experiment.runs import load_model, load_run
 from pf_jax.experiment.saved_config import read_config, write_config
+from pf_jax.experiment.saved_files import checked_config, trained_config
 from pf_jax.players import create_player
 
 pytestmark = pytest.mark.usefixtures("compiled_programs_are_kept")
@@ -155,6 +157,62 @@ def test_keep_history_drops_what_was_lost(tmp_path):
     with (tmp_path / HISTORY).open("a") as file:
         file.write('{"step": 5, "chan')
     assert [line["step"] for line in read_history(tmp_path)] == [4]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"step": 4, "chan',
+        '{"step": 4, "changes": 5}',
+        '{"step": 4, "changes": {"seed": 5}}',
+        '{"step": 4, "changes": {"seed": {"before": 0}}}',
+        '{"step": true, "changes": {}}',
+        '{"step": 0, "init_from": 5}',
+        "5",
+        "[" * 100_000,
+    ],
+)
+def test_read_history_leaves_damaged_lines_out(tmp_path, line):
+    whole = {"step": 2, "changes": {"seed": {"before": 0, "after": 1}}}
+    (tmp_path / HISTORY).write_text(f"{line}\n{json.dumps(whole)}\n")
+    assert read_history(tmp_path) == [whole]
+    assert kept_source(tmp_path) is None
+    keep_history(tmp_path, 4, [], {"seed": 1})
+    assert read_history(tmp_path) == [whole]
+
+
+@pytest.mark.usefixtures("untrained")
+def test_changes_survive_a_stop_before_the_next_checkpoint(text, workdir, capsys):
+    fields = {"train__num_steps": 9, "train__learning_rate": 0.5}
+    train_and_evaluate(small_config(text, **fields), workdir)
+    lines = capsys.readouterr().out.splitlines()
+    # Nothing was saved. The run's own config has what was typed, without a warning.
+    config = run_config((str(workdir),), default.get_config())
+    assert config is not None
+    assert (config.train.num_steps, config.train.learning_rate) == (9, 0.5)
+    assert checked_config(workdir).train.num_steps == 9
+    assert trained_config(workdir).train.num_steps == 6
+    train_and_evaluate(config, workdir)
+    output = capsys.readouterr()
+    assert output.out.splitlines() == lines
+    assert "warning" not in output.out + output.err
+    assert len(read_history(workdir)) == 1
+
+
+@pytest.mark.usefixtures("untrained")
+def test_change_that_is_not_recorded_is_still_told(text, workdir, capsys):
+    train_and_evaluate(small_config(text, train__num_steps=9), workdir)
+    capsys.readouterr()
+    config = read_config(workdir)
+    config.train.num_steps = 99
+    write_config(config, workdir)
+    checked_config(workdir)
+    path = workdir / "config.json"
+    assert f"{path}: train.num_steps is 99 there and 6 in checkpoint 6: " in (
+        capsys.readouterr().err
+    )
+    config = run_config((str(workdir),), default.get_config())
+    assert config is not None and config.train.num_steps == 6
 
 
 # The config of a folder
