@@ -215,6 +215,42 @@ def test_change_that_is_not_recorded_is_still_told(text, workdir, capsys):
     assert config is not None and config.train.num_steps == 6
 
 
+@pytest.mark.usefixtures("untrained")
+def test_rows_start_anew_with_another_file(text, tmp_path, capsys):
+    workdir, fields = tmp_path / "run", {"train__carry": "passed_on"}
+    trained = write_model(workdir, small_config(text, **DONE, **fields))
+    fields["train__num_steps"] = 9
+    state = train_and_evaluate(small_config(text, **fields), workdir)
+    assert "starts anew" not in capsys.readouterr().out
+    assert_same_bits(state.carry, trained.carry)
+    other = write_text(tmp_path / "other.txt")
+    state = train_and_evaluate(small_config(other, **fields), workdir)
+    told = "data.path: changed, so every row starts anew with a zero carry\n"
+    assert told in capsys.readouterr().out
+    assert all(not leaf.any() for leaf in jax.tree.leaves(state.carry))
+
+
+@pytest.mark.usefixtures("untrained")
+def test_trace_before_the_step_that_a_run_continues_from_is_an_error(text, workdir):
+    before = contents(workdir)
+    fields = {"train__num_steps": 9, "train__profile": (5, 8)}
+    assert error_of(train_and_evaluate, small_config(text, **fields), workdir) == (
+        "train.profile=5,8: the run continues from step 6, and a trace must start there or "
+        "later: set train.profile=6,9, or leave it out"
+    )
+    after = contents(workdir)
+    assert {path: after[path] for path in before} == before
+    fields["train__profile"] = (6, 8)
+    train_and_evaluate(small_config(text, **fields), workdir)
+
+
+@pytest.mark.usefixtures("untrained")
+def test_trace_of_the_run_so_far_does_not_stop_it(text, tmp_path):
+    workdir, fields = tmp_path / "run", {"train__profile": (2, 4)}
+    write_model(workdir, small_config(text, **DONE, **fields))
+    train_and_evaluate(small_config(text, train__num_steps=9, **fields), workdir)
+
+
 # The config of a folder
 
 
