@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import jax
+import numpy as np
 import optax
 import pytest
 from absl import app, flags
@@ -58,6 +59,13 @@ def write_model(workdir, config, optimizer=None):
     checkpoints.save(state, encoding, 1.0, settings=config.to_dict())
     checkpoints.close()
     return state
+
+
+def to_objects(drawings):
+    """Drawings as the arrays of a sketch-rnn file hold them."""
+    array = np.empty(len(drawings), object)
+    array[:] = drawings
+    return array
 
 
 @pytest.fixture(scope="module")
@@ -398,6 +406,46 @@ def test_new_start_error_for_a_model_that_does_not_fit(base, text, fields, messa
     size = load_encoding(base[1] / "encoding.json").size
     expected = f"--init_from={base[1]}: {message.format(size=size)}"
     assert error_of(new_start, small_config(text, **fields), base[1]) == expected
+
+
+def test_new_start_error_for_a_field_that_the_models_encoding_settles(base, tmp_path):
+    other = tmp_path / "other.txt"
+    other.write_text("abc xyz\n" * 600)
+    config = small_config(other, data__min_count=2)
+    assert error_of(new_start, config, base[1]) == (
+        f"--init_from={base[1]}: data.min_count is 1 there and 2 here, and the new run "
+        "keeps that run's encoding: give --config.data.min_count=1"
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"pen_states": 2}, "data.pen_states is 3 there and 2 here"),
+        ({"pen_states": 3, "max_offset": 5.0}, "data.max_offset is 10.0 there and 5.0"),
+        ({"pen_states": 3}, None),
+    ],
+)
+def test_new_start_of_drawings_keeps_the_states_of_the_pen(tmp_path, fields, message):
+    def config_of(name, **fields):
+        drawings = np.random.default_rng(len(name)).integers(-9, 9, (4, 60, 3))
+        drawings[..., 2] %= 2
+        path, parts = tmp_path / f"{name}.npz", iter(drawings.astype(np.int16))
+        np.savez(
+            path, **{s: to_objects([next(parts)]) for s in ("train", "valid", "test")}
+        )
+        others = {f"data__{name}": value for name, value in fields.items()}
+        return small_config(path, data__name="sketch_rnn", **others)
+
+    run = tmp_path / "run"
+    write_model(run, config_of("first", pen_states=3))
+    config = config_of("another", **fields)
+    if message is None:
+        assert new_start(config, run).experiment.encoding.pen_states == 3
+    else:
+        assert error_of(new_start, config, run).startswith(
+            f"--init_from={run}: {message}"
+        )
 
 
 def test_new_start_error_for_a_folder_without_a_run(text, tmp_path):
