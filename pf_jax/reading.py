@@ -3,12 +3,14 @@
 import errno
 import gzip
 import io
+import json
 import os
 import pathlib
 import stat
 import zipfile
 import zlib
 from collections.abc import Collection
+from typing import Any
 
 from pf_jax.errors import UserError
 
@@ -160,6 +162,14 @@ def read_file(file: pathlib.Path) -> bytes:
         return file.read_bytes()
     except OSError as error:
         raise UserError(f"{file}: cannot be read ({_cause(error)})") from error
+
+
+def read_json(file: pathlib.Path) -> Any:
+    """The JSON value of a file; None where it is missing or damaged."""
+    try:
+        return json.loads(read_file(file))
+    except (OSError, RecursionError, UserError, ValueError):
+        return None
 
 
 def gunzip(file: pathlib.Path, content: bytes, most: int | None = None) -> bytearray:

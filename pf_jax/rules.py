@@ -140,7 +140,7 @@ def check_rules(config: Any, rules: Iterable[Rule]) -> None:
         except (OverflowError, TypeError, ValueError):
             is_legal = False
         if not is_legal:
-            raise UserError(f"{field}={_as_typed(value)}: must be {message}")
+            raise UserError(f"{field}={as_typed(value)}: must be {message}")
 
 
 def value_of(config: Any, field: str) -> Any:
@@ -165,6 +165,6 @@ def _is_number(value: Any) -> bool:
     return type(value) in (int, float)
 
 
-def _as_typed(value: Any) -> str:
+def as_typed(value: Any) -> str:
     """A value in the form that the command line takes."""
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -456,3 +456,28 @@ def test_run_reports_a_config_that_ends_the_program(capsys, tmp_path, code):
     (tmp_path / "ends.py").write_text(code)
     path = tmp_path / "ends.py"
     assert _error(capsys, f"--config={path}").startswith(f"--config={path}: line 1: ")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (
+            "config.train.learning_rat = 0.1",
+            "unknown field train.learning_rat: did you mean train.learning_rate?",
+        ),
+        ("config.trian = 3", "unknown field trian: did you mean train?"),
+        (
+            "config.trian = {'num_steps': 3}",
+            "unknown field trian.num_steps: did you mean train.num_steps?",
+        ),
+        ("config.xyzzy = 3", "unknown field xyzzy: --help lists the fields"),
+    ],
+)
+def test_run_error_for_a_config_file_that_adds_a_field(capsys, tmp_path, line, message):
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "from configs import default\n\n\n"
+        f"def get_config():\n    config = default.get_config()\n    {line}\n"
+        "    return config\n"
+    )
+    assert _error(capsys, f"--config={path}") == f"--config={path}: {message}"

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import jax
+import numpy as np
 import optax
 import pytest
 from absl import app, flags
@@ -24,6 +25,7 @@ from pf_jax.experiment.config_history import (
     HISTORY,
     Change,
     keep_history,
+    kept_source,
     read_history,
 )
 from pf_jax.experiment.first_state import new_start
@@ -31,6 +33,7 @@ from pf_jax.experiment.loop import train_and_evaluate
 from pf_jax.experiment.run_config import run_config
 from pf_jax.experiment.runs import load_model, load_run
 from pf_jax.experiment.saved_config import read_config, write_config
+from pf_jax.experiment.saved_files import checked_config, trained_config
 from pf_jax.players import create_player
 
 pytestmark = pytest.mark.usefixtures("compiled_programs_are_kept")
@@ -56,6 +59,13 @@ def write_model(workdir, config, optimizer=None):
     checkpoints.save(state, encoding, 1.0, settings=config.to_dict())
     checkpoints.close()
     return state
+
+
+def to_objects(drawings):
+    """Drawings as the arrays of a sketch-rnn file hold them."""
+    array = np.empty(len(drawings), object)
+    array[:] = drawings
+    return array
 
 
 @pytest.fixture(scope="module")
@@ -155,6 +165,98 @@ def test_keep_history_drops_what_was_lost(tmp_path):
     with (tmp_path / HISTORY).open("a") as file:
         file.write('{"step": 5, "chan')
     assert [line["step"] for line in read_history(tmp_path)] == [4]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"step": 4, "chan',
+        '{"step": 4, "changes": 5}',
+        '{"step": 4, "changes": {"seed": 5}}',
+        '{"step": 4, "changes": {"seed": {"before": 0}}}',
+        '{"step": true, "changes": {}}',
+        '{"step": 0, "init_from": 5}',
+        "5",
+        "[" * 100_000,
+    ],
+)
+def test_read_history_leaves_damaged_lines_out(tmp_path, line):
+    whole = {"step": 2, "changes": {"seed": {"before": 0, "after": 1}}}
+    (tmp_path / HISTORY).write_text(f"{line}\n{json.dumps(whole)}\n")
+    assert read_history(tmp_path) == [whole]
+    assert kept_source(tmp_path) is None
+    keep_history(tmp_path, 4, [], {"seed": 1})
+    assert read_history(tmp_path) == [whole]
+
+
+@pytest.mark.usefixtures("untrained")
+def test_changes_survive_a_stop_before_the_next_checkpoint(text, workdir, capsys):
+    fields = {"train__num_steps": 9, "train__learning_rate": 0.5}
+    train_and_evaluate(small_config(text, **fields), workdir)
+    lines = capsys.readouterr().out.splitlines()
+    # Nothing was saved. The run's own config has what was typed, without a warning.
+    config = run_config((str(workdir),), default.get_config())
+    assert config is not None
+    assert (config.train.num_steps, config.train.learning_rate) == (9, 0.5)
+    assert checked_config(workdir).train.num_steps == 9
+    assert trained_config(workdir).train.num_steps == 6
+    train_and_evaluate(config, workdir)
+    output = capsys.readouterr()
+    assert output.out.splitlines() == lines
+    assert "warning" not in output.out + output.err
+    assert len(read_history(workdir)) == 1
+
+
+@pytest.mark.usefixtures("untrained")
+def test_change_that_is_not_recorded_is_still_told(text, workdir, capsys):
+    train_and_evaluate(small_config(text, train__num_steps=9), workdir)
+    capsys.readouterr()
+    config = read_config(workdir)
+    config.train.num_steps = 99
+    write_config(config, workdir)
+    checked_config(workdir)
+    path = workdir / "config.json"
+    assert f"{path}: train.num_steps is 99 there and 6 in checkpoint 6: " in (
+        capsys.readouterr().err
+    )
+    config = run_config((str(workdir),), default.get_config())
+    assert config is not None and config.train.num_steps == 6
+
+
+@pytest.mark.usefixtures("untrained")
+def test_rows_start_anew_with_another_file(text, tmp_path, capsys):
+    workdir, fields = tmp_path / "run", {"train__carry": "passed_on"}
+    trained = write_model(workdir, small_config(text, **DONE, **fields))
+    fields["train__num_steps"] = 9
+    state = train_and_evaluate(small_config(text, **fields), workdir)
+    assert "starts anew" not in capsys.readouterr().out
+    assert_same_bits(state.carry, trained.carry)
+    other = write_text(tmp_path / "other.txt")
+    state = train_and_evaluate(small_config(other, **fields), workdir)
+    told = "data.path: changed, so every row starts anew with a zero carry\n"
+    assert told in capsys.readouterr().out
+    assert all(not leaf.any() for leaf in jax.tree.leaves(state.carry))
+
+
+@pytest.mark.usefixtures("untrained")
+def test_trace_before_the_step_that_a_run_continues_from_is_an_error(text, workdir):
+    before = contents(workdir)
+    fields = {"train__num_steps": 9, "train__profile": (5, 8)}
+    assert error_of(train_and_evaluate, small_config(text, **fields), workdir) == (
+        "train.profile=5,8: the run continues from step 6, and a trace must start there or "
+        "later: set train.profile=6,9, or leave it out"
+    )
+    after = contents(workdir)
+    assert {path: after[path] for path in before} == before
+    fields["train__profile"] = (6, 8)
+    train_and_evaluate(small_config(text, **fields), workdir)
+
+
+@pytest.mark.usefixtures("untrained")
+def test_trace_of_the_run_so_far_does_not_stop_it(text, tmp_path):
+    workdir, fields = tmp_path / "run", {"train__profile": (2, 4)}
+    write_model(workdir, small_config(text, **DONE, **fields))
+    train_and_evaluate(small_config(text, train__num_steps=9, **fields), workdir)
 
 
 # The config of a folder
@@ -304,6 +406,46 @@ def test_new_start_error_for_a_model_that_does_not_fit(base, text, fields, messa
     size = load_encoding(base[1] / "encoding.json").size
     expected = f"--init_from={base[1]}: {message.format(size=size)}"
     assert error_of(new_start, small_config(text, **fields), base[1]) == expected
+
+
+def test_new_start_error_for_a_field_that_the_models_encoding_settles(base, tmp_path):
+    other = tmp_path / "other.txt"
+    other.write_text("abc xyz\n" * 600)
+    config = small_config(other, data__min_count=2)
+    assert error_of(new_start, config, base[1]) == (
+        f"--init_from={base[1]}: data.min_count is 1 there and 2 here, and the new run "
+        "keeps that run's encoding: give --config.data.min_count=1"
+    )
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"pen_states": 2}, "data.pen_states is 3 there and 2 here"),
+        ({"pen_states": 3, "max_offset": 5.0}, "data.max_offset is 10.0 there and 5.0"),
+        ({"pen_states": 3}, None),
+    ],
+)
+def test_new_start_of_drawings_keeps_the_states_of_the_pen(tmp_path, fields, message):
+    def config_of(name, **fields):
+        drawings = np.random.default_rng(len(name)).integers(-9, 9, (4, 60, 3))
+        drawings[..., 2] %= 2
+        path, parts = tmp_path / f"{name}.npz", iter(drawings.astype(np.int16))
+        np.savez(
+            path, **{s: to_objects([next(parts)]) for s in ("train", "valid", "test")}
+        )
+        others = {f"data__{name}": value for name, value in fields.items()}
+        return small_config(path, data__name="sketch_rnn", **others)
+
+    run = tmp_path / "run"
+    write_model(run, config_of("first", pen_states=3))
+    config = config_of("another", **fields)
+    if message is None:
+        assert new_start(config, run).experiment.encoding.pen_states == 3
+    else:
+        assert error_of(new_start, config, run).startswith(
+            f"--init_from={run}: {message}"
+        )
 
 
 def test_new_start_error_for_a_folder_without_a_run(text, tmp_path):

@@ -1,3 +1,4 @@
+import importlib
 import pathlib
 
 import numpy as np
@@ -8,12 +9,16 @@ from configs import default
 from pf_jax.data import (
     SOURCES,
     Vocabulary,
+    check_fields_read,
     encoding_from_json,
     encoding_to_json,
     load_dataset,
     load_encoding,
     save_encoding,
 )
+from pf_jax.data.dataset import FIELD_DEFAULTS
+
+CONFIGS = pathlib.Path(default.__file__).parent
 
 
 def data_of(name: str, path: pathlib.Path | str):
@@ -108,3 +113,88 @@ def test_load_dataset_error_for_bytes_of_words(tmp_path):
     assert error_of(load_dataset, section) == (
         "data.units=bytes: data.name=ptb_word is read in words: set data.name=ptb_char"
     )
+
+
+# Fields that only some data sets read
+
+
+def test_field_defaults_are_those_of_the_default_config():
+    data = default.get_config().data.to_dict()
+    assert data.pop("name") == "python_reference"
+    assert data == FIELD_DEFAULTS
+    read = {field for source in SOURCES.values() for field in source.fields}
+    assert read == set(FIELD_DEFAULTS)
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in CONFIGS.glob("[!_]*.py")))
+def test_check_fields_read_takes_the_configs(name):
+    check_fields_read(importlib.import_module(f"configs.{name}").get_config().data)
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "message"),
+    [
+        (
+            "lorenz63",
+            {"path": "my.csv"},
+            "data.path=my.csv: data.name=lorenz63 is computed and reads no file: leave it "
+            "out, or set data.name=series",
+        ),
+        (
+            "lorenz96",
+            {"columns": ("x", 2)},
+            "data.columns=x,2: data.name=lorenz96 is computed and reads no file: leave it "
+            "out, or set data.name=series",
+        ),
+        (
+            "transduction",
+            {"source": "de"},
+            "data.source=de: data.name=transduction is computed and reads no file: leave "
+            "it out, or set data.name=parallel",
+        ),
+        (
+            "text",
+            {"observed": (1,)},
+            "data.observed=1: data.name=text does not read it: leave it at ''",
+        ),
+        (
+            "series",
+            {"noise": 0.1},
+            "data.noise=0.1: data.name=series does not read it: leave it at 0.05",
+        ),
+        (
+            "sketch_rnn",
+            {"units": "words"},
+            "data.units=words: data.name=sketch_rnn does not read it: leave it at "
+            "characters",
+        ),
+        (
+            "digits",
+            {"tfds_manual_dir": "originals"},
+            "data.tfds_manual_dir=originals: data.name=digits does not read it: leave it "
+            "at ''",
+        ),
+    ],
+)
+def test_load_dataset_error_for_a_field_that_the_data_set_ignores(
+    name, fields, message
+):
+    data = data_of(name, "")
+    data.update(fields)
+    assert error_of(load_dataset, data) == message
+    # A run that was trained with it goes on.
+    check_fields_read(data, data)
+    assert error_of(check_fields_read, data, data_of(name, "")) == message
+
+
+def test_check_fields_read_leaves_the_users_own_function_alone():
+    data = data_of("own:melodies", "folder")
+    data.update(observed=(1,), task="of my own")
+    check_fields_read(data)
+
+
+def test_load_dataset_reads_the_data_of_a_run_with_an_ignored_field():
+    data = data_of("lorenz63", "")
+    dataset = load_dataset(data)
+    data.update(path="my.csv")
+    assert load_dataset(data, dataset.encoding).splits.keys() == dataset.splits.keys()

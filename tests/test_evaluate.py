@@ -87,6 +87,21 @@ def test_evaluate_writes_everything_it_should(evaluated):
         assert json.loads(file.read_text()) == metrics
 
 
+def test_evaluate_removes_the_earlier_samples_that_its_record_lists(
+    evaluated, tmp_path
+):
+    workdir = pathlib.Path(shutil.copytree(evaluated[0], tmp_path / "run"))
+    folder = workdir / "evaluation" / "valid"
+    before = {file.name for file in folder.iterdir()}
+    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics["sampling"]["files"] = ["sample_9.svg"]
+    (folder / "metrics.json").write_text(json.dumps(metrics))
+    for name in ("sample_8.svg", "sample_9.svg"):
+        (folder / name).write_text("x")
+    evaluation.evaluate(workdir, FEW)
+    assert {file.name for file in folder.iterdir()} == before | {"sample_8.svg"}
+
+
 def test_evaluations_of_two_splits_do_not_overwrite_one_another(evaluated, tmp_path):
     workdir = pathlib.Path(shutil.copytree(evaluated[0], tmp_path / "run"))
     before = contents_of(workdir / "evaluation" / "valid")

@@ -126,6 +126,7 @@ def test_sample_draws_from_every_kind_of_run_without_its_data(name, tmp_path, ca
     assert (record["seed"], record["step"], record["num_samples"]) == (0, 7, 2)
     folder = workdir / "samples"
     assert {path.name for path in folder.iterdir()} == files | {"sampling.json"}
+    assert set(record["files"]) == {f for f in files if f.startswith("sample_")}
     assert json.loads((folder / "sampling.json").read_text()) == record
     # The files hold what the model puts out.
     drawn = samples.draw_samples(
@@ -324,12 +325,41 @@ def test_sample_error_for_a_folder_without_a_run(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+USERS_OWN = ("sample_1.svg", "sample_1.txt", "sample_12.csv", "sample_rates.csv")
+"""Names of the user's own files in a folder of samples."""
+
+
 def test_sample_leaves_other_files_of_the_folder_alone(texts, tmp_path):
-    for name in ("sample_1.svg", "sample_rates.csv", "notes.txt"):
+    for name in USERS_OWN:
         (tmp_path / name).write_text("x")
-    sample(texts, Sampling(1, 5), out=tmp_path)
-    names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"sample_rates.csv", "notes.txt", "samples.txt", "sampling.json"}
+    for _ in range(2):
+        sample(texts, Sampling(1, 5), out=tmp_path)
+        names = {path.name for path in tmp_path.iterdir()}
+        assert names == {*USERS_OWN, "samples.txt", "sampling.json"}
+    assert {(tmp_path / name).read_text() for name in USERS_OWN} == {"x"}
+
+
+def test_sample_removes_the_earlier_samples_that_its_record_lists(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(
+        sample_files.series, "plot_series", lambda *arguments, **keywords: None
+    )
+    workdir, out = tmp_path / "run", tmp_path / "out"
+    write_run(workdir, "series", KINDS["series"][0])
+    sample(workdir, Sampling(3, 5), out=out)
+    for name in ("sample_1.wav", "sample_12.csv"):
+        (out / name).write_text("x")
+    record = sample(workdir, Sampling(1, 5), out=out)
+    assert record["files"] == ["sample_1.csv"]
+    names = {path.name for path in out.iterdir()}
+    own = {"sample_1.wav", "sample_12.csv"}
+    assert names == {"sample_1.csv", "sampling.json", *own}
+    # Of an older version, or damaged: nothing is removed.
+    for content in ("{", "[]", "{}", '{"files": 5}', '{"files": ["../../run", 5]}'):
+        (out / "sampling.json").write_text(content)
+        sample(workdir, Sampling(1, 5), out=out)
+        assert {path.name for path in out.iterdir()} == names
 
 
 def test_sample_needs_neither_log_nor_encoding_file(texts, tmp_path, capsys):
@@ -365,4 +395,5 @@ def test_program_samples_with_all_its_flags(texts, tmp_path):
         **dict.fromkeys(("label", "source", "beam", "length_normalization")),
         "seed": 3,
         "step": 7,
+        "files": [],
     }

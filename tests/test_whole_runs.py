@@ -232,6 +232,10 @@ DAMAGED_LINES = (
     b'{"step": "4", "split": "train"}',
     b'{"split": "train", "nll": 1.0}',
     b'{"step": 4, "split": 5}',
+    b'{"step": NaN, "split": "train"}',
+    b'{"step": 1e400, "split": "valid"}',
+    b'{"step": 4, "split": "train", "seconds": NaN}',
+    b'{"step": 4, "split": "train", "nll": 1' + b"0" * 400 + b"}",
 )
 
 
@@ -250,7 +254,9 @@ def test_damaged_lines_of_the_log_stop_nothing(base, text, workdir, capsys):
     lines = path.read_bytes().split(b"\n")
     path.write_bytes(b"\n".join([lines[0], *DAMAGED_LINES, *lines[1:]]))
     expected = [json.loads(line) for line in lines if line]
-    warning = f"{path}: left out, since damaged: 9 lines (2, 3, 4, ...)"
+    warning = (
+        f"{path}: left out, since damaged: {len(DAMAGED_LINES)} lines (2, 3, 4, ...)"
+    )
     assert list(load_run(workdir).lines) == expected
     assert one_warning(capsys) == warning
     assert read_result(workdir).lines == expected

@@ -5,8 +5,8 @@ Importing this module loads matplotlib.
 
 import math
 import re
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -48,11 +48,13 @@ class Presenter(NamedTuple):
             windows.
         write: Function that samples and writes files, and returns the samples as far as
             they are shown, `[N, T, ...]`.
+        suffix: Suffix of the files `sample_N`, one a sample; None where all are in one.
     """
 
     num_samples: int
     sample_length: int | None
     write: Callable[[Request], np.ndarray]
+    suffix: str | None = None
 
 
 def check_sampling(sampling: Sampling) -> None:
@@ -184,16 +186,46 @@ def warn_of_unknown(encoding: Encoding, prompt: str, source: str | None = None) 
         )
 
 
-def write_samples(request: Request) -> np.ndarray:
+def write_samples(request: Request, earlier: Iterable[str] = ()) -> np.ndarray:
     """Samples, and writes files in the form of the kind of data.
+
+    Args:
+        request: The samples to draw, and the folder to write to.
+        earlier: Names of files of earlier samples there, of `recorded_files`: they are
+            removed, since the new samples may be fewer.
 
     Returns:
         The samples `[N, T, ...]`; of longer ones the first `SHOWN_STEPS` steps.
     """
-    for earlier in request.folder.glob("sample_*"):
-        if re.fullmatch(r"sample_\d+\.(svg|wav|mid|csv)", earlier.name):
-            earlier.unlink()  # The new samples may be fewer.
+    for name in earlier:
+        (request.folder / name).unlink(missing_ok=True)
     return _presenter(request.encoding).write(request)
+
+
+def files_of_samples(encoding: Encoding, sampling: Sampling) -> list[str]:
+    """Names of the files that `write_samples` writes one a sample; often none.
+
+    Args:
+        encoding: Encoding of the run.
+        sampling: Settings of `settle_sampling`.
+    """
+    suffix, count = _presenter(encoding).suffix, sampling.num_samples or 0
+    return [f"sample_{n}{suffix}" for n in range(1, count + 1)] if suffix else []
+
+
+def recorded_files(settings: Any) -> list[str]:
+    """Names of the files that earlier samples wrote, by the record beside them.
+
+    Args:
+        settings: JSON value of the record; its `files` are those of `files_of_samples`. A
+            record of an older version has none.
+    """
+    files = settings.get("files") if isinstance(settings, dict) else None
+    return [
+        name
+        for name in (files if isinstance(files, list) else [])
+        if isinstance(name, str) and re.fullmatch(r"sample_\d+\.[a-z]{3}", name)
+    ]
 
 
 def describe_sample(encoding: Encoding, sampling: Sampling, values: np.ndarray) -> str:
@@ -217,13 +249,13 @@ PRESENTERS: dict[type[Encoding], Presenter] = {
     TextEncoding: Presenter(3, 500, sample_files.write_texts),
     Words: Presenter(3, 100, sample_files.write_texts),
     Pixels: Presenter(64, None, sample_files.write_images),
-    Strokes: Presenter(8, None, sample_files.write_drawings),
-    Waveform: Presenter(3, None, sample_files.write_sounds),
-    PianoRoll: Presenter(3, None, sample_files.write_rolls),
+    Strokes: Presenter(8, None, sample_files.write_drawings, ".svg"),
+    Waveform: Presenter(3, None, sample_files.write_sounds, ".wav"),
+    PianoRoll: Presenter(3, None, sample_files.write_rolls, ".mid"),
     # Long enough for an attractor and a spectrum.
-    Series: Presenter(3, 10_000, sample_files.write_series),
+    Series: Presenter(3, 10_000, sample_files.write_series, ".csv"),
     Translation: Presenter(3, None, translation_files.write_translations),
-    Encoding: Presenter(3, None, sample_files.write_values),
+    Encoding: Presenter(3, None, sample_files.write_values, ".csv"),
 }
 """The presenter of each type of encoding, and of those that extend it."""
 

@@ -8,6 +8,7 @@ import contextlib
 import math
 import pathlib
 import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -144,21 +145,24 @@ def _titles(num_data: int, num_samples: int) -> list[str] | None:
 def write_texts(request: Request) -> np.ndarray:
     """Writes `samples.txt`."""
     encoding, prompt = request.encoding, request.sampling.prompt
-    folder, page = request.folder, request.folder / "samples.txt"
+    # A folder of its own: the user may have a sample_1.txt there.
+    with tempfile.TemporaryDirectory(prefix="parts_", dir=request.folder) as folder:
+        parts = pathlib.Path(folder)
 
-    def open_file(number: int) -> contextlib.AbstractContextManager[Add]:
-        return _text_file(encoding, prompt, folder / f"sample_{number}.txt")
+        def open_file(number: int) -> contextlib.AbstractContextManager[Add]:
+            return _text_file(encoding, prompt, parts / f"{number}.txt")
 
-    shown = _draw(request, open_file=open_file)
-    with written_in_pieces(page) as file:
-        for number in range(1, len(shown) + 1):
-            before = "\n" if number > 1 else ""
-            file.write(f"{before}=== sample {number} of {len(shown)} ===\n".encode())
-            part = folder / f"sample_{number}.txt"
-            with part.open("rb") as text:
-                shutil.copyfileobj(text, file)
-            file.write(b"\n")
-            part.unlink()
+        shown = _draw(request, open_file=open_file)
+        with written_in_pieces(request.folder / "samples.txt") as file:
+            for number in range(1, len(shown) + 1):
+                before = "\n" if number > 1 else ""
+                title = f"{before}=== sample {number} of {len(shown)} ===\n"
+                file.write(title.encode())
+                part = parts / f"{number}.txt"
+                with part.open("rb") as text:
+                    shutil.copyfileobj(text, file)
+                file.write(b"\n")
+                part.unlink()
     return shown
 
 

@@ -2,7 +2,7 @@
 
 from pf_jax.data.byte_tokens import Bytes
 from pf_jax.data.conditions import Condition, Pair, Sources, take_rows
-from pf_jax.data.dataset import SOURCES, load_dataset
+from pf_jax.data.dataset import SOURCES, check_fields_read, load_dataset
 from pf_jax.data.encoded import Dataset, check_dataset, make_dataset
 from pf_jax.data.encoding import Encoding, Measure, Output, TextEncoding, for_kind
 from pf_jax.data.saved_encoding import (
@@ -50,6 +50,7 @@ __all__ = [
     "Windows",
     "as_inputs",
     "check_dataset",
+    "check_fields_read",
     "consecutive_windows",
     "cut_windows",
     "encoding_from_json",

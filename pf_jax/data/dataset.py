@@ -31,6 +31,7 @@ from pf_jax.data.encoded import Dataset, RawSplits, check_dataset, make_dataset
 from pf_jax.data.encoding import Encoding
 from pf_jax.data.own_code import call_own, is_own, load_own
 from pf_jax.errors import UserError
+from pf_jax.rules import as_typed
 
 IN_PYTHON = "dataset"
 """The `data.name` of a run whose data set was built in Python and handed over."""
@@ -50,10 +51,48 @@ class Source(NamedTuple):
         read: Function from the config's section `data` to the raw splits.
         make_encoding: Function from the raw training split and the section `data` to the
             encoding.
+        fields: Names of the fields of section `data` that are read, of those in
+            `FIELD_DEFAULTS`.
+        file_name: For computed data, the `data.name` that reads files of its kind.
     """
 
     read: Callable[[Any], RawSplits | parallel_texts.ParallelTexts]
     make_encoding: Callable[[Sequence[Any], Any], Encoding]
+    fields: tuple[str, ...]
+    file_name: str = ""
+
+
+FIELD_DEFAULTS: dict[str, Any] = {
+    "path": "",
+    "tfds_manual_dir": "",
+    "units": "characters",
+    "min_count": 1,
+    "lowercase": False,
+    "source": "",
+    "target": "",
+    "source_length": 0,
+    "too_long": "drop",
+    "labels": False,
+    "task": "reverse",
+    "length": 20,
+    "test_length": 60,
+    "sample_rate": 1000,
+    "num_bins": 256,
+    "companding": "mu_law",
+    "too_loud": "clip",
+    "frames_per_second": 2.0,
+    "max_offset": 10.0,
+    "pen_states": 2,
+    "columns": (),
+    "observed": (),
+    "noise": 0.05,
+}
+"""Defaults of the fields of section `data` that some data sets alone read.
+
+They are those of `configs/default.py`, which a test compares."""
+
+_FILE_FIELDS = ("path", "tfds_manual_dir", "columns", "source", "target")
+"""Fields that say which file is read, or what of it."""
 
 
 def _texts(splits: Mapping[str, str]) -> RawSplits:
@@ -97,17 +136,6 @@ def _parallel(train: Sequence[Pair], data: Any) -> Encoding:
 
 
 def _read_transduction(data: Any) -> RawSplits:
-    for field in ("path", "source", "target"):
-        if data[field]:
-            raise UserError(
-                f"data.{field}={data[field]}: data.name=transduction is computed and reads "
-                "no file: leave it out, or set data.name=parallel"
-            )
-    if data.units != "characters":
-        raise UserError(
-            f"data.units={data.units}: data.name=transduction is of characters: leave it "
-            "out"
-        )
     return transduction.transduction(data.task, data.length, data.test_length)
 
 
@@ -171,42 +199,117 @@ def _lorenz(train: Sequence[np.ndarray], data: Any) -> Encoding:
     return series.Series.from_training(train, names, data.name, observed)
 
 
+_TEXT_FIELDS = ("path", "units", "min_count")
+_IMAGE_FIELDS = ("path", "tfds_manual_dir")
+_LABEL_FIELDS = ("labels", "too_long")
+_STROKE_FIELDS = ("path", "max_offset", "pen_states")
+_WAVEFORM_FIELDS = ("path", "sample_rate", "num_bins", "companding", "too_loud")
+_PAIR_FIELDS = ("source_length", "too_long")
+
 SOURCES: dict[str, Source] = {
     "python_reference": Source(
-        lambda data: _texts(text.python_reference(data.path)), _text_units
+        lambda data: _texts(text.python_reference(data.path)), _text_units, _TEXT_FIELDS
     ),
-    "text": Source(_read_text, _text_units),
-    "ptb_char": Source(lambda data: _texts(text.ptb_char(data.path)), _text_units),
+    "text": Source(_read_text, _text_units, _TEXT_FIELDS),
+    "ptb_char": Source(
+        lambda data: _texts(text.ptb_char(data.path)), _text_units, _TEXT_FIELDS
+    ),
     "tiny_shakespeare": Source(
         lambda data: _texts(tfds.tiny_shakespeare(data.path, data.tfds_manual_dir)),
         _text_units,
+        (*_TEXT_FIELDS, "tfds_manual_dir"),
     ),
-    "ptb_word": Source(lambda data: _texts(words.ptb_word(data.path)), _words),
+    "ptb_word": Source(
+        lambda data: _texts(words.ptb_word(data.path)), _words, _TEXT_FIELDS
+    ),
     "binarized_mnist": Source(
         lambda data: _images(pixels.binarized_mnist(data.path, data.tfds_manual_dir)),
         _pixels,
+        _IMAGE_FIELDS,
     ),
-    "mnist": Source(_read_mnist, _pixels),
-    "digits": Source(_read_digits, _pixels),
-    "iam_ondb": Source(lambda data: iam_ondb.iam_ondb(data.path), _strokes),
-    "sketch_rnn": Source(lambda data: sketch_rnn.sketch_rnn(data.path), _strokes),
+    "mnist": Source(_read_mnist, _pixels, _IMAGE_FIELDS + _LABEL_FIELDS),
+    "digits": Source(_read_digits, _pixels, ("path", *_LABEL_FIELDS)),
+    "iam_ondb": Source(
+        lambda data: iam_ondb.iam_ondb(data.path), _strokes, _STROKE_FIELDS
+    ),
+    "sketch_rnn": Source(
+        lambda data: sketch_rnn.sketch_rnn(data.path), _strokes, _STROKE_FIELDS
+    ),
     "wav": Source(
-        lambda data: wav.wav(data.path, data.sample_rate, data.too_loud), _waveform
+        lambda data: wav.wav(data.path, data.sample_rate, data.too_loud),
+        _waveform,
+        _WAVEFORM_FIELDS,
     ),
-    "piano_roll": Source(lambda data: piano.piano_rolls(data.path), _piano_roll),
-    "series": Source(_read_series, _series),
-    "lorenz63": Source(_read_lorenz, _lorenz),
-    "lorenz96": Source(_read_lorenz, _lorenz),
-    "parallel": Source(_read_parallel, _parallel),
+    "piano_roll": Source(
+        lambda data: piano.piano_rolls(data.path),
+        _piano_roll,
+        ("path", "frames_per_second"),
+    ),
+    "series": Source(_read_series, _series, ("path", "columns")),
+    "lorenz63": Source(_read_lorenz, _lorenz, ("observed", "noise"), "series"),
+    "lorenz96": Source(_read_lorenz, _lorenz, ("observed", "noise"), "series"),
+    "parallel": Source(
+        _read_parallel,
+        _parallel,
+        (*_TEXT_FIELDS, "lowercase", "source", "target", *_PAIR_FIELDS),
+    ),
     "transduction": Source(
         _read_transduction,
         lambda _, data: transduction.transduction_encoding(data.task),
+        ("task", "length", "test_length", *_PAIR_FIELDS),
+        "parallel",
     ),
 }
 """The source of each `data.name`."""
 
 LABELED = ("digits", "mnist")
 """Data sets with class labels."""
+
+
+def check_fields_read(data: Any, saved: Any = None) -> None:
+    """Checks that no field is set that the data set would ignore.
+
+    A data set of the user's own may read any field.
+
+    Args:
+        data: The config's section `data`.
+        saved: The section of an earlier run, whose values are not checked again; None for a
+            new run.
+
+    Raises:
+        UserError: If there is such a field.
+    """
+    source = SOURCES.get(data.name)
+    if source is None:
+        return
+    for field, default in FIELD_DEFAULTS.items():
+        value = data.get(field, default)
+        known = [default] if saved is None else [default, saved.get(field, default)]
+        if field not in source.fields and value not in known:
+            raise UserError(
+                f"data.{field}={as_typed(value)}: {_not_read(data.name, field, source)}"
+            )
+
+
+def _not_read(name: str, field: str, source: Source) -> str:
+    """The reason why a field is ignored, and the cure."""
+    if field == "labels":
+        return (
+            f"data.name={name} has no labels: leave it out, or set data.name to one of "
+            f"{', '.join(LABELED)}"
+        )
+    if field in _FILE_FIELDS and source.file_name:
+        return (
+            f"data.name={name} is computed and reads no file: leave it out, or set "
+            f"data.name={source.file_name}"
+        )
+    if field == "units" and name == "transduction":
+        return "data.name=transduction is of characters: leave it out"
+    return f"data.name={name} does not read it: leave it at {_default_of(field)}"
+
+
+def _default_of(field: str) -> str:
+    return as_typed(FIELD_DEFAULTS[field]) or "''"
 
 
 def load_dataset(data: Any, encoding: Encoding | None = None) -> Dataset:
@@ -216,10 +319,12 @@ def load_dataset(data: Any, encoding: Encoding | None = None) -> Dataset:
         data: The config's section `data`; its `name` is a key of `SOURCES`, or
             `package.module:function` for a function that returns a `Dataset`.
         encoding: Encoding of an earlier run, to use again; by default a new one is made
-            from the training split.
+            from the training split. Fields of `data` that the data set ignores are then
+            not refused, since the run may be older than the check.
 
     Raises:
-        UserError: If the name is unknown, or the data is missing or unusable.
+        UserError: If the name is unknown, a field is set that the data set ignores, or the
+            data is missing or unusable.
     """
     if is_own(data.name):
         return _load_own(data, encoding)
@@ -234,11 +339,8 @@ def load_dataset(data: Any, encoding: Encoding | None = None) -> Dataset:
             f"data.name={data.name}: not a known data set: must be one of "
             f"{', '.join(SOURCES)}"
         )
-    if data.labels and data.name not in LABELED:
-        raise UserError(
-            f"data.labels=True: data.name={data.name} has no labels: leave it out, or set "
-            f"data.name to one of {', '.join(LABELED)}"
-        )
+    if encoding is None:
+        check_fields_read(data)
     source = SOURCES[data.name]
     raw, notes = source.read(data), ()
     if isinstance(raw, parallel_texts.ParallelTexts):

@@ -304,6 +304,31 @@ def check_together(config: config_dict.ConfigDict) -> None:
         )
 
 
+def check_new_profile(
+    config: config_dict.ConfigDict, saved: config_dict.ConfigDict, step: int
+) -> None:
+    """Checks that a run that goes on reaches the trace that is newly asked for.
+
+    Args:
+        config: Settings to continue with, checked by `check_config`.
+        saved: Settings of the run so far; its own trace may lie behind it.
+        step: Step that the run goes on from.
+
+    Raises:
+        UserError: If the trace starts before that step, so that there would be none.
+    """
+    profile = config.train.profile
+    if not profile or tuple(profile) == tuple(saved.train.profile):
+        return
+    if profile[0] < step:
+        end = max(min(step + 5, config.train.num_steps), step + 1)
+        raise UserError(
+            f"train.profile={_profile(config)}: the run continues from step {step}, and a "
+            f"trace must start there or later: set train.profile={step},{end}, or leave "
+            "it out"
+        )
+
+
 def _profile(config: config_dict.ConfigDict) -> str:
     """The steps of a trace as typed on the command line."""
     return ",".join(map(str, config.train.profile))

@@ -260,6 +260,9 @@ def _define_config(
         config = own_config(lambda name: _take_value(argv, name)[0])
     file = default_config if path is None else find_config(path, default_config)
     fields = field_names(load_config(file) if config is None else config)
+    if config is None:
+        # A saved config may have fields of a later version; a file may not.
+        _check_file_fields(file, fields, field_names(load_config(default_config)))
     for override in _overrides(rest):
         _check_field(override, fields)
     _config_names.append(pathlib.Path(file.split(":", 1)[0]).stem)
@@ -339,8 +342,26 @@ def _check_field(field: str, known: Sequence[str]) -> None:
     raise UserError(f"unknown field --config.{field}{hint}")
 
 
+def _check_file_fields(file: str, fields: Iterable[str], known: Sequence[str]) -> None:
+    """Checks that a config file adds no fields, which nothing would read."""
+    sections = {name.partition(".")[0] for name in known if "." in name}
+    for field in fields:
+        # A section that is none any more has a message of its own.
+        if field in known or field in sections:
+            continue
+        nearest = _nearest(field, [*known, *sections])
+        hint = f"did you mean {nearest}?" if nearest else "--help lists the fields"
+        raise UserError(f"--config={file}: unknown field {field}: {hint}")
+
+
 def _did_you_mean(name: str, known: Iterable[str]) -> str:
     """The known name whose last part is the most similar, as a question."""
+    nearest = _nearest(name, known)
+    return f": did you mean --{nearest}?" if nearest else ""
+
+
+def _nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name whose last part is the most similar; None where none is."""
     by_last_part: dict[str, list[str]] = {}
     for candidate in known:
         by_last_part.setdefault(candidate.rpartition(".")[2], []).append(candidate)
@@ -348,12 +369,11 @@ def _did_you_mean(name: str, known: Iterable[str]) -> str:
         name.rpartition(".")[2], by_last_part, n=1, cutoff=0.7
     )
     if not close:
-        return ""
-    nearest = max(
+        return None
+    return max(
         by_last_part[close[0]],
         key=lambda candidate: difflib.SequenceMatcher(None, name, candidate).ratio(),
     )
-    return f": did you mean --{nearest}?"
 
 
 def _reworded(error: flags.Error) -> str:

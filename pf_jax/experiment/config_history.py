@@ -105,10 +105,43 @@ def read_history(workdir: pathlib.Path) -> list[dict[str, Any]]:
     for text in path.read_bytes().splitlines() if path.exists() else ():
         try:
             line = json.loads(text)
-            lines += [line] if isinstance(line["step"], int) else []
-        except (KeyError, TypeError, ValueError):
+        except (RecursionError, ValueError):
             continue
+        lines += [line] if _is_history_line(line) else []
     return lines
+
+
+def _is_history_line(line: Any) -> bool:
+    """Whether a JSON value is a line of `keep_history` or `keep_source`."""
+    if not isinstance(line, dict) or type(line.get("step")) is not int:
+        return False
+    changes = line.get("changes", {})
+    return (
+        isinstance(line.get("init_from", ""), str)
+        and isinstance(changes, dict)
+        and all(
+            isinstance(change, dict) and {"before", "after"} <= change.keys()
+            for change in changes.values()
+        )
+    )
+
+
+def recorded_changes(workdir: pathlib.Path, step: int) -> dict[str, Any]:
+    """The fields that changed where a run went on from a step, with their new values.
+
+    A run that is stopped before its next checkpoint has them here and in `config.json`
+    alone.
+
+    Args:
+        workdir: Folder of the run.
+        step: Step of the checkpoint that the run went on from.
+    """
+    return {
+        field: change["after"]
+        for line in read_history(workdir)
+        if line["step"] == step
+        for field, change in line.get("changes", {}).items()
+    }
 
 
 def keep_source(workdir: pathlib.Path, source: pathlib.Path, step: int) -> None:

@@ -11,6 +11,8 @@ from pf_jax.analysis.measures.measurement import Measured
 from pf_jax.analysis.present import (
     check_sampling,
     describe_sample,
+    files_of_samples,
+    recorded_files,
     settle_sampling,
     warn_of_unknown,
     write_samples,
@@ -40,6 +42,7 @@ from pf_jax.experiment.streams import Stream
 from pf_jax.experiment.translating import write_translated
 from pf_jax.experiment.validation import validate
 from pf_jax.files import make_folder, write_whole
+from pf_jax.reading import read_json
 from pf_jax.state import TrainState
 
 GAP_LENGTHS = 4
@@ -135,7 +138,11 @@ def _evaluate(
         name: curve.to_json() for name, curve in measured.curves.items()
     }
     # Nested: `num_samples` of a waveform is the number of samples that were scored.
-    metrics["sampling"] = {**sampling._asdict(), "seed": experiment.config.seed}
+    metrics["sampling"] = {
+        **sampling._asdict(),
+        "seed": experiment.config.seed,
+        "files": files_of_samples(encoding, sampling),
+    }
     metrics["environment"] = environment()
     samples = write_samples(
         Request(
@@ -146,7 +153,8 @@ def _evaluate(
             sampling,
             length,
             folder,
-        )
+        ),
+        recorded_files(_sampling_of(folder)),
     )
 
     metrics = strict_json(metrics)
@@ -162,6 +170,12 @@ def _evaluate(
         f"sample: {describe_sample(encoding, sampling, samples[0])}\nwritten to {folder}"
     )
     return metrics
+
+
+def _sampling_of(folder: pathlib.Path) -> Any:
+    """The settings of the samples that an earlier evaluation left in a folder."""
+    earlier = read_json(folder / "metrics.json")
+    return earlier.get("sampling") if isinstance(earlier, dict) else None
 
 
 def _write_metrics(metrics: dict[str, Any], folder: pathlib.Path) -> None:

@@ -9,7 +9,7 @@ import jax
 from jax.experimental import multihost_utils
 from ml_collections import config_dict
 
-from pf_jax.data import Dataset
+from pf_jax.data import Dataset, check_fields_read
 from pf_jax.errors import warn
 from pf_jax.experiment.agreement import check_same_input, check_same_step, tell
 from pf_jax.experiment.build import (
@@ -19,12 +19,17 @@ from pf_jax.experiment.build import (
     num_carried_rows,
 )
 from pf_jax.experiment.checkpoint import Checkpoints
-from pf_jax.experiment.checks import has_discriminator
+from pf_jax.experiment.checks import check_new_profile, has_discriminator
 from pf_jax.experiment.digests import Digests
 from pf_jax.experiment.memory import check_memory
 from pf_jax.experiment.progress import Progress
 from pf_jax.experiment.restoring import restore_whole
-from pf_jax.experiment.saved_config import check_same_model, complete_config, flat
+from pf_jax.experiment.saved_config import (
+    PLACES,
+    check_same_model,
+    complete_config,
+    flat,
+)
 from pf_jax.experiment.saved_files import trained_config, warn_of_encoding, warn_of_log
 from pf_jax.experiment.trained_start import (
     Source,
@@ -114,6 +119,7 @@ def continued_start(
     """
     saved = trained_config(workdir)
     check_same_model(saved, config, workdir)
+    check_fields_read(config.data, saved.data)
     with told_if_long("reading the data and the checkpoint"):
         experiment, state = restore_whole(
             checkpoints,
@@ -139,6 +145,7 @@ def continued_start(
             "on"
         )
     else:
+        check_new_profile(config, saved, step)
         tell(f"{workdir}: continues from step {step}")
     state = _with_discriminator(experiment, state)
     return start._replace(state=_with_carry(experiment, state, saved))
@@ -178,7 +185,14 @@ def _with_carry(
     return replicate(state.replace(carry=_new_state(experiment).carry))
 
 
-_ROW_FIELDS = ("seed", "train.batch_size", "train.carry", "train.sequence_length")
+_ROW_FIELDS = (
+    "seed",
+    "train.batch_size",
+    "train.carry",
+    "train.sequence_length",
+    # A file that has merely moved counts too: what it held is not known.
+    *PLACES,
+)
 """Fields that settle which windows the rows of an update read."""
 
 

@@ -27,11 +27,11 @@ def run_config(
         if workdir is None or not (workdir / "config.json").exists():
             continue
         # Imported here: most commands start a new run.
-        from pf_jax.experiment.saved_files import trained_config
+        from pf_jax.experiment.saved_files import continued_config
 
         # Training prints them.
         with without_warnings(True):
-            return _completed(trained_config(workdir), default)
+            return _completed(continued_config(workdir), default)
     return None
 
 

@@ -3,6 +3,7 @@
 import json
 import math
 import pathlib
+import sys
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -258,11 +259,22 @@ def read_valid_lines(path: pathlib.Path) -> tuple[list[dict[str, Any]], list[int
 
 
 def _is_log_line(line: Any) -> bool:
-    """Whether a JSON value has a step, a split, and numbers otherwise."""
+    """Whether a JSON value has a finite step, a split, and numbers otherwise."""
     if not isinstance(line, dict) or not isinstance(line.get("split"), str):
         return False
     numbers = [value for name, value in line.items() if name != "split"]
-    return "step" in line and all(type(value) in (int, float) for value in numbers)
+    return (
+        "step" in line
+        and all(map(_is_number, numbers))
+        and math.isfinite(line["step"])
+        and math.isfinite(line.get("seconds", 0))
+    )
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a JSON value is a number that a float holds; it may be NaN or infinite."""
+    is_float = type(value) is float
+    return is_float or (type(value) is int and abs(value) <= sys.float_info.max)
 
 
 def _drop_lines(path: pathlib.Path, step: int, is_due: bool) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from ml_collections import config_dict
 
 from pf_jax.commands import program
-from pf_jax.data import Dataset, Encoding
+from pf_jax.data import Dataset, Encoding, check_fields_read
 from pf_jax.errors import UserError, warn
 from pf_jax.experiment.build import (
     Experiment,
@@ -66,10 +66,12 @@ def load_run(
     """
     workdir = pathlib.Path(workdir)
     config = _checked_config(workdir)
+    saved = config.copy_and_resolve_references()
     if data_path is not None:
         config.data.path = data_path
     if tfds_manual_dir is not None:
         config.data.tfds_manual_dir = tfds_manual_dir
+    check_fields_read(config.data, saved.data)
     config, dataset = own_data(config, dataset)
     load = functools.partial(load_experiment, dataset=dataset)
     try:

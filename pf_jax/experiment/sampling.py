@@ -9,6 +9,8 @@ from typing import Any
 from pf_jax.analysis.present import (
     check_sampling,
     describe_sample,
+    files_of_samples,
+    recorded_files,
     settle_sampling,
     warn_of_unknown,
     write_samples,
@@ -23,6 +25,7 @@ from pf_jax.experiment.lock import FolderLock
 from pf_jax.experiment.runs import load_model
 from pf_jax.experiment.streams import Stream
 from pf_jax.files import make_folder, write_whole
+from pf_jax.reading import read_json
 
 SAMPLES = "samples"
 """Folder of the samples in a workdir."""
@@ -49,11 +52,12 @@ def sample(
         sampling: Number, length and kind of the samples.
         seed: Seed of the samples; None for the run's own.
         out: Folder for the files; None for `samples/` in the workdir. Earlier samples there
-            are removed.
+            are removed, those that its `sampling.json` lists.
         checkpoint: Which checkpoint to load: the "best" by validation, or the "latest".
 
     Returns:
-        The content of `sampling.json`: the settings, the seed and the checkpoint's step.
+        The content of `sampling.json`: the settings, the seed, the checkpoint's step and
+        the files with one sample each.
 
     Raises:
         UserError: If the input is wrong, or another process samples into the folder;
@@ -74,14 +78,17 @@ def sample(
         **sampling._asdict(),
         "seed": model.config.seed if seed is None else seed,
         "step": int(state.step),
+        "files": files_of_samples(encoding, sampling),
     }
     with FolderLock(folder, "samples") as lock:
         lock.take()
         key = model.key(Stream.SAMPLES, seed)
+        page = folder / "sampling.json"
         samples = write_samples(
-            Request(state, encoding, None, key, sampling, length, folder)
+            Request(state, encoding, None, key, sampling, length, folder),
+            recorded_files(read_json(page)),
         )
-        write_whole(folder / "sampling.json", json.dumps(record, indent=2) + "\n")
+        write_whole(page, json.dumps(record, indent=2) + "\n")
     if isinstance(encoding, Translation):
         print(_printable((folder / "samples.txt").read_text("utf-8")))
     else:

@@ -16,6 +16,7 @@ from pf_jax.data import (
 )
 from pf_jax.data.own_code import OwnCodeError
 from pf_jax.errors import UserError, warn
+from pf_jax.experiment.config_history import recorded_changes
 from pf_jax.experiment.digests import (
     DamagedError,
     Digests,
@@ -42,8 +43,9 @@ EVALUATION = "evaluation"
 def checked_config(workdir: pathlib.Path) -> config_dict.ConfigDict:
     """The config of a run, for reading what the run left.
 
-    Prints a warning where the newest checkpoint was saved with other settings, or where
-    `config.json` is damaged and the checkpoint's settings are used.
+    Prints a warning where the newest checkpoint was saved with other settings and no change
+    of them is recorded, or where `config.json` is damaged and the checkpoint's settings are
+    used.
 
     Args:
         workdir: Folder of the run.
@@ -58,7 +60,7 @@ def checked_config(workdir: pathlib.Path) -> config_dict.ConfigDict:
     if config is None:
         warn(f"{path}: damaged: the settings of checkpoint {step} are used")
         return complete_config(settings)
-    for field, here, there in _differences(config, settings):
+    for field, here, there in _differences(config, settings, workdir, step):
         message = (
             f"{path}: {field} is {here!r} there and {there!r} in checkpoint {step}"
         )
@@ -90,12 +92,36 @@ def trained_config(workdir: pathlib.Path) -> config_dict.ConfigDict:
     if config is None:
         warn(f"{path}: damaged: it is written anew")
     else:
-        for field, here, there in _differences(config, settings)[:1]:
+        for field, here, there in _differences(config, settings, workdir, step)[:1]:
             warn(
                 f"{path}: {field} is {here!r} there and {there!r} in checkpoint {step}: "
                 "the file was edited or is damaged, and is written anew"
             )
     return complete_config(settings)
+
+
+def continued_config(workdir: pathlib.Path) -> config_dict.ConfigDict:
+    """The config that a run goes on with where no other one is given.
+
+    It is that of `trained_config` with the changes that the run was continued with since
+    its newest checkpoint.
+
+    Args:
+        workdir: Folder of the run.
+
+    Raises:
+        UserError: If neither a checkpoint nor `config.json` has the settings.
+    """
+    trained = trained_config(workdir)
+    step, settings = _saved_settings(workdir)
+    config = _whole_config(workdir, settings) if settings else None
+    if config is None:
+        return trained
+    values = json.loads(json.dumps(settings))
+    for field, value in _changes_since(config, workdir, step).items():
+        section, _, name = field.rpartition(".")
+        (values.setdefault(section, {}) if section else values)[name] = value
+    return complete_config(values)
 
 
 def _saved_settings(workdir: pathlib.Path) -> tuple[int, dict[str, Any]]:
@@ -127,21 +153,44 @@ def _whole_config(
 
 
 def _differences(
-    config: config_dict.ConfigDict, settings: Mapping[str, Any]
+    config: config_dict.ConfigDict,
+    settings: Mapping[str, Any],
+    workdir: pathlib.Path,
+    step: int,
 ) -> list[tuple[str, Any, Any]]:
     """Fields in which a config file and a checkpoint differ, those of models first.
+
+    Changes that the run was continued with since the checkpoint are not among them.
 
     Returns:
         Field, value in the file and value in the checkpoint. Fields that the checkpoint
         lacks are newer than it.
     """
-    here, there = flat(json.loads(json.dumps(config.to_dict()))), flat(settings)
+    here, there = _json_fields(config), flat(settings)
+    known = {*PLACES, *_changes_since(config, workdir, step)}
     differing = [
         (field, here[field], value)
         for field, value in there.items()
-        if field not in PLACES and here[field] != value
+        if field not in known and here[field] != value
     ]
     return sorted(differing, key=lambda entry: not is_model_field(entry[0]))
+
+
+def _changes_since(
+    config: config_dict.ConfigDict, workdir: pathlib.Path, step: int
+) -> dict[str, Any]:
+    """The changes recorded at a checkpoint's step that the config file has, too."""
+    here = _json_fields(config)
+    return {
+        field: value
+        for field, value in recorded_changes(workdir, step).items()
+        if field in here and here[field] == value
+    }
+
+
+def _json_fields(config: config_dict.ConfigDict) -> dict[str, Any]:
+    """The fields of a config by full name, as JSON values."""
+    return flat(json.loads(json.dumps(config.to_dict())))
 
 
 def checked_encoding(workdir: pathlib.Path) -> Encoding:

@@ -8,7 +8,7 @@ import jax
 import optax
 from ml_collections import config_dict
 
-from pf_jax.data import Dataset, Encoding, load_dataset
+from pf_jax.data import SOURCES, Dataset, Encoding, load_dataset
 from pf_jax.data.encoding import TextEncoding
 from pf_jax.data.saved_encoding import ENCODINGS
 from pf_jax.data.series import Series
@@ -93,8 +93,37 @@ def experiment_of(
             f"{encoding.summary()}, and data.name={config.data.name} are {own}: give data "
             "like that of the model"
         )
+    _check_encoding_fields(config, source)
     tell(f"values mean what they mean in {source.path}{encoding.summary()}")
     return load_experiment(config, encoding)
+
+
+def _check_encoding_fields(config: config_dict.ConfigDict, source: Source) -> None:
+    """Checks that a config does not contradict the encoding that its run adopts.
+
+    It is refused, not changed: the same command has to continue the new run, whose config
+    must then be the one that was typed.
+    """
+    if config.data.name not in SOURCES:
+        return
+    for field, there in _encoding_fields(source.model).items():
+        here = config.data[field]
+        if here != there:
+            raise UserError(
+                f"--init_from={source.path}: data.{field} is {there} there and {here} "
+                f"here, and the new run keeps that run's encoding: give "
+                f"--config.data.{field}={there}"
+            )
+
+
+def _encoding_fields(model: Model) -> dict[str, Any]:
+    """The fields of section `data` that an encoding settles, where they are known."""
+    encoding, data = model.encoding, model.config.data
+    if isinstance(encoding, Strokes):
+        return {"pen_states": encoding.pen_states, "max_offset": encoding.clip}
+    if isinstance(encoding, TextEncoding) and data.name in SOURCES:
+        return {"min_count": data.min_count}
+    return {}
 
 
 def _can_adopt(own: Encoding, other: Encoding) -> bool:
