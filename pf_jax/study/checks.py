@@ -1,0 +1,101 @@
+"""What is checked of a study before anything is trained or written.
+
+Nothing here uses a device: the process that conducts a study takes no memory of a GPU.
+"""
+
+import pathlib
+from collections.abc import Sequence
+
+from ml_collections import config_dict
+
+from pf_jax.data import Encoding, load_dataset
+from pf_jax.errors import UserError, warn
+from pf_jax.experiment.build import check_experiment
+from pf_jax.experiment.checks import check_together
+from pf_jax.experiment.measuring import Measures, check_judge, check_measures
+from pf_jax.experiment.runs import trained_run_config
+from pf_jax.experiment.saved_files import checked_encoding
+from pf_jax.study.plan import JUDGE, Study, Variant, judge_config, with_fields
+from pf_jax.study.statistics import MIN_SEEDS
+
+MOST_RUNS = 1000
+"""Largest number of seeds, and of runs at a time."""
+
+
+def check_study(
+    config: config_dict.ConfigDict, variants: Sequence[Variant], study: Study
+) -> None:
+    """Finds what is wrong with a study before anything is trained or written.
+
+    Prints a warning where there are too few seeds to show a difference.
+
+    Args:
+        config: Config that the variants change.
+        variants: The variants, the baseline first.
+        study: Further settings.
+
+    Raises:
+        UserError: If a number is not legal, the data is missing, or a variant or
+            the judge is not compatible with it.
+    """
+    for name, value in (("seeds", study.seeds), ("jobs", study.jobs)):
+        if value < 1:
+            raise UserError(f"--{name}={value}: must be at least 1")
+        if value > MOST_RUNS:
+            raise UserError(f"--{name}={value}: must be at most {MOST_RUNS}")
+    if any(variant.name == JUDGE for variant in variants):
+        raise UserError(f"--variant: {JUDGE} is the judge's folder: rename the variant")
+    configs = [with_fields(config, variant.fields, config.seed) for variant in variants]
+    if study.judge == "auto":
+        configs.append(judge_config(config))
+    if study.together:
+        for own in configs:
+            check_together(own)
+    judge = _judge_encoding(study)
+    dataset = load_dataset(config.data)
+    _check_measures(dataset.encoding, judge, study)
+    for own in configs:
+        check_experiment(own, dataset)
+    _warn_of_few_seeds(study.seeds)
+
+
+def _judge_encoding(study: Study) -> Encoding | None:
+    """The encoding of the judge that is given; None where none is given."""
+    if study.judge in ("auto", "none"):
+        return None
+    path = pathlib.Path(study.judge)
+    if not path.is_dir():
+        raise UserError(
+            f"--judge={study.judge}: no such folder: give the workdir of a run, auto or "
+            "none"
+        )
+    try:
+        trained_run_config(path)
+        return checked_encoding(path)
+    except UserError as error:
+        raise UserError(f"--judge: {error}") from error
+
+
+def _check_measures(encoding: Encoding, judge: Encoding | None, study: Study) -> None:
+    """Checks that what is measured has a meaning for the data."""
+    check_measures(encoding, Measures(study.critic, study.reverse))
+    if encoding.condition is not None and study.judge != "none":
+        raise UserError(
+            f"--judge={study.judge}: does not know conditions, and each sequence of this "
+            "data has a label or a source: give --judge=none"
+        )
+    if judge is not None:
+        check_judge(pathlib.Path(study.judge), judge, encoding, "this study")
+
+
+def _warn_of_few_seeds(seeds: int) -> None:
+    if seeds == 1:
+        warn(
+            "one seed gives no interval: differences between seeds can be as large as "
+            f"those between variants; --seeds={MIN_SEEDS} is the least for p < 0.05"
+        )
+    elif seeds < MIN_SEEDS:
+        warn(
+            f"with {seeds} seeds the sign-flip test cannot give p < 0.05: it takes "
+            f"{MIN_SEEDS}"
+        )
