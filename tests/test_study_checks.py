@@ -14,7 +14,7 @@ from configs import default
 from pf_jax.data import Vocabulary, save_encoding
 from pf_jax.study.checks import check_study
 from pf_jax.study.conduct import run_study
-from pf_jax.study.plan import Study, judge_config, make_variants
+from pf_jax.study.plan import Study, Variant, judge_config, make_variants
 
 ROOT = pathlib.Path(__file__).parent.parent
 SMALL = {
@@ -167,3 +167,54 @@ def test_check_study_uses_no_device(config, tmp_path):
         env={**os.environ, "JAX_PLATFORMS": "absent", "PYTHONPATH": "."},
         check=True,
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("..", "starts with a dot"),
+        (".", "starts with a dot"),
+        (".lock", "starts with a dot"),
+        ("study.json", "is what the study calls a file of its own"),
+        ("study.json.partial", "is what the study calls a file of its own"),
+        ("report.html", "is what the study calls a file of its own"),
+        ("judge", "is what the study calls a file of its own"),
+        ("Judge", "is what the study calls a file of its own"),
+        ("judge.log", "is what the study calls a file of its own"),
+        ("plain_x2.5", "is what the study calls a longer training of plain"),
+        ("plain_x1e+03", "is what the study calls a longer training of plain"),
+    ],
+)
+def test_run_study_refuses_names_that_are_its_own(config, tmp_path, name, words):
+    variants = make_variants(
+        [], ["plain: objective=teacher_forcing", f"{name}: train.num_steps=3"]
+    )
+    message = error_of(run_study, config, tmp_path / "study", variants, NO_JUDGE)
+    assert message.startswith(f"variant {name}: {words}")
+    assert ": rename it with --variant='NAME: FIELD=VALUE'" in message
+    assert not (tmp_path / "study").exists()
+
+
+def test_check_study_takes_names_that_are_almost_its_own(config):
+    names = ["judged", "study", "report", "plain_x", "plain_xs", "x_x2", "a.partial"]
+    variants = [Variant(name, {}) for name in ("plain", *names)]
+    check_study(config, variants, NO_JUDGE)
+    variants.append(Variant("plain_x2", {}))
+    check_study(config, variants, NO_JUDGE._replace(equal_seconds=False))
+
+
+def test_check_study_bounds_the_bytes_of_a_name(config):
+    fields = {"objective": "teacher_forcing"}
+    check_study(config, [Variant("\u00e9" * 100, fields), *BOTH], NO_JUDGE)
+    variants = [Variant("\u00e9" * 101, fields), *BOTH]
+    message = error_of(check_study, config, variants, NO_JUDGE)
+    assert "...: has 202 bytes" in message and "must be at most 200" in message
+
+
+def test_check_study_refuses_a_long_name_that_was_made_of_values(config):
+    fields = ("temperature", "steps")
+    vary = [f"generator.feedback_{name}={'0' * 100}1,1" for name in fields]
+    message = error_of(check_study, config, make_variants(vary, []), NO_JUDGE)
+    assert message.startswith("variant feedback_temperature=0000")
+    assert message.endswith("rename it with --variant='NAME: FIELD=VALUE'")
+    assert len(message) < 250

@@ -4,6 +4,7 @@ Nothing here uses a device: the process that conducts a study takes no memory of
 """
 
 import pathlib
+import re
 from collections.abc import Sequence
 
 from ml_collections import config_dict
@@ -16,10 +17,20 @@ from pf_jax.experiment.measuring import Measures, check_judge, check_measures
 from pf_jax.experiment.runs import trained_run_config
 from pf_jax.experiment.saved_files import checked_encoding
 from pf_jax.study.plan import JUDGE, Study, Variant, judge_config, with_fields
+from pf_jax.study.results import STUDY_FILE
 from pf_jax.study.statistics import MIN_SEEDS
 
 MOST_RUNS = 1000
 """Largest number of seeds, and of runs at a time."""
+
+LONGEST_NAME = 200
+"""Largest number of bytes of a variant's name: a folder's may have 255 on most systems."""
+
+_OWN_NAME = re.compile(
+    rf"(?:{re.escape(STUDY_FILE)}|report\.html)(?:\.partial)?|{JUDGE}(?:\.log)?",
+    re.IGNORECASE,
+)
+"""Names in a study's folder that are not those of variants, of lower case or not."""
 
 
 def check_study(
@@ -35,7 +46,7 @@ def check_study(
         study: Further settings.
 
     Raises:
-        UserError: If a number is not legal, the data is missing, or a variant or
+        UserError: If a number or a name is not legal, the data is missing, or a variant or
             the judge is not compatible with it.
     """
     for name, value in (("seeds", study.seeds), ("jobs", study.jobs)):
@@ -43,8 +54,7 @@ def check_study(
             raise UserError(f"--{name}={value}: must be at least 1")
         if value > MOST_RUNS:
             raise UserError(f"--{name}={value}: must be at most {MOST_RUNS}")
-    if any(variant.name == JUDGE for variant in variants):
-        raise UserError(f"--variant: {JUDGE} is the judge's folder: rename the variant")
+    _check_names(variants, study)
     configs = [with_fields(config, variant.fields, config.seed) for variant in variants]
     if study.judge == "auto":
         configs.append(judge_config(config))
@@ -57,6 +67,31 @@ def check_study(
     for own in configs:
         check_experiment(own, dataset)
     _warn_of_few_seeds(study.seeds)
+
+
+def _check_names(variants: Sequence[Variant], study: Study) -> None:
+    """Checks that the variants' folders are none of what else a study writes."""
+    rename = "rename it with --variant='NAME: FIELD=VALUE'"
+    baseline = variants[0].name
+    longer = re.compile(rf"{re.escape(baseline)}_x[\d.e+]+", re.IGNORECASE)
+    for name, _ in variants:
+        where = f"variant {name}"
+        if name.startswith("."):
+            raise UserError(f"{where}: starts with a dot: {rename}")
+        if _OWN_NAME.fullmatch(name):
+            raise UserError(
+                f"{where}: is what the study calls a file of its own: {rename}"
+            )
+        if study.equal_seconds and longer.fullmatch(name):
+            raise UserError(
+                f"{where}: is what the study calls a longer training of {baseline}: "
+                f"{rename}, or give --noequal_seconds"
+            )
+        if len(name.encode()) > LONGEST_NAME:
+            raise UserError(
+                f"{where[:60]}...: has {len(name.encode())} bytes, which are too many for "
+                f"a folder: must be at most {LONGEST_NAME}: {rename}"
+            )
 
 
 def _judge_encoding(study: Study) -> Encoding | None:
