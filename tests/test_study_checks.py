@@ -12,6 +12,7 @@ from study_runs import write_run
 
 from configs import default
 from pf_jax.data import Vocabulary, save_encoding
+from pf_jax.experiment.checks import MAX_SEED
 from pf_jax.study.checks import check_study
 from pf_jax.study.conduct import run_study
 from pf_jax.study.plan import Study, Variant, judge_config, make_variants
@@ -218,3 +219,36 @@ def test_check_study_refuses_a_long_name_that_was_made_of_values(config):
     assert message.startswith("variant feedback_temperature=0000")
     assert message.endswith("rename it with --variant='NAME: FIELD=VALUE'")
     assert len(message) < 250
+
+
+@pytest.mark.parametrize(
+    ("below", "seeds", "judge", "words"),
+    [
+        (0, 2, "none", "the last of --seeds=2 would be 4294967296: must be at"),
+        (4, 6, "none", "the last of --seeds=6 would be 4294967296: must be at"),
+        (0, 1, "auto", "with --seeds=1 the judge's would be 4294968295: must be at"),
+        (999, 6, "auto", "with --seeds=6 the judge's would be 4294967296: must be at"),
+    ],
+)
+def test_run_study_refuses_seeds_that_end_beyond_the_largest(
+    config, tmp_path, below, seeds, judge, words
+):
+    config.seed = MAX_SEED - below
+    study = Study(seeds=seeds, judge=judge)
+    message = error_of(run_study, config, tmp_path / "study", BOTH, study)
+    assert message.startswith(f"seed={config.seed}: {words} most 4294967295: give a")
+    assert not (tmp_path / "study").exists()
+
+
+@pytest.mark.parametrize(
+    ("below", "seeds", "judge"), [(0, 1, "none"), (5, 6, "none"), (1000, 6, "auto")]
+)
+def test_check_study_takes_seeds_up_to_the_largest(config, below, seeds, judge):
+    config.seed = MAX_SEED - below
+    check_study(config, BOTH, Study(seeds=seeds, judge=judge))
+
+
+def test_check_study_refuses_a_first_seed_that_is_not_legal(config):
+    config.seed = -1
+    message = error_of(check_study, config, BOTH, Study())
+    assert message == f"seed=-1: must be from 0 to {MAX_SEED}"

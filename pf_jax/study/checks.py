@@ -12,11 +12,18 @@ from ml_collections import config_dict
 from pf_jax.data import Encoding, load_dataset
 from pf_jax.errors import UserError, warn
 from pf_jax.experiment.build import check_experiment
-from pf_jax.experiment.checks import check_together
+from pf_jax.experiment.checks import MAX_SEED, check_together
 from pf_jax.experiment.measuring import Measures, check_judge, check_measures
 from pf_jax.experiment.runs import trained_run_config
 from pf_jax.experiment.saved_files import checked_encoding
-from pf_jax.study.plan import JUDGE, Study, Variant, judge_config, with_fields
+from pf_jax.study.plan import (
+    JUDGE,
+    JUDGE_SEED,
+    Study,
+    Variant,
+    judge_config,
+    with_fields,
+)
 from pf_jax.study.results import STUDY_FILE
 from pf_jax.study.statistics import MIN_SEEDS
 
@@ -56,6 +63,7 @@ def check_study(
             raise UserError(f"--{name}={value}: must be at most {MOST_RUNS}")
     _check_names(variants, study)
     configs = [with_fields(config, variant.fields, config.seed) for variant in variants]
+    _check_seeds(config.seed, study)
     if study.judge == "auto":
         configs.append(judge_config(config))
     if study.together:
@@ -92,6 +100,22 @@ def _check_names(variants: Sequence[Variant], study: Study) -> None:
                 f"{where[:60]}...: has {len(name.encode())} bytes, which are too many for "
                 f"a folder: must be at most {LONGEST_NAME}: {rename}"
             )
+
+
+def _check_seeds(first: int, study: Study) -> None:
+    """Checks the seeds that follow from the first one, which is legal."""
+    last = first + study.seeds - 1
+    if last > MAX_SEED:
+        raise UserError(
+            f"seed={first}: the last of --seeds={study.seeds} would be {last}: must be at "
+            f"most {MAX_SEED}: give a lower --config.seed"
+        )
+    if study.judge == "auto" and first + JUDGE_SEED > MAX_SEED:
+        raise UserError(
+            f"seed={first}: with --seeds={study.seeds} the judge's would be "
+            f"{first + JUDGE_SEED}: must be at most {MAX_SEED}: give a lower "
+            "--config.seed, or --judge=none"
+        )
 
 
 def _judge_encoding(study: Study) -> Encoding | None:
