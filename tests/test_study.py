@@ -109,6 +109,8 @@ def test_with_fields_refuses(field, value, words):
 
 
 def a_record(folder, seeds=2, seconds=(1.0, 3.3)):
+    (folder / "w").mkdir()
+    (folder / "w" / "config.json").touch()
     variants = make_variants(TWO, [])
     config = default.get_config()
     record = open_record(folder, config, variants, SETTINGS)
@@ -133,6 +135,30 @@ def test_record_is_read_back_and_keeps_its_order(tmp_path):
         "seconds": 33.0,
     }
     assert again.run("professor_forcing", 2) is None
+
+
+def test_open_record_forgets_a_run_whose_folder_was_removed(tmp_path):
+    record = a_record(tmp_path)
+    entry = {"workdir": "professor_forcing/seed_1", "step": 10, "seconds": 33.0}
+    record.add_run("professor_forcing", 1, entry)
+    arguments = default.get_config(), make_variants(TWO, []), SETTINGS
+    # A folder that holds no run, such as one with its log alone.
+    workdir = tmp_path / entry["workdir"]
+    workdir.mkdir(parents=True)
+    again = open_record(tmp_path, *arguments)
+    assert again.run("professor_forcing", 1) is None
+    assert again.run("professor_forcing", 0) == record.run("professor_forcing", 0)
+    (workdir / "config.json").touch()
+    assert open_record(tmp_path, *arguments).run("professor_forcing", 1) == entry
+
+
+@pytest.mark.parametrize("runs", [3, {"a": 3}, {"a": {"0": 3}}, {"a": {"0": {}}}])
+def test_open_record_refuses_runs_that_are_damaged(tmp_path, runs):
+    record = a_record(tmp_path)
+    record.values["runs"] = runs
+    record.write()
+    arguments = default.get_config(), make_variants(TWO, []), SETTINGS
+    assert "damaged" in error_of(open_record, tmp_path, *arguments)
 
 
 def test_record_keeps_a_failure_until_the_run_is_finished(tmp_path):
