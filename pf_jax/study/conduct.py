@@ -19,7 +19,7 @@ from pf_jax.study.comparisons import contest_of
 from pf_jax.study.equal_seconds import add_equal_seconds
 from pf_jax.study.plan import JUDGE, Study, Variant, judge_config, with_fields
 from pf_jax.study.record import Record, open_record
-from pf_jax.study.report import write_report
+from pf_jax.study.report import check_known, write_report
 from pf_jax.study.results import STUDY_FILE, numbers_of, read_result
 from pf_jax.study.selection import read_study
 from pf_jax.study.statistics import Comparison
@@ -68,6 +68,7 @@ def _run(
 ) -> None:
     """Trains and evaluates what the record lacks, and writes the report."""
     folder = record.folder
+    _check_primary(record, study)
     record.values |= {"command": study.command, "primary": study.primary}
     record.write()
     judge = _judge(config, folder, study)
@@ -134,10 +135,30 @@ def _run_all(record: Record, tasks: Sequence[Task], study: Study) -> None:
     )
     groups = _groups(waiting, together=study.together)
     for group, outcomes in run_side_by_side(train_and_measure, groups, study.jobs):
+        is_first = not any(record.values["runs"].values())
         for task, outcome in zip(group, outcomes, strict=True):
             _note(record, task, outcome)
             bar.update()
+        if is_first:
+            _check_primary(record, study)
     bar.close()
+
+
+def _check_primary(record: Record, study: Study) -> None:
+    """Checks that a finished run, if there is one, has the measure of `--primary`.
+
+    Which measures there are is known only then.
+    """
+    if study.primary is None:
+        return
+    known: dict[str, Any] = {}
+    for runs in record.values["runs"].values():
+        for run in runs.values():
+            known |= numbers_of(read_result(record.folder / run["workdir"]))
+            if study.primary in known:
+                return
+    if known:
+        check_known("primary", study.primary, known)
 
 
 def _groups(tasks: Sequence[Task], *, together: bool) -> list[list[Task]]:

@@ -82,14 +82,14 @@ def write_report(
     for result in results:
         _check_evaluated(result)
     for variant, long in equal_seconds.items():
-        _check_known("equal_seconds", variant, groups)
-        _check_known("equal_seconds", long, groups)
+        check_known("equal_seconds", variant, groups)
+        check_known("equal_seconds", long, groups)
     baseline = baseline or default_baseline(groups, equal_seconds)
-    _check_known("baseline", baseline, groups)
+    check_known("baseline", baseline, groups)
     groups = {baseline: groups[baseline], **groups}  # The baseline comes first.
     tables = tables_of(groups)
     primary = primary or next(iter(tables))
-    _check_known("primary", primary, tables)
+    check_known("primary", primary, tables)
     contest = contest_of(groups, baseline, equal_seconds)
     looks = figures.looks_of(list(groups))
     page = _template().render(
@@ -164,7 +164,17 @@ def _check_evaluated(result: Result) -> None:
         ) from error
 
 
-def _check_known(flag: str, name: str, known: Mapping[str, Any]) -> None:
+def check_known(flag: str, name: str, known: Mapping[str, Any]) -> None:
+    """Checks a name that was given.
+
+    Args:
+        flag: Flag that it was given to.
+        name: The name.
+        known: The known names, of anything.
+
+    Raises:
+        UserError: If the name is not known.
+    """
     if name not in known:
         raise UserError(f"--{flag}={name}: must be one of {', '.join(known)}")
 
