@@ -13,7 +13,6 @@ import numpy as np
 from markupsafe import Markup
 
 from pf_jax import commands
-from pf_jax.analysis.measures.measurement import Measurement
 from pf_jax.errors import UserError
 from pf_jax.experiment.environment import versions
 from pf_jax.files import FULL_DISK, write_whole
@@ -34,7 +33,6 @@ from pf_jax.study.results import (
     Result,
     check_same_data,
     differing_fields,
-    measurement_from_json,
 )
 from pf_jax.study.samples import Sample, png_url, read_sample
 from pf_jax.study.statistics import Comparison
@@ -149,19 +147,11 @@ def check_out(out: pathlib.Path) -> None:
 
 
 def _check_evaluated(result: Result) -> None:
-    advice = (
-        f"run {commands.command('evaluate', '--workdir', str(result.workdir))} first"
-    )
     if result.evaluation is None:
-        raise UserError(f"{result.workdir}: has not been evaluated: {advice}")
-    try:
-        float(result.evaluation[result.measure.name])
-        for values in (result.evaluation.get("measures") or {}).values():
-            _: Measurement = measurement_from_json(values)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        evaluate = commands.command("evaluate", "--workdir", str(result.workdir))
         raise UserError(
-            f"{result.workdir}: evaluation/metrics.json is damaged: {advice}"
-        ) from error
+            f"{result.workdir}: has not been evaluated: run {evaluate} first"
+        )
 
 
 def check_known(flag: str, name: str, known: Mapping[str, Any]) -> None:
