@@ -301,6 +301,76 @@ def test_report_refuses_what_it_cannot_read(tmp_path):
     assert "cannot be read" in error_of(tmp_path, [run])
 
 
+WHOLE = {"split": "valid", "nll": 1.0, "bits_per_char": 1.44}
+ENTRY = {"label": "x", "value": 1.0}
+CURVE = {"label": "x", "steps": [1, 2], "values": [0.5, None], "reference": None}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"split": 5},
+        {"split": "../elsewhere"},
+        {"bits_per_char": "1.44"},
+        {"bits_per_char": 10**400},
+        {"hidden_gap": 4},
+        {"hidden_gap": {"within_training_length": 0.1}},
+        {
+            "hidden_gap": {
+                "beyond_training_length": [],
+                "beyond_training_length_floor": 0,
+            }
+        },
+        {"measures": 3},
+        {"measures": {"a": 3}},
+        {"measures": {"a": {"value": 1.0}}},
+        {"measures": {"a": {"label": "x"}}},
+        {"measures": {"a": ENTRY | {"value": "q"}}},
+        {"measures": {"a": ENTRY | {"value": True}}},
+        {"measures": {"a": ENTRY | {"label": 1}}},
+        {"measures": {"a": ENTRY | {"reference": "q"}}},
+        {"measures": {"a": ENTRY | {"better": "nearer"}}},
+        {"measures": {"a": ENTRY | {"interval": 3}}},
+        {"measures": {"a": ENTRY | {"interval": [1.0]}}},
+        {"curves": [3]},
+        {"curves": {"a": None}},
+        {"curves": {"a": CURVE | {"label": None}}},
+        {"curves": {"a": CURVE | {"steps": 3}}},
+        {"curves": {"a": CURVE | {"steps": [1, None]}}},
+        {"curves": {"a": CURVE | {"values": [1.0]}}},
+        {"curves": {"a": CURVE | {"values": [1.0, "q"]}}},
+        {"curves": {"a": CURVE | {"reference": {"a": 1}}}},
+        {"environment": "here"},
+    ],
+    ids=str,
+)
+def test_report_refuses_an_evaluation_that_is_damaged(tmp_path, change):
+    run = write_run(tmp_path / "run")
+    path = run / "evaluation" / "metrics.json"
+    path.write_text(json.dumps(WHOLE | change))
+    assert error_of(tmp_path, [run]) == (
+        f"{run}: evaluation/metrics.json is damaged: run python evaluate.py --workdir "
+        f"{run} again"
+    )
+
+
+def test_report_takes_an_evaluation_without_some_numbers(tmp_path):
+    run = write_run(tmp_path / "run")
+    gap = {"within_training_length": None, "within_training_length_floor": None}
+    entry = ENTRY | {"value": None, "interval": [None, None]}
+    evaluation = WHOLE | {
+        "split": None,
+        "bits_per_char": None,
+        "hidden_gap": gap,
+        "measures": {"a": entry, "b": ENTRY | {"reference": 2, "interval": [0, 3]}},
+        "curves": {"a": CURVE, "b": CURVE | {"values": [1, 2], "reference": [0, 0]}},
+        "environment": None,
+    }
+    (run / "evaluation" / "metrics.json").write_text(json.dumps(evaluation))
+    text = text_of(page_of(tmp_path, [str(run)]))
+    assert "teacher_forcing has a mean of n/a over 1 seed." in text
+
+
 def test_report_refuses_runs_that_cannot_be_compared(tmp_path):
     first = write_run(tmp_path / "first")
     other = write_run(tmp_path / "other", fields={"data.name": "text"})

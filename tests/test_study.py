@@ -1,12 +1,16 @@
 import json
+import shutil
 
 import pytest
 from errors import error_of
+from study_runs import number, write_run
 
 from configs import default
+from pf_jax.study import conduct
 from pf_jax.study.equal_seconds import add_equal_seconds
 from pf_jax.study.plan import Study, Variant, make_variants, with_fields
 from pf_jax.study.record import Record, open_record
+from pf_jax.study.trial import Outcome
 
 SETTINGS = {
     "split": "test",
@@ -109,6 +113,8 @@ def test_with_fields_refuses(field, value, words):
 
 
 def a_record(folder, seeds=2, seconds=(1.0, 3.3)):
+    (folder / "w").mkdir()
+    (folder / "w" / "config.json").touch()
     variants = make_variants(TWO, [])
     config = default.get_config()
     record = open_record(folder, config, variants, SETTINGS)
@@ -133,6 +139,30 @@ def test_record_is_read_back_and_keeps_its_order(tmp_path):
         "seconds": 33.0,
     }
     assert again.run("professor_forcing", 2) is None
+
+
+def test_open_record_forgets_a_run_whose_folder_was_removed(tmp_path):
+    record = a_record(tmp_path)
+    entry = {"workdir": "professor_forcing/seed_1", "step": 10, "seconds": 33.0}
+    record.add_run("professor_forcing", 1, entry)
+    arguments = default.get_config(), make_variants(TWO, []), SETTINGS
+    # A folder that holds no run, such as one with its log alone.
+    workdir = tmp_path / entry["workdir"]
+    workdir.mkdir(parents=True)
+    again = open_record(tmp_path, *arguments)
+    assert again.run("professor_forcing", 1) is None
+    assert again.run("professor_forcing", 0) == record.run("professor_forcing", 0)
+    (workdir / "config.json").touch()
+    assert open_record(tmp_path, *arguments).run("professor_forcing", 1) == entry
+
+
+@pytest.mark.parametrize("runs", [3, {"a": 3}, {"a": {"0": 3}}, {"a": {"0": {}}}])
+def test_open_record_refuses_runs_that_are_damaged(tmp_path, runs):
+    record = a_record(tmp_path)
+    record.values["runs"] = runs
+    record.write()
+    arguments = default.get_config(), make_variants(TWO, []), SETTINGS
+    assert "damaged" in error_of(open_record, tmp_path, *arguments)
 
 
 def test_record_keeps_a_failure_until_the_run_is_finished(tmp_path):
@@ -253,3 +283,81 @@ def test_study_has_the_defaults_of_the_program():
     study = Study()
     assert (study.seeds, study.split, study.judge, study.jobs) == (6, "test", "auto", 1)
     assert study.critic and study.equal_seconds and not study.reverse
+
+
+@pytest.fixture
+def conducted(tmp_path, monkeypatch):
+    """A function that conducts a study in which runs are written, not trained.
+
+    It returns the names of the runs that were waiting, each after it was asked for.
+    """
+    text = tmp_path / "abc.txt"
+    text.write_text("abc " * 500)
+    config = default.get_config()
+    config.update_from_flattened_dict({"data.name": "text", "data.path": str(text)})
+    trained = []
+
+    def write_runs(function, groups, jobs):
+        for group in groups:
+            for task in group:
+                trained.append(f"{task.variant} {task.seed}")
+                write_run(
+                    task.workdir,
+                    seed=task.seed,
+                    objective=task.config.objective,
+                    measures={"d_stsp": number(1.0 + task.seed, label="D_stsp")},
+                )
+            yield group, [Outcome() for _ in group]
+
+    monkeypatch.setattr(conduct, "run_side_by_side", write_runs)
+
+    def run(**settings):
+        trained.clear()
+        study = Study(seeds=2, judge="none", equal_seconds=False, **settings)
+        conduct.run_study(config, tmp_path / "study", make_variants(TWO, []), study)
+        return list(trained)
+
+    run.trained, run.folder = trained, tmp_path / "study"
+    return run
+
+
+ALL = [f"{name}_forcing {seed}" for name in ("teacher", "professor") for seed in (0, 1)]
+UNKNOWN = "--primary=accuracy: must be one of bits_per_char, hidden_gap_within, d_stsp"
+
+
+@pytest.mark.parametrize(("together", "first"), [(False, 1), (True, 2)])
+def test_run_study_refuses_a_measure_as_soon_as_measures_are_known(
+    conducted, together, first
+):
+    assert error_of(conducted, primary="accuracy", together=together) == UNKNOWN
+    assert conducted.trained == ALL[:first]
+    runs = json.loads((conducted.folder / "study.json").read_text())["runs"]
+    assert runs == {
+        "teacher_forcing": {
+            str(seed): {"workdir": f"teacher_forcing/seed_{seed}", "step": 500}
+            | {"seconds": 50.0 + seed}
+            for seed in range(first)
+        }
+    }
+    assert conducted(primary="d_stsp", together=together) == ALL[first:]
+    assert (conducted.folder / "report.html").exists()
+
+
+def test_run_study_refuses_a_measure_that_finished_runs_do_not_have(conducted):
+    assert conducted() == ALL
+    before = (conducted.folder / "study.json").read_bytes()
+    shutil.rmtree(conducted.folder / "professor_forcing" / "seed_1")
+    assert error_of(conducted, primary="accuracy") == UNKNOWN
+    assert conducted.trained == []
+    assert (conducted.folder / "study.json").read_bytes() == before
+    assert conducted(primary="d_stsp") == ["professor_forcing 1"]
+
+
+def test_run_study_trains_again_what_was_removed_and_nothing_else(conducted):
+    assert conducted() == ALL
+    path = conducted.folder / "study.json"
+    record = json.loads(path.read_text())
+    assert conducted() == []
+    shutil.rmtree(conducted.folder / "teacher_forcing" / "seed_1")
+    assert conducted() == ["teacher_forcing 1"]
+    assert json.loads(path.read_text()) == record

@@ -295,6 +295,33 @@ def test_run_side_by_side_reports_a_process_that_died():
     assert "a process of the study died" in message
 
 
+ENDED_EARLY = """
+import time
+import tqdm
+from pf_jax.study.workers import run_side_by_side
+
+def print_and_wait(seconds):
+    tqdm.tqdm.write("printed")
+    time.sleep(seconds)
+
+if __name__ == "__main__":
+    for _ in run_side_by_side(print_and_wait, [0, 100], 1):
+        break
+"""
+
+
+def test_run_side_by_side_ends_its_processes_without_a_word(tmp_path):
+    (tmp_path / "program.py").write_text(ENDED_EARLY)
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "program.py")],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def _wait_to_be_stopped(path):
     """A task that ends, as a run does, when it is asked to stop."""
     with stop_requests() as requests:

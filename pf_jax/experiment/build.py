@@ -149,13 +149,33 @@ def own_data(
 
 def make_experiment(config: config_dict.ConfigDict, dataset: Dataset) -> Experiment:
     """An experiment on data that is at hand; see `load_experiment`."""
-    # First: it takes no time to find that there is too little data.
-    windows = _make_windows(config, dataset.splits["train"])
-    settings = make_settings(config, dataset.encoding)
+    experiment = _build(config, dataset)
     # By its key: as an attribute `update` is ConfigDict's own method.
     if has_discriminator(config) and config.train["update"] == "joint":
         kind, length = config.discriminator.kind, config.train.sequence_length
-        _check_rows(kind, settings.discriminator, length)
+        _check_rows(kind, experiment.settings.discriminator, length)
+    return experiment
+
+
+def check_experiment(config: config_dict.ConfigDict, dataset: Dataset) -> None:
+    """Checks that a config is compatible with data, without the use of a device.
+
+    It leaves out what `make_experiment` computes: the check of the joint update's gradient.
+
+    Args:
+        config: Fields of `configs/default.py`, checked by `check_config`.
+        dataset: The data.
+
+    Raises:
+        UserError: If the config is not compatible with this data.
+    """
+    _build(config, dataset)
+
+
+def _build(config: config_dict.ConfigDict, dataset: Dataset) -> Experiment:
+    # First: it takes no time to find that there is too little data.
+    windows = _make_windows(config, dataset.splits["train"])
+    settings = make_settings(config, dataset.encoding)
     return Experiment(
         config=config,
         encoding=dataset.encoding,

@@ -95,7 +95,7 @@ def evaluate(
     experiment = run.experiment
     encoding, length = experiment.encoding, experiment.config.train.sequence_length
     sampling = settle_sampling(sampling, encoding, length)
-    check_measures(run, measures)
+    check_measures(encoding, measures)
     judge = load_judge(run, workdir, measures)
     warn_of_unknown(encoding, sampling.prompt)
     folder = workdir / EVALUATION

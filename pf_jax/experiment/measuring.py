@@ -19,6 +19,7 @@ from pf_jax.analysis.measures.reverse import (
 )
 from pf_jax.analysis.measures.translation import check_sacrebleu
 from pf_jax.analysis.states import mode_states
+from pf_jax.data import Encoding
 from pf_jax.data.translation import Translation
 from pf_jax.errors import UserError, warn
 from pf_jax.experiment.runs import Run, load_model
@@ -45,9 +46,8 @@ class Measures(NamedTuple):
     bleu: bool = False
 
 
-def check_measures(run: Run, measures: Measures) -> None:
+def check_measures(encoding: Encoding, measures: Measures) -> None:
     """Raises a UserError where what is asked for has no meaning for this data."""
-    encoding = run.experiment.encoding
     if measures.bleu and not isinstance(encoding, Translation):
         raise UserError(
             f"--bleu: is for translations, and this run's data is {encoding.unit}: leave "
@@ -66,6 +66,31 @@ def check_measures(run: Run, measures: Measures) -> None:
                 f"--{flag}: does not know conditions, and each sequence of this run's data "
                 "has a label or a source: leave it out"
             )
+
+
+def check_judge(
+    path: pathlib.Path, encoding: Encoding, own: Encoding, judged: str
+) -> None:
+    """Checks that a judge's values mean what those of the runs mean that it judges.
+
+    Args:
+        path: Workdir of the judge.
+        encoding: Encoding of the judge.
+        own: Encoding of the runs that are judged.
+        judged: Name of what is judged, for the message.
+
+    Raises:
+        UserError: If the encodings differ.
+    """
+    if encoding == own:
+        return
+    reason = f"not {own.unit}"
+    if encoding.kind == own.kind:
+        reason = "encoded in another alphabet, scale or size"
+    raise UserError(
+        f"--judge={path}: its data is {encoding.unit}, {reason}: give a run on the data of "
+        f"{judged}"
+    )
 
 
 def load_judge(
@@ -89,15 +114,7 @@ def load_judge(
         judge = load_model(path)
     except UserError as error:
         raise UserError(f"--judge: {error}") from error
-    encoding, own = judge.model.encoding, run.experiment.encoding
-    if encoding != own:
-        reason = f"not {own.unit}"
-        if encoding.kind == own.kind:
-            reason = "encoded in another alphabet, scale or size"
-        raise UserError(
-            f"--judge={path}: its data is {encoding.unit}, {reason}: give a run on the "
-            "data of this one"
-        )
+    check_judge(path, judge.model.encoding, run.experiment.encoding, "this one")
     if path.resolve() == workdir.resolve():
         warn(
             "--judge: the run judges itself: give another run on its data, with another "

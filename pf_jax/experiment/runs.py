@@ -103,13 +103,19 @@ def load_model(workdir: pathlib.Path, checkpoint: str = "best") -> Restored[Mode
     return _restored(workdir, checkpoint, _checked_config(workdir), make_model)
 
 
-def _checked_config(workdir: pathlib.Path) -> config_dict.ConfigDict:
-    """The config of a folder that holds a run and a checkpoint."""
+def trained_run_config(workdir: pathlib.Path) -> config_dict.ConfigDict:
+    """The config of a folder that holds a run and a checkpoint; no device is used.
+
+    Args:
+        workdir: Folder of `train_and_evaluate`.
+
+    Raises:
+        UserError: If the folder holds no run or no checkpoint, or `config.json` is damaged.
+    """
     if not workdir.is_dir():
         raise UserError(
             f"{workdir}: no such folder: give the --workdir of {program('train')}"
         )
-    check_environment()
     config = checked_config(workdir)
     check_config(config)
     if not has_checkpoint(workdir):
@@ -117,6 +123,12 @@ def _checked_config(workdir: pathlib.Path) -> config_dict.ConfigDict:
             f"{workdir}: no checkpoint here yet: run {program('train')} "
             f"--workdir {workdir} first"
         )
+    return config
+
+
+def _checked_config(workdir: pathlib.Path) -> config_dict.ConfigDict:
+    config = trained_run_config(workdir)
+    check_environment()
     return config
 
 

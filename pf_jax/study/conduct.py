@@ -11,30 +11,20 @@ from typing import Any
 import tqdm
 from ml_collections import config_dict
 
-from pf_jax.data import load_dataset
-from pf_jax.errors import UserError, warn
-from pf_jax.experiment.checks import check_together
+from pf_jax.errors import UserError
 from pf_jax.experiment.lock import FolderLock
 from pf_jax.files import make_folder, write_whole
+from pf_jax.study.checks import check_study
 from pf_jax.study.comparisons import contest_of
 from pf_jax.study.equal_seconds import add_equal_seconds
-from pf_jax.study.plan import Study, Variant, with_fields
+from pf_jax.study.plan import JUDGE, Study, Variant, judge_config, with_fields
 from pf_jax.study.record import Record, open_record
-from pf_jax.study.report import write_report
+from pf_jax.study.report import check_known, write_report
 from pf_jax.study.results import STUDY_FILE, numbers_of, read_result
 from pf_jax.study.selection import read_study
-from pf_jax.study.statistics import MIN_SEEDS, Comparison
+from pf_jax.study.statistics import Comparison
 from pf_jax.study.trial import Outcome, Task, train_and_measure, train_one
 from pf_jax.study.workers import run_side_by_side
-
-MOST_RUNS = 1000
-"""Largest number of seeds, and of runs at a time."""
-
-JUDGE = "judge"
-"""Name of the folder of the judge that a study trains."""
-
-JUDGE_SEED = 1000
-"""Seed of the judge, counted from the study's first seed: that of none of its runs."""
 
 
 def run_study(
@@ -60,7 +50,7 @@ def run_study(
             runs a study in the folder.
         SystemExit: With status 130 when it was asked to stop.
     """
-    _check(config, variants, study)
+    check_study(config, variants, study)
     open_record(folder, config, variants, _settings(study))
     make_folder(folder, "give another --workdir")
     with FolderLock(folder, "runs a study") as lock:
@@ -78,6 +68,7 @@ def _run(
 ) -> None:
     """Trains and evaluates what the record lacks, and writes the report."""
     folder = record.folder
+    _check_primary(record, study)
     record.values |= {"command": study.command, "primary": study.primary}
     record.write()
     judge = _judge(config, folder, study)
@@ -90,39 +81,6 @@ def _run(
         tasks = [make_task(variant, seed) for variant in added for seed in seeds]
         _run_all(record, tasks, study)
     write_results(folder)
-
-
-def _check(
-    config: config_dict.ConfigDict, variants: Sequence[Variant], study: Study
-) -> None:
-    """Finds what is wrong before anything is trained or written."""
-    for name, value in (("seeds", study.seeds), ("jobs", study.jobs)):
-        if value < 1:
-            raise UserError(f"--{name}={value}: must be at least 1")
-        if value > MOST_RUNS:
-            raise UserError(f"--{name}={value}: must be at most {MOST_RUNS}")
-    if any(variant.name == JUDGE for variant in variants):
-        raise UserError(f"--variant: {JUDGE} is the judge's folder: rename the variant")
-    if study.judge not in ("auto", "none") and not pathlib.Path(study.judge).is_dir():
-        raise UserError(
-            f"--judge={study.judge}: no such folder: give the workdir of a run, auto or "
-            "none"
-        )
-    for variant in variants:
-        checked = with_fields(config, variant.fields, config.seed)
-        if study.together:
-            check_together(checked)
-    load_dataset(config.data)
-    if study.seeds == 1:
-        warn(
-            "one seed gives no interval: differences between seeds can be as large as "
-            f"those between variants; --seeds={MIN_SEEDS} is the least for p < 0.05"
-        )
-    elif study.seeds < MIN_SEEDS:
-        warn(
-            f"with {study.seeds} seeds the sign-flip test cannot give p < 0.05: it takes "
-            f"{MIN_SEEDS}"
-        )
 
 
 def _settings(study: Study) -> dict[str, Any]:
@@ -158,8 +116,7 @@ def _judge(
     if study.judge != "auto":
         return pathlib.Path(study.judge)
     workdir = folder / JUDGE
-    fields = {"objective": "teacher_forcing"}
-    own = with_fields(config, fields, config.seed + JUDGE_SEED)
+    own = judge_config(config)
     if not (workdir / "finished").exists():
         print(f"training the judge, a run with seed {own.seed} of teacher forcing")
         task = Task(JUDGE, own.seed, own, workdir, study, None)
@@ -178,10 +135,30 @@ def _run_all(record: Record, tasks: Sequence[Task], study: Study) -> None:
     )
     groups = _groups(waiting, together=study.together)
     for group, outcomes in run_side_by_side(train_and_measure, groups, study.jobs):
+        is_first = not any(record.values["runs"].values())
         for task, outcome in zip(group, outcomes, strict=True):
             _note(record, task, outcome)
             bar.update()
+        if is_first:
+            _check_primary(record, study)
     bar.close()
+
+
+def _check_primary(record: Record, study: Study) -> None:
+    """Checks that a finished run, if there is one, has the measure of `--primary`.
+
+    Which measures there are is known only then.
+    """
+    if study.primary is None:
+        return
+    known: dict[str, Any] = {}
+    for runs in record.values["runs"].values():
+        for run in runs.values():
+            known |= numbers_of(read_result(record.folder / run["workdir"]))
+            if study.primary in known:
+                return
+    if known:
+        check_known("primary", study.primary, known)
 
 
 def _groups(tasks: Sequence[Task], *, together: bool) -> list[list[Task]]:

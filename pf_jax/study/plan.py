@@ -10,11 +10,17 @@ from typing import Any, NamedTuple
 from ml_collections import config_dict
 
 from pf_jax.errors import UserError
-from pf_jax.experiment.checks import check_config
+from pf_jax.experiment.checks import PLAYER_FIELDS, check_config
 from pf_jax.experiment.command_line import set_field
 
 MOST_VARIANTS = 1000
 """Largest number of variants."""
+
+JUDGE = "judge"
+"""Name of the folder of the judge that a study trains."""
+
+JUDGE_SEED = 1000
+"""Seed of the judge, counted from the study's first seed: that of none of its runs."""
 
 _NAME = re.compile(r"[\w.,=+-]+")
 
@@ -123,6 +129,23 @@ def with_fields(
     config.seed = seed
     check_config(config)
     return config
+
+
+def judge_config(config: config_dict.ConfigDict) -> config_dict.ConfigDict:
+    """The config of the judge that a study trains: teacher forcing, and its own seed.
+
+    Args:
+        config: Config that the variants change. Its optimizer of the discriminator is left
+            out: the judge has no discriminator.
+
+    Raises:
+        UserError: If a value is not legal.
+    """
+    config = copy.deepcopy(config)
+    for name in PLAYER_FIELDS:
+        config.discriminator[name] = None
+    fields = {"objective": "teacher_forcing"}
+    return with_fields(config, fields, config.seed + JUDGE_SEED)
 
 
 def _choices(argument: str) -> tuple[str, list[str]]:

@@ -1,6 +1,7 @@
 """`study.json`: what a study is, and which of its runs are finished."""
 
 import json
+import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -77,6 +78,8 @@ def open_record(
 ) -> Record:
     """The record of a study, new or continued; variants may have been added.
 
+    A run whose folder was removed is not in it: it counts as one that is to be trained.
+
     Args:
         folder: Folder of the study.
         config: Config that the variants change.
@@ -109,11 +112,26 @@ def open_record(
         longer = set(saved["equal_seconds"].values())
         kept = {k: v for k, v in saved["variants"].items() if k in longer}
         saved["variants"] = values["variants"] | kept
+        saved["runs"] = _present_runs(folder, saved["runs"])
     except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{path}: damaged: use another --workdir") from error
     return Record(folder, saved)
+
+
+def _present_runs(
+    folder: pathlib.Path, runs: Mapping[str, Mapping[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """The finished runs of each variant whose folders still hold a run."""
+    return {
+        variant: {
+            seed: run
+            for seed, run in entries.items()
+            if os.path.isfile(folder / run["workdir"] / "config.json")
+        }
+        for variant, entries in runs.items()
+    }
 
 
 def _check_same(

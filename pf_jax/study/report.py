@@ -13,7 +13,6 @@ import numpy as np
 from markupsafe import Markup
 
 from pf_jax import commands
-from pf_jax.analysis.measures.measurement import Measurement
 from pf_jax.errors import UserError
 from pf_jax.experiment.environment import versions
 from pf_jax.files import FULL_DISK, write_whole
@@ -34,7 +33,6 @@ from pf_jax.study.results import (
     Result,
     check_same_data,
     differing_fields,
-    measurement_from_json,
 )
 from pf_jax.study.samples import Sample, png_url, read_sample
 from pf_jax.study.statistics import Comparison
@@ -82,14 +80,14 @@ def write_report(
     for result in results:
         _check_evaluated(result)
     for variant, long in equal_seconds.items():
-        _check_known("equal_seconds", variant, groups)
-        _check_known("equal_seconds", long, groups)
+        check_known("equal_seconds", variant, groups)
+        check_known("equal_seconds", long, groups)
     baseline = baseline or default_baseline(groups, equal_seconds)
-    _check_known("baseline", baseline, groups)
+    check_known("baseline", baseline, groups)
     groups = {baseline: groups[baseline], **groups}  # The baseline comes first.
     tables = tables_of(groups)
     primary = primary or next(iter(tables))
-    _check_known("primary", primary, tables)
+    check_known("primary", primary, tables)
     contest = contest_of(groups, baseline, equal_seconds)
     looks = figures.looks_of(list(groups))
     page = _template().render(
@@ -149,22 +147,24 @@ def check_out(out: pathlib.Path) -> None:
 
 
 def _check_evaluated(result: Result) -> None:
-    advice = (
-        f"run {commands.command('evaluate', '--workdir', str(result.workdir))} first"
-    )
     if result.evaluation is None:
-        raise UserError(f"{result.workdir}: has not been evaluated: {advice}")
-    try:
-        float(result.evaluation[result.measure.name])
-        for values in (result.evaluation.get("measures") or {}).values():
-            _: Measurement = measurement_from_json(values)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        evaluate = commands.command("evaluate", "--workdir", str(result.workdir))
         raise UserError(
-            f"{result.workdir}: evaluation/metrics.json is damaged: {advice}"
-        ) from error
+            f"{result.workdir}: has not been evaluated: run {evaluate} first"
+        )
 
 
-def _check_known(flag: str, name: str, known: Mapping[str, Any]) -> None:
+def check_known(flag: str, name: str, known: Mapping[str, Any]) -> None:
+    """Checks a name that was given.
+
+    Args:
+        flag: Flag that it was given to.
+        name: The name.
+        known: The known names, of anything.
+
+    Raises:
+        UserError: If the name is not known.
+    """
     if name not in known:
         raise UserError(f"--{flag}={name}: must be one of {', '.join(known)}")
 

@@ -1,24 +1,20 @@
 """What runs left in their workdirs, as numbers that can be compared."""
 
-import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pf_jax.analysis.measures.measurement import Measurement
-from pf_jax.commands import program
 from pf_jax.data import Measure, encoding_from_json, encoding_to_json
-from pf_jax.errors import UserError, warn
-from pf_jax.experiment.digests import json_digest
+from pf_jax.errors import UserError
 from pf_jax.experiment.saved_config import PLACES, flat
 from pf_jax.experiment.saved_files import (
-    EVALUATION,
     checked_config,
     checked_encoding,
     checked_lines,
     evaluation_folder,
 )
-from pf_jax.reading import read_file
+from pf_jax.study.evaluation_file import read_evaluation
 from pf_jax.study.statistics import Comparison, compare
 
 STUDY_FILE = "study.json"
@@ -82,29 +78,13 @@ def read_result(workdir: pathlib.Path) -> Result:
     config = checked_config(workdir)
     encoding = checked_encoding(workdir)
     lines = checked_lines(workdir)
-    path = workdir / EVALUATION / "metrics.json"
-    try:
-        evaluation = json.loads(read_file(path)) if path.exists() else None
-    except (OSError, RecursionError, ValueError) as error:
-        raise UserError(
-            f"{workdir}: cannot be read ({error}): train it again"
-        ) from error
-    _warn_of_changes(path, evaluation)
+    evaluation = read_evaluation(workdir, encoding.measure.name)
     fields = {
         name: value
         for name, value in flat(config.to_dict()).items()
         if name not in PLACES
     }
     return Result(workdir, fields, encoding_to_json(encoding), lines, evaluation)
-
-
-def _warn_of_changes(path: pathlib.Path, evaluation: Any) -> None:
-    """Prints a warning where an evaluation is not the one that was written."""
-    if not isinstance(evaluation, Mapping) or "digest" not in evaluation:
-        return  # Written by an older version.
-    content = {name: value for name, value in evaluation.items() if name != "digest"}
-    if json_digest(content) != evaluation["digest"]:
-        warn(f"{path}: edited or damaged: run {program('evaluate')} again")
 
 
 def check_same_data(results: Sequence[Result]) -> None:
@@ -179,14 +159,15 @@ def numbers_of(result: Result) -> dict[str, Measurement]:
     if evaluation is None:
         return {}
     measure = result.measure
-    numbers = {measure.name: Measurement(measure.label, evaluation[measure.name])}
+    value = _number(evaluation[measure.name])
+    numbers = {measure.name: Measurement(measure.label, value)}
     gap = evaluation.get("hidden_gap") or {}
     for where in ("within", "beyond"):
         name = f"{where}_training_length"
         if name in gap:
             numbers[f"hidden_gap_{where}"] = Measurement(
                 f"hidden-state gap {where} the training length",
-                gap[name],
+                _number(gap[name]),
                 gap[f"{name}_floor"],
             )
     for name, values in (evaluation.get("measures") or {}).items():
@@ -197,14 +178,18 @@ def numbers_of(result: Result) -> dict[str, Measurement]:
 def measurement_from_json(values: Mapping[str, Any]) -> Measurement:
     """The inverse of `Measurement.to_json`, whose missing values are None."""
     interval = values.get("interval")
-    value = values["value"]
     return Measurement(
         values["label"],
-        float("nan") if value is None else value,
+        _number(values["value"]),
         values.get("reference"),
         values.get("better", "lower"),
         tuple(interval) if interval else None,  # pyright: ignore[reportArgumentType]
     )
+
+
+def _number(value: float | None) -> float:
+    """A number of a JSON file, in which null is NaN or infinity."""
+    return float("nan") if value is None else value
 
 
 def score(measurement: Measurement) -> float:

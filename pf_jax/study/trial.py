@@ -17,7 +17,7 @@ class Task(NamedTuple):
     """One run of a study.
 
     Attributes:
-        variant: Name of the variant; `conduct.JUDGE` for the judge.
+        variant: Name of the variant; `plan.JUDGE` for the judge.
         seed: The seed.
         config: Config of the run.
         workdir: Folder of the run.

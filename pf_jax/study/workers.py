@@ -13,6 +13,8 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import tqdm
+
 from pf_jax.errors import UserError
 from pf_jax.experiment.console import protect_output
 from pf_jax.experiment.signals import stop_requests
@@ -106,6 +108,9 @@ def _start(started: Any, jobs: int, programs: str) -> None:
     if jobs > 1:
         _take_share(place, jobs)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    # tqdm's own is a semaphore of the system: a process that is ended leaks it, and Python
+    # warns of that below the one line that says why.
+    tqdm.tqdm.set_lock(threading.RLock())
     # Not imported above: of the process that only waits, JAX would take a GPU's memory.
     import jax
 
