@@ -21,6 +21,9 @@ BATCH = pf_jax.Batch(TOKENS[:-1], TOKENS[1:])
 MASK = (np.arange(T)[:, None] < [5, 3, 4, 5]).astype(np.float32)
 
 
+slow = pytest.mark.slow
+
+
 class OneSize(NamedTuple):
     hidden_size: int
 
@@ -60,14 +63,13 @@ def unbounded(bias):
     return pf_jax.Discriminator(init, logits)
 
 
-@pytest.mark.parametrize("bias", [5.0, 84.0, 100.0])
+@pytest.mark.parametrize("bias", [pytest.param(5.0, marks=slow), 84.0, 100.0])
 def test_joint_step_equals_separate_step_beyond_the_range_of_exp(bias):
     state = make_state(
         OneSize(1), discriminator=unbounded(bias), teacher_forced_term=True
     )
-    joint, _ = pf_jax.joint_step(state, BATCH, KEY)
-    separate, _ = pf_jax.separate_step(state, BATCH, KEY)
-    alone, _ = pf_jax.teacher_forcing_step(state, BATCH, KEY)
+    steps = pf_jax.joint_step, pf_jax.separate_step, pf_jax.teacher_forcing_step
+    joint, separate, alone = (jax.jit(step)(state, BATCH, KEY)[0] for step in steps)
     assert_close(joint.generator.params, separate.generator.params, atol=1e-6)
     change = optax.tree.sub(joint.generator.params, alone.generator.params)
     assert optax.tree.norm(change) > 1e-3
@@ -131,8 +133,12 @@ def test_inputs_are_constants_for_any_cell(cell):
     assert not np.any(jax.grad(total)(jnp.ones((4, 3, 2))))
 
 
-@pytest.mark.parametrize("dtype", [bool, np.int32, np.float32])
-@pytest.mark.parametrize("params_dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize(
+    "dtype", [bool, *(pytest.param(x, marks=slow) for x in (np.int32, np.float32))]
+)
+@pytest.mark.parametrize(
+    "params_dtype", [jnp.float32, pytest.param(jnp.bfloat16, marks=slow)]
+)
 @pytest.mark.parametrize(
     "step",
     [pf_jax.joint_step, pf_jax.separate_step, pf_jax.input_noise_step],
@@ -143,8 +149,9 @@ def test_a_mask_may_be_of_any_type(step, params_dtype, dtype):
         lambda x: jnp.asarray(x, params_dtype if x.dtype == jnp.float32 else x.dtype),
         make_state(options=pf_jax.InputNoise()),
     )
-    found = step(state, BATCH._replace(mask=jnp.asarray(MASK, dtype)), KEY)
-    expected = step(state, BATCH._replace(mask=jnp.asarray(MASK)), KEY)
+    run = jax.jit(step)
+    found = run(state, BATCH._replace(mask=jnp.asarray(MASK, dtype)), KEY)
+    expected = run(state, BATCH._replace(mask=jnp.asarray(MASK)), KEY)
     assert_same_bits(found[0].generator.params, expected[0].generator.params)
     assert found[1]["nll"].weight == np.sum(MASK)
 

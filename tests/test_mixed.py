@@ -130,7 +130,9 @@ def test_unroll_mixed_of_given_steps_is_teacher_forcing_with_two_layers(generato
 def test_unroll_mixed_of_a_given_first_step_is_free_running(generator, num_layers):
     actual = run(mixed, generator, num_layers=num_layers, is_given=FIRST)
     expected = run(free_running, generator, num_layers=num_layers)
-    assert_same_bits(actual, expected)
+    assert_same_bits(actual[0], expected[0])
+    # Of who reads what, one program knows all and the other nothing: XLA may sum otherwise.
+    assert_close(actual[1], expected[1])
 
 
 @pytest.mark.parametrize("num_given", [2, 4])
