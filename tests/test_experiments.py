@@ -117,6 +117,7 @@ def _series(folder: pathlib.Path) -> dict:
         "data.name": "series",
         "data.path": str(folder / "walk.npy"),
         "data.columns": (1,),
+        "data.observed": (),  # of computed series alone
         "train.sequence_length": 20,
     }
 
