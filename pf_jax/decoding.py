@@ -73,7 +73,7 @@ def greedy(
     Raises:
         ValueError: If a number is out of range, or the emission is not categorical.
     """
-    _check(params, context, num_steps, generator)
+    _check(context, num_steps, generator)
     _check_tokens(params, first_input=first_input, end=end)
     return _greedy(params, context, first_input, end, num_steps, generator)
 
@@ -117,7 +117,7 @@ def beam_search(
 
     Reference: Wu et al., "Google's neural machine translation system", 2016, section 7.
     """
-    _check(params, context, num_steps, generator)
+    _check(context, num_steps, generator)
     _check_tokens(params, first_input=first_input, end=end)
     if beam_size < 1:
         raise ValueError(f"beam_size={beam_size}: must be at least 1")
@@ -134,9 +134,7 @@ def beam_search(
     )
 
 
-def _check(
-    params: GeneratorParams, context: Context, num_steps: int, generator: Generator
-) -> None:
+def _check(context: Context, num_steps: int, generator: Generator) -> None:
     if num_steps < 1:
         raise ValueError(f"num_steps={num_steps}: must be at least 1")
     if not isinstance(context, Context):

@@ -66,8 +66,8 @@ def relaxed_rollout(
         temperature: Temperature of the samples.
         constants: What is constant in all rows.
         generator: How the generator computes; `feedback` names the relaxation.
-        start: Number of the first step. Where gradients go back `feedback_steps` at most,
-            they end at its multiples.
+        start: Number of the first step. Gradients are cut at the steps whose numbers are
+            multiples of `feedback_steps`, but for step 0.
 
     Returns:
         The rollout. `inputs` and `samples` hold hard values: for `soft` the most likely

@@ -56,8 +56,9 @@ def discriminator_loss_gradient(teacher_forced: Array, free_running: Array) -> A
     """`a = dC_d / ds` by both modes' logits joined: `[B + K]`.
 
     `sigmoid(s) - label`, divided by `B` for teacher-forced logits and by `K` for
-    free-running ones; in size at least 1e-19 in float32, the root of the smallest number,
-    so that `adversarial_ratio` times it is not lost where logits are beyond 40.
+    free-running ones. Its magnitude is at least 1e-19 in float32, the square root of the
+    smallest normal number: with less, for logits beyond about 80, the adversarial
+    gradient, `adversarial_ratio` times what follows from it, would underflow.
     """
     chex.assert_rank([teacher_forced, free_running], 1)
     # -sigmoid(-s) is sigmoid(s) - 1 without its cancellation.
@@ -70,7 +71,7 @@ def discriminator_loss_gradient(teacher_forced: Array, free_running: Array) -> A
 
 
 def _least(logits: Array) -> float:
-    """The smallest size of a gradient by a logit."""
+    """The smallest magnitude of `discriminator_loss_gradient`."""
     return float(jnp.finfo(logits.dtype).tiny) ** 0.5
 
 
@@ -81,9 +82,9 @@ def adversarial_ratio(
 
         dC_f/ds_fr = -exp(-s_fr) dC_d/ds_fr       dC_t/ds_tf = -exp(s_tf) dC_d/ds_tf
 
-    Bounded where `discriminator_loss_gradient` is. Since no operation of the discriminator
-    crosses sequences, the gradient of C_d by the behavior, times this ratio, is the
-    gradient of `C_f [+ C_t]`.
+    The ratio is bounded, as `discriminator_loss_gradient` is never zero. Since no operation
+    of the discriminator crosses sequences, the gradient of C_d by the behavior, times this
+    ratio, is the gradient of `C_f [+ C_t]`.
 
     Returns:
         Ratios `[B + K]`, teacher-forced rows first; theirs are zero without the C_t term.

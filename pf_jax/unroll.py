@@ -464,10 +464,11 @@ def _as_wide_as_samples(
     temperature: Any,
     generator: Generator,
 ) -> Reading:
-    """Given integers in a type that holds samples, which are fed back in that of the given.
+    """The reading, with given integers converted to a type that can hold samples.
 
-    So a first input of `jnp.zeros(..., int)` does not round the numbers of a mixture, nor
-    do tokens of 8 bits cut a large vocabulary's.
+    Samples are fed back in the type of the given values: a first input of
+    `jnp.zeros(..., int)` would round the numbers of a mixture, and tokens of 8 bits would
+    wrap those of a large vocabulary.
     """
     is_whole = not jnp.issubdtype(reading.given.dtype, jnp.inexact)
     if noise is None or not is_whole:

@@ -70,7 +70,7 @@ def check_choice(field: str, value: str, choices: Collection[str]) -> None:
 def readable(batch: Batch, params: GeneratorParams) -> Batch:
     """The batch with masked values that cannot be read, such as padding of -1, as zeros.
 
-    A mask of truth values becomes one of numbers.
+    A boolean or integer mask is converted to float32.
 
     Raises:
         ValueError: If the shapes of inputs, targets and mask do not match.
