@@ -76,3 +76,36 @@ def test_output_that_can_be_written_is_left_as_it_is(tmp_path, redirections):
     expected, _, _ = printed(tmp_path, redirections, is_protected=False)
     assert status == 0 and lines.count(b"\n") == 3000
     assert lines == expected
+
+
+@pytest.mark.parametrize("environment", [{}, {"PYTHONUNBUFFERED": "1"}])
+def test_protect_output_keeps_buffering(environment):
+    # An error has to be out before `os._exit`, which flushes nothing.
+    program = (
+        f"import os, runpy, sys; runpy.run_path({str(CONSOLE)!r})['protect_output']()\n"
+        "print('error: a line', file=sys.stderr)\n"
+        "print('progress', end='')\n"
+        "os._exit(0)"
+    )
+    inherited = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    result = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**inherited, **environment},
+        capture_output=True,
+    )
+    assert result.stderr == b"error: a line\n"
+    assert result.stdout == (b"progress" if environment else b"")
+
+
+def test_protect_output_prints_all_of_a_long_line_to_a_busy_pipe():
+    program = (
+        f"import os, runpy, sys; runpy.run_path({str(CONSOLE)!r})['protect_output']()\n"
+        "os.set_blocking(1, False)\n"
+        "print('x' * 1_000_000)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        capture_output=True,
+    )
+    assert result.stdout == b"x" * 1_000_000 + b"\n"

@@ -25,7 +25,8 @@ from configs import default
 from pf_jax import parallel
 from pf_jax.data import cut_windows, gather_windows, join_sequences, windows_to_batch
 from pf_jax.discriminator import DiscriminatorSizes
-from pf_jax.experiment import agreement, build, joining, validation
+from pf_jax.errors import UserError
+from pf_jax.experiment import agreement, build, hosts, joining, validation
 from pf_jax.experiment.joining import Address, check_address
 from pf_jax.metrics import average
 from pf_jax.state import GeneratorSizes, create_train_state
@@ -426,3 +427,42 @@ def test_processes_with_unequal_devices_are_an_error(monkeypatch):
     monkeypatch.setattr(jax, "local_devices", lambda process: [0] * (4 - process // 2))
     message = error_of(agreement.check_same_devices)
     assert message.startswith("process 2 has 3 devices and process 0 has 4")
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "waits"),
+    [
+        (RuntimeError("UNKNOWN: Gloo all-reduce failed"), 1, True),
+        (ValueError("UNKNOWN: Gloo AllGather failed"), 1, True),
+        (UserError("data.path: no such file"), 2, False),
+        (KeyError("a defect"), 1, False),
+    ],
+)
+def test_fail_waits_for_the_report_of_a_dead_process(
+    monkeypatch, capsys, error, status, waits
+):
+    class Watch:
+        def __init__(self):
+            self.done = []
+
+        def stop(self):
+            self.done.append("stop")
+
+        def report(self, reason):
+            self.done.append(reason)
+
+        def linger(self):
+            self.done.append("linger")
+
+    def leave(number):
+        raise SystemExit(number)
+
+    slept, watch = [], Watch()
+    monkeypatch.setattr(hosts.time, "sleep", slept.append)
+    monkeypatch.setattr(hosts.os, "_exit", leave)
+    with pytest.raises(SystemExit) as ended:
+        hosts._fail(error, watch)
+    assert ended.value.code == status
+    assert slept == ([hosts.DEATH_SECONDS + 10] if waits else [])
+    assert watch.done == ["stop", "failed", "linger"]
+    assert str(error.args[0]) in capsys.readouterr().err

@@ -5,7 +5,7 @@ import io
 import os
 import select
 import sys
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO, cast
 
 STREAMS = {"stdout": 1, "stderr": 2}
 """File descriptor of each output stream in `sys`."""
@@ -16,16 +16,17 @@ class _UnfailingFile(io.FileIO):
 
     def write(self, data: Any, /) -> int:
         """Writes bytes, or drops them; never raises an `OSError`."""
-        size = memoryview(data).nbytes
-        try:
-            written = super().write(data)
-            if written is None:  # A non-blocking descriptor that is busy.
-                select.select([], [self.fileno()], [])
-                written = super().write(data) or 0
-            return written
-        except OSError:
-            _redirect_to_null(self.fileno())
+        rest = memoryview(data).cast("B")
+        size = rest.nbytes
+        with contextlib.suppress(OSError):
+            while rest:
+                written = super().write(rest)
+                if written is None:  # A non-blocking descriptor that is busy.
+                    select.select([], [self.fileno()], [])
+                rest = rest[written or 0 :]
             return size
+        _redirect_to_null(self.fileno())
+        return size
 
 
 def _redirect_to_null(number: int) -> None:
@@ -69,8 +70,11 @@ def unfailing_stream(number: int, stream: TextIO | None) -> io.TextIOWrapper:
         with contextlib.suppress(OSError, ValueError):
             stream.flush()
     kept = stream if isinstance(stream, io.TextIOWrapper) else None
+    file = _UnfailingFile(number, "w", closefd=False)
+    # Unbuffered text (PYTHONUNBUFFERED) above a buffer would stay in that buffer.
+    is_unbuffered = kept is not None and kept.write_through
     return io.TextIOWrapper(
-        io.BufferedWriter(_UnfailingFile(number, "w", closefd=False)),
+        cast(BinaryIO, file) if is_unbuffered else io.BufferedWriter(file),
         encoding=kept.encoding if kept else "utf-8",
         errors="backslashreplace",
         line_buffering=kept.line_buffering if kept else True,

@@ -73,13 +73,23 @@ def _quiet_stdout() -> Iterator[None]:
         os.close(kept)
 
 
+def _may_be_broken_connection(error: Exception) -> bool:
+    """Whether an error can come from a collective operation that lost a process.
+
+    JAX raises a `RuntimeError` where results are waited for, but a `ValueError` where the
+    operation fails as soon as it is dispatched.
+    """
+    is_of_jax = isinstance(error, RuntimeError | ValueError)
+    return is_of_jax and not isinstance(error, UserError)
+
+
 def _fail(error: Exception, watch: Watch) -> NoReturn:
     """Ends this process, and tells the others to end.
 
     It does not wait for them, as Python's exit would: they wait for this process.
     """
-    if isinstance(error, RuntimeError):
-        # Perhaps a connection that broke, since another process died: the watch says so.
+    if _may_be_broken_connection(error):
+        # Another process may have died: the watch reports that and ends this process.
         time.sleep(DEATH_SECONDS + 10)
     watch.stop()
     watch.report("failed")
