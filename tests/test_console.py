@@ -6,6 +6,10 @@ import sys
 import pytest
 
 CONSOLE = pathlib.Path(__file__).parent.parent / "pf_jax" / "experiment" / "console.py"
+PROTECTED = f"""
+import os, runpy, sys
+runpy.run_path({str(CONSOLE)!r})["protect_output"]()
+"""
 PROGRAM = """
 import os, runpy, sys
 if {is_protected}:
@@ -82,8 +86,7 @@ def test_output_that_can_be_written_is_left_as_it_is(tmp_path, redirections):
 def test_protect_output_keeps_buffering(environment):
     # An error has to be out before `os._exit`, which flushes nothing.
     program = (
-        f"import os, runpy, sys; runpy.run_path({str(CONSOLE)!r})['protect_output']()\n"
-        "print('error: a line', file=sys.stderr)\n"
+        PROTECTED + "print('error: a line', file=sys.stderr)\n"
         "print('progress', end='')\n"
         "os._exit(0)"
     )
@@ -98,11 +101,7 @@ def test_protect_output_keeps_buffering(environment):
 
 
 def test_protect_output_prints_all_of_a_long_line_to_a_busy_pipe():
-    program = (
-        f"import os, runpy, sys; runpy.run_path({str(CONSOLE)!r})['protect_output']()\n"
-        "os.set_blocking(1, False)\n"
-        "print('x' * 1_000_000)"
-    )
+    program = PROTECTED + "os.set_blocking(1, False)\nprint('x' * 1_000_000)"
     result = subprocess.run(
         [sys.executable, "-c", program],
         env={**os.environ, "PYTHONUNBUFFERED": "1"},

@@ -4,6 +4,7 @@ import shutil
 import signal
 import socket
 import time
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -441,28 +442,19 @@ def test_processes_with_unequal_devices_are_an_error(monkeypatch):
 def test_fail_waits_for_the_report_of_a_dead_process(
     monkeypatch, capsys, error, status, waits
 ):
-    class Watch:
-        def __init__(self):
-            self.done = []
-
-        def stop(self):
-            self.done.append("stop")
-
-        def report(self, reason):
-            self.done.append(reason)
-
-        def linger(self):
-            self.done.append("linger")
-
     def leave(number):
         raise SystemExit(number)
 
-    slept, watch = [], Watch()
+    slept, watch = [], mock.Mock()
     monkeypatch.setattr(hosts.time, "sleep", slept.append)
     monkeypatch.setattr(hosts.os, "_exit", leave)
     with pytest.raises(SystemExit) as ended:
         hosts._fail(error, watch)
     assert ended.value.code == status
     assert slept == ([hosts.DEATH_SECONDS + 10] if waits else [])
-    assert watch.done == ["stop", "failed", "linger"]
+    assert watch.mock_calls == [
+        mock.call.stop(),
+        mock.call.report("failed"),
+        mock.call.linger(),
+    ]
     assert str(error.args[0]) in capsys.readouterr().err

@@ -15,17 +15,17 @@ class _UnfailingFile(io.FileIO):
     """A file descriptor that goes on as the null device when it cannot be written to."""
 
     def write(self, data: Any, /) -> int:
-        """Writes bytes, or drops them; never raises an `OSError`."""
+        """Writes all bytes, or drops the rest; never raises an `OSError`."""
         rest = memoryview(data).cast("B")
         size = rest.nbytes
-        with contextlib.suppress(OSError):
+        try:
             while rest:
                 written = super().write(rest)
                 if written is None:  # A non-blocking descriptor that is busy.
                     select.select([], [self.fileno()], [])
                 rest = rest[written or 0 :]
-            return size
-        _redirect_to_null(self.fileno())
+        except OSError:
+            _redirect_to_null(self.fileno())
         return size
 
 
@@ -71,7 +71,8 @@ def unfailing_stream(number: int, stream: TextIO | None) -> io.TextIOWrapper:
             stream.flush()
     kept = stream if isinstance(stream, io.TextIOWrapper) else None
     file = _UnfailingFile(number, "w", closefd=False)
-    # Unbuffered text (PYTHONUNBUFFERED) above a buffer would stay in that buffer.
+    # `write_through` (PYTHONUNBUFFERED) concerns the text layer: a `BufferedWriter` below
+    # it would keep the text until a flush.
     is_unbuffered = kept is not None and kept.write_through
     return io.TextIOWrapper(
         cast(BinaryIO, file) if is_unbuffered else io.BufferedWriter(file),

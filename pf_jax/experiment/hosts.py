@@ -77,10 +77,11 @@ def _may_be_broken_connection(error: Exception) -> bool:
     """Whether an error can come from a collective operation that lost a process.
 
     JAX raises a `RuntimeError` where results are waited for, but a `ValueError` where the
-    operation fails as soon as it is dispatched.
+    operation fails as soon as it is dispatched. Defects can raise both too.
     """
-    is_of_jax = isinstance(error, RuntimeError | ValueError)
-    return is_of_jax and not isinstance(error, UserError)
+    if isinstance(error, UserError):  # It is a `ValueError`.
+        return False
+    return isinstance(error, RuntimeError | ValueError)
 
 
 def _fail(error: Exception, watch: Watch) -> NoReturn:
