@@ -17,8 +17,12 @@ USER_ERROR_STATUS = 2
 JOIN_SECONDS = 300.0
 """Time that processes wait for one another at the start."""
 
-JAX_DEATH_SECONDS = 45
-"""Time without a sign of life after which JAX ends all processes by itself."""
+JAX_DEATH_SECONDS = 90
+"""Time without a sign of life after which JAX ends all processes by itself.
+
+JAX sends a sign every half of it, so a process that dies may have sent its last one that
+long before: half of it has to be more than our own watch takes, some 30 seconds.
+"""
 
 
 class Address(NamedTuple):
