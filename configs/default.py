@@ -64,8 +64,8 @@ def get_config() -> config_dict.ConfigDict:
     generator.feedback_steps = 0  # steps a feedback gradient goes back; 0: all the way
     generator.unroll = 0  # steps in the body of a loop over time; 0: 4 on a GPU, else 1
     # Kernels that loops over time run as: "auto", "cuda", "cuda_l2" (CUDA without clusters)
-    # and "triton" on a GPU; "tpu" on a TPU; or "none". "auto" chooses none that no device
-    # has run yet: no TPU's, and of CUDA's none without clusters and no backward of TF32.
+    # and "triton" on a GPU; "tpu" on a TPU; or "none". "auto" chooses the fastest among
+    # those that a device of the kind has run: no TPU's.
     generator.kernels = "auto"
     generator.recompute = False  # save memory: recompute gates in the backward pass
 

@@ -34,7 +34,9 @@ def test_check_passes_a_right_kernel(monkeypatch, case):
     "faults",
     [
         [("(1.f - z[j]) * tanh_", "(1.01f - z[j]) * tanh_")],
-        pytest.param([("t == 0 : t == T", "t == 0 : t >= 0")], id="missing"),
+        pytest.param(
+            [("(warp < 5 || (u) < (T - 1) * tiles)", "(warp < 5)")], id="missing"
+        ),
     ],
 )
 def test_check_fails_a_wrong_kernel(monkeypatch, faults):

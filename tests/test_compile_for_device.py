@@ -64,10 +64,10 @@ BOUNDS = {
     (LONG, "tf32", "teacher_forcing_step"): Bounds(2.59, 0.997, 2, 43, 240, 0, 0),
     (LONG, "tf32", "unroll_free_running"): Bounds(0.125, 0.111, 1, 19, 240, 0, 0),
     (WIDE, "bfloat16", "joint_step"): Bounds(5.83, 1.05, 4, 133, 240, 0, 78),
-    (WIDE, "bfloat16", "teacher_forcing_step"): Bounds(1.19, 0.356, 2, 47, 240, 0, 12),
+    (WIDE, "bfloat16", "teacher_forcing_step"): Bounds(1.20, 0.356, 2, 47, 240, 0, 12),
     (WIDE, "bfloat16", "unroll_free_running"): Bounds(0.106, 0.066, 1, 20, 240, 0, 0),
     (WIDE, "tf32", "joint_step"): Bounds(8.31, 1.48, 4, 126, 240, 0, 90),
-    (WIDE, "tf32", "teacher_forcing_step"): Bounds(1.51, 0.512, 2, 47, 240, 0, 16),
+    (WIDE, "tf32", "teacher_forcing_step"): Bounds(1.52, 0.512, 2, 47, 240, 0, 16),
     (WIDE, "tf32", "unroll_free_running"): Bounds(0.106, 0.066, 1, 20, 240, 0, 0),
 }
 
@@ -159,9 +159,6 @@ def test_a_joint_step_for_a_tpu_reduces_gradients_counts_and_metrics(
     assert report["memory"]["temp"] / 1e9 < temporary
 
 
-SPILLED = {("backward", 512, 2, 2): 16}
-"""Bytes that a thread may keep in memory in place of registers, where there are any."""
-
 PROGRAMS = [
     pytest.param(way, size, tiles, directions, id=f"{way}-H{size}-{tiles}x{directions}")
     for way in ("forward", "backward")
@@ -207,10 +204,8 @@ def test_a_cuda_kernel_holds_its_weights_in_registers(
         program = backward_program(
             clusters, 784, is_half=directions == 2, has_preactivation=directions == 1
         )
-    spilled = spilled_bytes(program, tmp_path)
-    assert spilled <= SPILLED.get((way, size, tiles, directions), 0)
-    # Of another device with clusters, whose assembler finds places for all.
-    assert size < 512 or spilled_bytes(program, tmp_path, "sm_100") == 0
+    for name in ("sm_90", "sm_100"):  # those of devices with clusters
+        assert spilled_bytes(program, tmp_path, name) == 0, name
     assert program.shared <= 227 * 1024
 
 
@@ -228,16 +223,14 @@ def test_a_cuda_kernel_of_tf32_holds_its_weights_in_registers(
         has_preactivation=directions == 1,
         is_tf32=True,
     )
-    # Up to four numbers: as many instructions as reading them from shared memory takes.
-    most = 16 if (size, tiles) == (512, 1) else 0
-    assert spilled_bytes(program, tmp_path) <= most
-    assert spilled_bytes(program, tmp_path, "sm_100") == 0
+    for name in ("sm_90", "sm_100"):
+        assert spilled_bytes(program, tmp_path, name) == 0, name
 
 
 @pytest.mark.parametrize("way", ["forward", "backward"])
-@pytest.mark.parametrize("size, most", [(256, 0), (384, 0), (512, 32)])
+@pytest.mark.parametrize("size", [256, 384, 512])
 def test_a_cuda_kernel_of_several_models_holds_its_weights_in_registers(
-    way, size, most, tmp_path
+    way, size, tmp_path
 ):
     require_nvrtc()
     # With two tiles, where registers are scarcest.
@@ -246,8 +239,7 @@ def test_a_cuda_kernel_of_several_models_holds_its_weights_in_registers(
         program = forward_program(clusters, 784, is_saved=True, is_half=False)
     else:
         program = backward_program(clusters, 784, is_half=False, has_preactivation=True)
-    # The address of a model's arrays takes two registers for each of them.
-    assert spilled_bytes(program, tmp_path) <= most
+    assert spilled_bytes(program, tmp_path) == 0
 
 
 @pytest.mark.parametrize("classes", [2, 50])
@@ -295,8 +287,8 @@ def test_a_cuda_kernel_back_without_clusters_holds_its_weights_in_registers(
     )
     # In TF32 a thread has sums of its own for the columns of each block. Where the weights
     # take 192 registers, or one tile is held and the assembler reads far ahead, up to
-    # five numbers are kept in memory.
-    most = 20 if is_tf32 and (size == 1024 or held == 1) else 0
+    # six numbers are kept in memory.
+    most = 24 if is_tf32 and (size == 1024 or held == 1) else 0
     for name in ARCHITECTURES:
         assert spilled_bytes(program, tmp_path, name) <= most, name
 
@@ -329,9 +321,9 @@ def test_a_joint_step_for_an_h100_is_four_cuda_kernels(batch, tmp_path):
     assert report["memory"]["temp"] / 1e9 < bounds.temporary
 
 
-def test_a_joint_step_in_tf32_is_four_cuda_kernels_where_they_are_asked_for(tmp_path):
+def test_a_joint_step_in_tf32_is_four_cuda_kernels(tmp_path):
     require_nvrtc()
-    command = ["benchmarks/compile_for_device.py", "--generator_kernels=cuda"]
+    command = ["benchmarks/compile_for_device.py"]
     report = compile_for(tmp_path, "h100", "joint_step", "tf32", LONG, command)
     assert (report["cuda_kernels"], report["pallas_kernels"]) == (4, [])
     bounds = BOUNDS[LONG, "tf32", "joint_step"]

@@ -134,9 +134,9 @@ def test_rollout_of_several_models_equals_that_of_each(
     ("models", "shape", "tiles", "number"),
     [
         (1, (1, 64, 256), 1, 8),
-        (2, (1, 64, 256), 2, 8),
+        (2, (1, 64, 256), 1, 16),
         (8, (1, 64, 256), 3, 24),
-        (8, (2, 64, 256), 3, 48),
+        (8, (2, 64, 256), 6, 32),
     ],
 )
 def test_find_clusters_of_several_models_counts_all(models, shape, tiles, number):
@@ -225,7 +225,8 @@ def updates_of(kernels, *axes):
     [
         (H100, "cuda", (3,), 4),
         (H100, "cuda", (2, 2), 0),
-        (H100, "auto", (3,), 0),
+        (H100, "auto", (3,), 4),
+        (A100, "auto", (3,), 0),
         (H100, "auto", (), 4),
         (A100, "cuda", (3,), 4),
     ],

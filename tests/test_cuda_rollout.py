@@ -139,18 +139,26 @@ def test_rollout_takes_the_lowest_of_equal_classes(
 
 
 FAULTS = {
-    "no barrier": [("SYNC(); // the parts of the logits", "// the parts")],
+    "no barrier": [("if (samples) SYNC(); // the parts of the logits", "// the parts")],
     "no second barrier": [
         ("SYNC();                        // the parts of the sums", "//")
     ],
-    "no last barrier": [("SYNC(); // the lines of the last step are", "// are")],
+    "no last barrier": [("SYNC(); // the lines of the last unit are", "// are")],
     "one buffer": [
-        ("(now * tiles + n) * TILE", "n * TILE"),
-        ("(next * tiles + n) * TILE", "n * TILE"),
+        ("(n * 2 + now) * TILE", "n * 2 * TILE"),
+        ("(n * 2 + (now ^ 1)) * TILE", "n * 2 * TILE"),
     ],
-    "wrong count": [("8 * next, tiles * TILE)", "8 * next, tiles * TILE - 16)")],
+    "one buffer of parts": [("(u & 1) * PART", "0 * PART")],
+    "one buffer of lines": [
+        ("(u & 1) * 5 * 8 * LINE", "0"),
+        ("((((u)&1) * 5 + warp % 5) * 8", "((warp % 5) * 8"),
+    ],
+    "wrong count": [("next_bar, TILE);", "next_bar, TILE - 16);")],
     "no wait for copies": [("copies_wait<1>()", "copies_wait<2>()")],
-    "one buffer of noise": [("(((t) & 1) * tiles", "(0 * tiles")],
+    "one buffer of noise": [
+        ("(((u)&1) * 8 + i / CLASSES)", "(i / CLASSES)"),
+        ("((u & 1) * 8 + 2 * q", "(2 * q"),
+    ],
     "ties to the highest": [("its < chosen", "its > chosen")],
 }
 
@@ -160,7 +168,7 @@ FAULTS = {
 def test_rollout_fails_with_a_planted_fault(monkeypatch, fault):
     interface, inputs = drawn_rollout(20, num_steps=7, reading=9)
     inputs = with_equal_classes(inputs)
-    clusters = RolloutClusters(1, 1, MEMORY)
+    clusters = RolloutClusters(2, 2, MEMORY)
     run = functools.partial(cuda.rollout, clusters, HALF, True, interface, inputs)
     assert_found(monkeypatch, FAULTS[fault], run)
 
@@ -173,7 +181,8 @@ def test_rollout_fails_with_a_planted_fault(monkeypatch, fault):
         (512, 64, 64, 50, (2, 1)),
         (512, 0, 128, 2, (2, 2)),
         (128, 8, 8, 256, (1, 1)),
-        (512, 256, 256, 2, (3, 3)),  # in two rounds
+        (512, 256, 256, 2, (5, 4)),
+        (512, 256, 512, 2, (6, 6)),  # in two rounds
         (512, 2000, 64, 2, None),
         (512, 0, 64, 256, None),  # the readout does not fit
         (512, 0, 64, 300, None),

@@ -19,8 +19,8 @@ KERNELS = ("auto", "cuda", "cuda_l2", "triton", "tpu", "none")
 """Choices of kernels, for `Loop.kernels`.
 
 "cuda" and "cuda_l2", CUDA kernels without clusters, take Triton's where they have none.
-"auto" takes none that no device has run yet: no TPU's, and of CUDA's none without clusters,
-none of several models and no backward pass in TF32.
+"auto" takes none that no device has run yet, as a TPU's, and of CUDA's without clusters
+those alone that are faster than Triton's on a device that has run both.
 """
 
 _BY_OLD_NAME = {True: "auto", False: "none", "True": "auto", "False": "none"}
@@ -28,12 +28,10 @@ _BY_OLD_NAME = {True: "auto", False: "none", "True": "auto", "False": "none"}
 
 _CUDA_DTYPES = {
     "forward": ("bfloat16", "float16"),
-    "backward": ("bfloat16",),
+    "backward": ("bfloat16", "float32"),
     "rollout": ("bfloat16", "float16"),
 }
-"""Types of the operands that the CUDA kernels of a form multiply, but for `_ASKED_FOR`."""
-_ASKED_FOR = {"backward": "float32"}
-"""Types that the CUDA kernels of a form multiply where they are asked for."""
+"""Types of the operands that the CUDA kernels of a form multiply, or stand in for."""
 
 
 def kernel_choice(kernels: bool | str) -> str:
@@ -54,7 +52,7 @@ def kernel_choice(kernels: bool | str) -> str:
 def _kinds(loop: Loop) -> tuple[str, ...]:
     """The kinds of a GPU's kernels that a loop may run as, in the order of preference."""
     return {
-        "auto": ("cuda", "triton"),
+        "auto": ("cuda", "cuda_l2", "triton"),
         "cuda": ("cuda", "cuda_l2", "triton"),
         "cuda_l2": ("cuda_l2", "triton"),
         "triton": ("triton",),
@@ -120,9 +118,6 @@ def choose(
         return [functools.partial(x, loop, *static) for x in kernels if x is not None]
 
     def stacked(models: int) -> Callable[..., Any] | None:
-        # No device has run them yet: they have to be asked for.
-        if kernel_choice(loop.kernels) not in ("cuda", "cuda_l2"):
-            return None
         of_cuda = [kind for kind in kinds if kind != "triton"]
         found = find(of_cuda, sizes._replace(models=models))
         return _first_that_compiles([*found, plain]) if found else None
@@ -185,6 +180,9 @@ _AS_KERNELS = {
 }
 """Plain loops that return all that their kernels do."""
 
+_CAPABILITY_THAT_RAN_GROUPS = 9.0
+"""The least compute capability on which CUDA's kernels without clusters have run."""
+
 _MODULES = {
     "cuda": "pf_jax.recurrence.cuda",
     "cuda_l2": "pf_jax.recurrence.cuda.l2",
@@ -223,8 +221,6 @@ def _is_for_cuda(form: str, loop: Loop) -> bool:
     operand = tiles.states_dtype(loop.dtype)
     if form == "backward":
         operand = tiles.cotangents_dtype(loop.dtype)
-    if _ASKED_FOR.get(form) == operand.name:
-        return kernel_choice(loop.kernels) != "auto"
     return operand.name in _CUDA_DTYPES.get(form, ())
 
 
@@ -243,9 +239,15 @@ def _find_groups(
 ) -> groups.Groups | groups.RolloutGroups | None:
     if not _is_for_cuda(sizes.form, loop):
         return None
+    is_chosen = kernel_choice(loop.kernels) == "auto"
+    if is_chosen and device.capability < _CAPABILITY_THAT_RAN_GROUPS:
+        return None
     if sizes.form == "rollout":
-        return groups.find_rollout_groups(sizes, device)
-    return groups.find_groups(sizes.form, sizes.shape, device, models=sizes.models)
+        return None if is_chosen else groups.find_rollout_groups(sizes, device)
+    found = groups.find_groups(sizes.form, sizes.shape, device, models=sizes.models)
+    if is_chosen and found and found.tiles > groups.MOST_FASTER_TILES:
+        return None
+    return found
 
 
 def _find_tiles(loop: Loop, sizes: LoopSizes, device: Device) -> tiles.Tiles | None:

@@ -4,20 +4,18 @@ from typing import NamedTuple
 
 from pf_jax.recurrence.tiles import Device, LoopSizes
 
-BLOCKS = 8
-"""Blocks of a cluster, the most that every device with clusters runs."""
-_SIZES = (128, 256, 384, 512)
-"""Numbers of units whose weights fit the registers of a cluster."""
-_TILES = (1, 2, 3)
-_MEMORY = 199 * 1024
-"""Shared memory of a block that the largest kernel fits, TF32's backward one of 512 units
-and three tiles; some devices with clusters have half of it."""
+COLUMNS = 64
+"""Hidden columns of a block, whose weights of at most 512 units fit its registers."""
+BLOCKS = {size: size // COLUMNS for size in (128, 256, 384, 512)}
+"""Blocks of a cluster by the number of units: at most the 8 that every device with clusters
+runs."""
+_MOST_TILES = 6
 _MOST_WAVES = 2
 """Rounds of clusters of one model up to which these kernels take less time than Triton's.
 
-On an H100 a step of 512 units takes 3 us forward and 5 us backward a round with three
-tiles, and 5 to 6 us in Triton's kernels, whose time grows with the rows as well. Several
-models in one launch take no more rounds than a launch for each of them."""
+On an H100 a step of 512 units takes 2.8 us forward and 3.8 us backward a round with three
+tiles, and 4.6 and 6.4 us in Triton's kernels, whose time grows with the rows as well.
+Several models in one launch take no more rounds than a launch for each of them."""
 
 
 class Clusters(NamedTuple):
@@ -53,18 +51,62 @@ class Clusters(NamedTuple):
         return self.models * self.directions * self.of_direction
 
     @property
+    def blocks(self) -> int:
+        """Number of all blocks."""
+        return self.number * BLOCKS[self.size]
+
+    @property
     def columns(self) -> int:
         """Hidden columns of a block."""
-        return self.size // BLOCKS
+        return self.size // BLOCKS[self.size]
 
     def line(self, num_bytes: int = 2) -> int:
         """Bytes of a row's columns in shared memory, as in `sources/place.cuh`."""
         return num_bytes * self.columns + 16
 
 
-def resident(device: Device) -> int:
-    """Number of clusters that run at once: 15 on an H100 with 132 multiprocessors."""
-    return max(1, device.cores // BLOCKS - 1)
+def resident(device: Device, size: int) -> int:
+    """Number of clusters that run at once: of 8 blocks 15 on an H100, of 4 30, of 2 66.
+
+    An H100's 132 multiprocessors lie in groups of 14 to 18, and no cluster in two of them.
+
+    Args:
+        device: What a kernel has at its disposal.
+        size: Number of hidden units.
+    """
+    blocks = BLOCKS[size]
+    return max(1, (device.cores - 12) // blocks)
+
+
+def forward_memory(clusters: Clusters, *, is_saved: bool = True) -> int:
+    """Bytes of shared memory of a block, as in `sources/forward.cu`."""
+    states = 2 * clusters.rows * clusters.size * 2
+    lines = (3 * 3 + 2 * (5 if is_saved else 2)) * 8 * clusters.line()
+    held = clusters.rows * clusters.columns * 4
+    return (
+        states + 2 * _parts_memory(clusters.size) + lines + held + clusters.tiles * 16
+    )
+
+
+def backward_memory(
+    clusters: Clusters,
+    *,
+    is_half: bool = False,
+    has_preactivation: bool = True,
+    is_tf32: bool = True,
+) -> int:
+    """Bytes of shared memory of a block, as in `sources/backward.cu`."""
+    operands = 2 * 8 * 3 * clusters.columns * 2
+    sums = 2 * clusters.rows * clusters.size * 4
+    cotangents = clusters.line(2 if is_half else 4)
+    cotangents += has_preactivation * clusters.line(4)
+    read = 3 * 8 * (5 * clusters.line() + cotangents)
+    left = 2 * 8 * 4 * clusters.line(4 if is_tf32 else 2)
+    kept = clusters.rows * clusters.columns * 4
+    totals = 256 * 16
+    largest = is_tf32 * (2 * 8 * 4 + 16)
+    barriers = clusters.tiles * 16
+    return operands + sums + read + left + kept + totals + largest + barriers
 
 
 def find_clusters(
@@ -81,16 +123,18 @@ def find_clusters(
         None where there is no kernel, or a slower one than Triton's.
     """
     directions, num_rows, size = shape
-    if device.capability < 9 or device.memory < _MEMORY:
+    if device.capability < 9 or size not in BLOCKS or directions > 2:
         return None
-    if size not in _SIZES or directions > 2:
-        return None
-    spread = [Clusters(directions, num_rows, size, tiles, models) for tiles in _TILES]
-    for each in spread:
-        if each.number <= resident(device):
+    found = None
+    for tiles in range(1, _MOST_TILES + 1):
+        each = Clusters(directions, num_rows, size, tiles, models)
+        if max(forward_memory(each), backward_memory(each)) > device.memory:
+            break
+        found = each
+        if each.number <= resident(device, size):
             return each
-    most = models * _MOST_WAVES * resident(device)
-    return spread[-1] if spread[-1].number <= most else None
+    most = models * _MOST_WAVES * resident(device, size)
+    return found if found and found.number <= most else None
 
 
 def number_of(tiles: tuple[int, int], rows: tuple[int, int]) -> int:
@@ -130,7 +174,10 @@ class RolloutClusters(NamedTuple):
         return self.models * number_of(tiles, (reading, sampling))
 
 
-_ROLLOUT_TILES = ((1, 1), (2, 1), (2, 2), (3, 2), (3, 3))
+_ROLLOUT_TILES = (
+    *((1, 1), (2, 1), (2, 2), (3, 2), (3, 3), (4, 3), (4, 4), (5, 4), (5, 5), (6, 5)),
+    (6, 6),
+)
 """Tiles of a cluster that reads and of one that samples, the fastest first."""
 MOST_CLASSES = 256
 """Classes that a kernel samples from, at most."""
@@ -147,7 +194,7 @@ def find_rollout_clusters(sizes: LoopSizes, device: Device) -> RolloutClusters |
         None where there is no kernel, or a slower one than Triton's.
     """
     size, rows = sizes.shape[-1], (sizes.reading, sizes.sampling)
-    if device.capability < 9 or size not in _SIZES or sizes.layers != 1:
+    if device.capability < 9 or size not in BLOCKS or sizes.layers != 1:
         return None
     if sizes.classes > MOST_CLASSES:
         return None
@@ -157,9 +204,9 @@ def find_rollout_clusters(sizes: LoopSizes, device: Device) -> RolloutClusters |
         if rollout_memory(each, size, sizes.classes) > device.memory:
             break
         found = each
-        if each.number(*rows) <= resident(device):
+        if each.number(*rows) <= resident(device, size):
             return each
-    most = sizes.models * _MOST_WAVES * resident(device)
+    most = sizes.models * _MOST_WAVES * resident(device, size)
     return found if found and found.number(*rows) <= most else None
 
 
@@ -170,13 +217,19 @@ def class_tiles(classes: int) -> int:
 
 def warps(size: int) -> tuple[int, int]:
     """Warps of a block along its columns, and along the terms of a product."""
-    along_columns = size // BLOCKS // 16
+    along_columns = size // BLOCKS[size] // 16
     return along_columns, min(8 // along_columns, size // 32)
+
+
+def _parts_memory(size: int) -> int:
+    """Bytes of a unit's parts of sums."""
+    along_columns, along_terms = warps(size)
+    return along_columns * 2 * (along_terms - 1) * 3 * 256
 
 
 def table_memory(size: int, tokens: int) -> int:
     """Bytes of shared memory of a block's columns of the table."""
-    return (tokens + 1) * (3 * size // BLOCKS + 8) * 4
+    return (tokens + 1) * (3 * size // BLOCKS[size] + 8) * 4
 
 
 def rollout_memory(clusters: RolloutClusters, size: int, classes: int) -> int:
@@ -190,20 +243,19 @@ def rollout_memory(clusters: RolloutClusters, size: int, classes: int) -> int:
     tiles = max(clusters.reading_tiles, clusters.sampling_tiles)
     along_columns, along_terms = warps(size)
     number = along_columns * along_terms
-    along_classes = min(class_tiles(classes), 4 if number == 6 else number)
-    columns = size // BLOCKS
+    along_classes = min(class_tiles(classes), number)
+    columns = size // BLOCKS[size]
     states = 2 * tiles * size * 16
-    parts = tiles * along_columns * 2 * (along_terms - 1) * 3 * 256
-    lines = 5 * 8 * tiles * (2 * columns + 16)
-    scores = (number // along_classes + 2) * clusters.sampling_tiles * 8
+    lines = 2 * 5 * 8 * (2 * columns + 16)
+    scores = (min(number // along_classes, size // 32) + 2) * 8
     readout = 16 * class_tiles(classes)
     return (
         states
-        + parts
+        + 2 * _parts_memory(size)
         + lines
         + scores * (readout + 4) * 4
         + readout * size * 2
         + columns * 4
-        + 6 * 8
-        + 16
+        + tiles * 8 * columns * 4
+        + tiles * 16
     )

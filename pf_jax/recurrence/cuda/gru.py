@@ -6,7 +6,13 @@ import jax
 import jax.numpy as jnp
 
 from pf_jax.recurrence.cuda.call import Program, launch
-from pf_jax.recurrence.cuda.clusters import BLOCKS, Clusters
+from pf_jax.recurrence.cuda.clusters import (
+    BLOCKS,
+    Clusters,
+    backward_memory,
+    forward_memory,
+    warps,
+)
 from pf_jax.recurrence.loops import (
     Deltas,
     GRUWeights,
@@ -18,9 +24,6 @@ from pf_jax.recurrence.loops import (
 from pf_jax.recurrence.operands import scaled, state_divisor
 from pf_jax.recurrence.tiles import cotangents_dtype, states_dtype
 from pf_jax.types import Array
-
-_BARRIERS = 16
-"""Bytes of shared memory for barriers."""
 
 
 def _program(
@@ -37,6 +40,7 @@ def _program(
         "SIDES": clusters.directions,
         "UNITS": clusters.size,
         "TILES": clusters.tiles,
+        "GROUP": BLOCKS[clusters.size],
         "MODELS": clusters.models,
         **defines,
     }
@@ -44,7 +48,7 @@ def _program(
         f"{way}.cu",
         f"gru_{way}",
         tuple(sorted(constants.items())),
-        BLOCKS * clusters.number,
+        clusters.blocks,
         threads,
         shared,
         clusters.models,
@@ -62,18 +66,13 @@ def forward_program(
         is_saved: Whether there will be a backward pass.
         is_half: Whether operands are in half precision, in place of bfloat16.
     """
-    along_columns = clusters.columns // 16
-    along_terms = min(8 // along_columns, clusters.size // 32)
-    warps = along_columns * along_terms
-    states = 2 * clusters.rows * clusters.size * 2
-    parts = clusters.tiles * warps * 12 * 32 * 4
-    lines = (2 * 3 + (5 if is_saved else 2)) * clusters.rows * clusters.line()
+    along_columns, along_terms = warps(clusters.size)
     return _program(
         "forward",
         clusters,
         num_steps,
-        32 * warps,
-        states + parts + lines + _BARRIERS,
+        32 * along_columns * along_terms,
+        forward_memory(clusters, is_saved=is_saved),
         SAVED=int(is_saved),
         F16=int(is_half),
     )
@@ -97,20 +96,17 @@ def backward_program(
         is_tf32: Whether operands are in half precision in place of TF32, and what the
             kernel leaves is in float32; otherwise both are in bfloat16.
     """
-    operands = 2 * clusters.rows * 3 * clusters.columns * 2
-    parts = 2 * clusters.rows * clusters.size * 4
-    cotangents = clusters.line(2 if is_half else 4) + has_preactivation * clusters.line(
-        4
-    )
-    read = clusters.rows * (5 * clusters.line() + cotangents)
-    left = clusters.rows * 4 * clusters.line(4 if is_tf32 else 2)
-    largest = is_tf32 * (2 * clusters.rows * 4 + 16)
     return _program(
         "backward",
         clusters,
         num_steps,
         256,
-        operands + parts + 2 * read + left + largest + _BARRIERS,
+        backward_memory(
+            clusters,
+            is_half=is_half,
+            has_preactivation=has_preactivation,
+            is_tf32=is_tf32,
+        ),
         HALF_D=int(is_half),
         HAS_DA=int(has_preactivation),
         F16=int(is_tf32),

@@ -2,7 +2,7 @@
 
 They have the contract of `cuda/gru.py`, whose clusters hold weights of up to 512 units.
 Here as many blocks as 1024 units need own some rows, and what they tell one another goes
-through the L2 cache. No device has run them.
+through the L2 cache. A device without clusters has not run them yet.
 """
 
 from typing import Any

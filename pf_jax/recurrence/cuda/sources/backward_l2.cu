@@ -14,7 +14,6 @@
 
 #include "lanes.cuh"
 #include "place.cuh"
-#define READ_ROWS 8
 // zeros: the same memory as counters. deltas: [groups, NT, 2, DLINES, 8]. A kernel leaves the last two.
 #define EXCHANGE_READS const u32*,
 #define EXCHANGE_MAKES , u16 *deltas, u32 *counters
@@ -39,11 +38,53 @@
 static_assert(MG * KG == WARPS && KG >= 2 && GROUP % KG == 0, "two warps finish the columns, each has as many blocks");
 static_assert(HC == 32, "a gate's columns of a block are two tiles of terms");
 
-// Where a block works, asked for anew as `PLACE` is.
-#define PLACE_OF_BLOCK                                                                       \
-  const int own_block = MODELS == 1 ? block_here() : block_here() % MODEL_BLOCKS;            \
-  const int of_direction = own_block / GROUP, rank = own_block % GROUP;                      \
-  const int direction = S == 1 ? 0 : of_direction / CLUSTERS, row0 = of_direction % CLUSTERS * ROWS;
+// Copies what step s reads of rows from `row0_` on: five lines a row of 16 bits, and those of cotangents.
+#define COPY_READ(s, row0_, to)                                                         \
+  {                                                                                     \
+    const int first = row0_;                                                            \
+    const size_t t_rows = (size_t)IN_TIME(T - 1 - (s)) * N + first;                     \
+    for (int i = thread_here(); i < 5 * 8 * PIECES; i += THREADS) {                     \
+      const int piece = i % PIECES, line = i / PIECES, kind = line / 8, row = line % 8; \
+      const bool is_row = first + row < N;                                              \
+      const u16* const from = kind == 0   ? before + (size_t)direction * T * N * H      \
+                              : kind == 1 ? PICK(a)                                     \
+                              : kind == 2 ? PICK(r)                                     \
+                              : kind == 3 ? PICK(z)                                     \
+                                          : PICK(v);                                    \
+      copy16((to) + line * LINE + piece * 16,                                           \
+             from + (is_row ? (t_rows + row) * H + rank * HC + piece * 8 : 0), is_row); \
+    }                                                                                   \
+    COPY_D(d_hidden, HALF_D ? 2 : 4, (to) + AT_D, DLINE)                                \
+    COPY_D_PRE(to)                                                                      \
+  }
+#define COPY_D(array, bytes, to, width)                                                  \
+  for (int i = thread_here(); i < 8 * HC * (bytes) / 16; i += THREADS) {                 \
+    const int piece = i % (HC * (bytes) / 16), row = i / (HC * (bytes) / 16);            \
+    const bool is_row = first + row < N;                                                 \
+    const size_t number = (t_rows + row) * (S * H) + direction * H + rank * HC;          \
+    copy16((to) + row * (width) + piece * 16,                                            \
+           (const char*)(array) + (is_row ? number * (bytes) + piece * 16 : 0), is_row); \
+  }
+#if HAS_DA
+#define COPY_D_PRE(to) COPY_D(d_pre, 4, (to) + AT_DA, LONG)
+#else
+#define COPY_D_PRE(to)
+#endif
+// Writes what step s has left of rows from `row0_` on: six arrays, for which four kinds of lines are there.
+#define LEFT_PIECES (HC * (F16 ? 4 : 2) / 16)
+#define WRITE_LEFT(s, row0_)                                                                                  \
+  {                                                                                                           \
+    const size_t t_rows = (size_t)IN_TIME(T - 1 - (s)) * N + (row0_);                                         \
+    for (int i = thread_here(); i < 6 * 8 * LEFT_PIECES; i += THREADS) {                                      \
+      const int piece = i % LEFT_PIECES, line = i / LEFT_PIECES, kind = line / 8, row = line % 8;             \
+      const int from = (kind < 3 ? kind : kind == 5 ? 3 : kind - 3) * 8 + row;                                \
+      const size_t at = kind < 3 ? ((size_t)direction * T * N + t_rows + row) * (3 * H) + kind * H            \
+                                 : (t_rows + row) * (S * 3 * H) + direction * 3 * H + (kind - 3) * H;         \
+      if ((row0_) + row < N)                                                                                  \
+        *(uint4*)((kind < 3 ? product : projections) + at + rank * HC + piece * (16 / (int)sizeof(left_t))) = \
+            *(const uint4*)(smem + AT_LEFT + from * LEFT_LINE + piece * 16);                                  \
+    }                                                                                                         \
+  }
 
 GRID_KERNEL gru_backward(ARRAYS) {
   SHARED
@@ -83,8 +124,8 @@ GRID_KERNEL gru_backward(ARRAYS) {
 
 // The cotangents of a step of a tile: a line, of those of the group.
 #define DELTAS(n, step, line) ((((u16* const*)(smem + AT_MEETING))[0]) + (((n)*2 + ((step)&1)) * DLINES + (line)) * 8)
-#define COPY_DELTAS(step, n, b)                                                                     \
-  _Pragma("unroll 1") for (int i = thread_here(); i < DLINES; i += THREADS)                         \
+#define COPY_DELTAS(step, n, b)                                             \
+  _Pragma("unroll 1") for (int i = thread_here(); i < DLINES; i += THREADS) \
     copy16(s_d + (b)*DTILE + i * 16, DELTAS(n, step, i), true);
 // The product of the cotangents in a buffer with the block's rows of the weights, in parts: pairs of tiles from `from` on.
 #define MULTIPLY(from, to, b)                                                                       \
@@ -154,10 +195,10 @@ GRID_KERNEL gru_backward(ARRAYS) {
             for (int p = 0; p < KG; p++)
               dh[j] += ((const float*)(smem + AT_PARTS))[((mg * KG + p) * 4 + 2 * half + j) * 32 + lane];
         if (s < T) {
-          FACTORS(1)
-          FIND_FACTORS(AT_READ + now * READ_BYTES, 0, 0)
-          FIND_COTANGENTS(d, dh[0], dh[0], 0, 0)
-          FIND_COTANGENTS(d, dh[1], dh[1], 0, 1)
+          FACTORS
+          FIND_FACTORS(AT_READ + now * READ_BYTES, (mg * 16 + half * 8) * 2)
+          FIND_COTANGENTS(d, dh[0], dh[0], 0)
+          FIND_COTANGENTS(d, dh[1], dh[1], 1)
           held[n * 4 * HC] = pair_of(dh[0], dh[1]);
 #pragma unroll
           for (int i = 0; i < 4; i++) {

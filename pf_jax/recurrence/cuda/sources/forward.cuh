@@ -1,7 +1,5 @@
-// What forward.cu and forward_l2.cu have in common: the arrays, and what a step leaves. They say in these names how they
-// differ:
-//   AT_LEFT                where in shared memory lie the lines that a step leaves
-//   EXCHANGE_READS, _MAKES arrays in which blocks meet
+// What forward.cu and forward_l2.cu have in common: the arrays, and what a step leaves. They say in EXCHANGE_READS and
+// EXCHANGE_MAKES in which arrays blocks meet.
 #pragma once
 #define KG (8 / MG < H / 32 ? 8 / MG : H / 32) // warps along the terms of a product
 #define KT (H / 16 / KG)                       // tiles of 16 terms of a warp
@@ -64,37 +62,4 @@ static_assert(KT % 2 == 0 && KG >= 2, "two tiles are read at once, two warps fin
     a[gate][k][1] = p[8 * H / 2];                                                \
     a[gate][k][2] = p[4];                                                        \
     a[gate][k][3] = p[8 * H / 2 + 4];                                            \
-  }
-
-// Copies the projections of `rows` rows from `row0_` on of step s to three lines a row in shared memory, from a line on.
-#define COPY_PROJECTIONS(s, rows, row0_, to, first_line)                                             \
-  for (int i = thread_here(); i < 3 * (rows) * PIECES; i += THREADS) {                               \
-    const int piece = i % PIECES, line = i / PIECES, gate = line / (rows), row = line % (rows);      \
-    const size_t at = ((size_t)IN_TIME(s) * N + row0_ + row) * (S * 3 * H) + direction * 3 * H;      \
-    const bool is_row = row0_ + row < N;                                                             \
-    copy16((to) + ((first_line) + line) * LINE + piece * 16, x + (is_row ? at + gate * H + rank * HC + piece * 8 : 0), is_row); \
-  }
-
-// Writes what step s has left of `rows` rows from `row0_` on; the last kind is h' again, as what the next step starts from.
-#if SAVED
-#define KIND_5 else if (kind == 5) to = before + ((size_t)direction * T * N + at) * H;
-#define OTHER_GATES to = (kind == 2 ? PICK(1) : kind == 3 ? PICK(2) : PICK(3)) + at * H;
-#else
-#define KIND_5
-#define OTHER_GATES continue;
-#endif
-#define WRITE_LINES(s, rows, row0_)                                                                  \
-  for (int i = thread_here(); i < (KINDS + SAVED) * (rows) * PIECES; i += THREADS) {                 \
-    const int piece = i % PIECES, line = i / PIECES, kind = line / (rows), row = row0_ + line % (rows); \
-    const int t = IN_TIME(kind < KINDS ? s : s + 1);                                                 \
-    const int from = kind < KINDS ? line : line % (rows);                                            \
-    const size_t at = (size_t)t * N + row;                                                           \
-    u16* to;                                                                                         \
-    if (kind == 0)                                                                                   \
-      to = hidden + at * (S * H) + direction * H;                                                    \
-    else if (kind == 1)                                                                              \
-      to = PICK(0) + at * H;                                                                         \
-    KIND_5 else OTHER_GATES                                                                          \
-    if (row < N && (kind < KINDS || s + 1 < T))                                                      \
-      *(uint4*)(to + rank * HC + piece * 8) = *(const uint4*)(smem + AT_LEFT + from * LINE + piece * 16); \
   }

@@ -20,6 +20,39 @@
 #include "units.cuh"
 static_assert(WARPS == 8, "a block has eight warps");
 
+// Copies the projections of 8 rows from `row0_` on of step s to three lines a row in shared memory, from a line on.
+#define COPY_PROJECTIONS(s, row0_, to, first_line)                                              \
+  for (int i = thread_here(); i < 3 * 8 * PIECES; i += THREADS) {                               \
+    const int piece = i % PIECES, line = i / PIECES, gate = line / 8, row = line % 8;           \
+    const size_t at = ((size_t)IN_TIME(s) * N + row0_ + row) * (S * 3 * H) + direction * 3 * H; \
+    const bool is_row = row0_ + row < N;                                                        \
+    copy16((to) + ((first_line) + line) * LINE + piece * 16, x + (is_row ? at + gate * H + rank * HC + piece * 8 : 0), is_row); \
+  }
+
+// Writes what step s has left of 8 rows from `row0_` on; the last kind is h' again, as what the next step starts from.
+#if SAVED
+#define KIND_5 else if (kind == 5) to = before + ((size_t)direction * T * N + at) * H;
+#define OTHER_GATES to = (kind == 2 ? PICK(1) : kind == 3 ? PICK(2) : PICK(3)) + at * H;
+#else
+#define KIND_5
+#define OTHER_GATES continue;
+#endif
+#define WRITE_LINES(s, row0_)                                                                             \
+  for (int i = thread_here(); i < (KINDS + SAVED) * 8 * PIECES; i += THREADS) {                           \
+    const int piece = i % PIECES, line = i / PIECES, kind = line / 8, row = row0_ + line % 8;             \
+    const int t = IN_TIME(kind < KINDS ? s : s + 1);                                                      \
+    const int from = kind < KINDS ? line : line % 8;                                                      \
+    const size_t at = (size_t)t * N + row;                                                                \
+    u16* to;                                                                                              \
+    if (kind == 0)                                                                                        \
+      to = hidden + at * (S * H) + direction * H;                                                         \
+    else if (kind == 1)                                                                                   \
+      to = PICK(0) + at * H;                                                                              \
+    KIND_5 else OTHER_GATES                                                                               \
+    if (row < N && (kind < KINDS || s + 1 < T))                                                           \
+      *(uint4*)(to + rank * HC + piece * 8) = *(const uint4*)(smem + AT_LEFT + from * LINE + piece * 16); \
+  }
+
 GRID_KERNEL gru_forward(ARRAYS) {
   SHARED
   OF_MODEL_ARRAYS
@@ -63,17 +96,17 @@ GRID_KERNEL gru_forward(ARRAYS) {
     SYNC();
     COPY_STATE(0, 0, 0)
   }
-  COPY_PROJECTIONS(0, 8, row0, s_h + AT_READ, 0)
+  COPY_PROJECTIONS(0, row0, s_h + AT_READ, 0)
   copies_commit();
 
-#define AMID                                                                                   \
-  const bool copies = next_s < T;                                                              \
-  if (NT > 1) {                                                                                \
-    if (copies && THREAD == 0) wait_for(COUNTER(next_n), GROUP * (next_s + 1));                \
-    SYNC(); /* and for that thread */                                                          \
-    if (copies) COPY_STATE(next_s, next_n, next)                                               \
-  }                                                                                            \
-  if (copies) COPY_PROJECTIONS(next_s, 8, row0 + next_n * 8, s_h + AT_READ, next * 3 * 8)      \
+#define AMID                                                                           \
+  const bool copies = next_s < T;                                                      \
+  if (NT > 1) {                                                                        \
+    if (copies && THREAD == 0) wait_for(COUNTER(next_n), GROUP * (next_s + 1));        \
+    SYNC(); /* and for that thread */                                                  \
+    if (copies) COPY_STATE(next_s, next_n, next)                                       \
+  }                                                                                    \
+  if (copies) COPY_PROJECTIONS(next_s, row0 + next_n * 8, s_h + AT_READ, next * 3 * 8) \
   copies_commit();
 #define INPUT(gate, j) \
   of_f16(*(const u16*)(smem + AT_READ + ((now * 3 + gate) * 8 + 2 * q + j) * LINE + local * 2))
@@ -98,7 +131,7 @@ GRID_KERNEL gru_forward(ARRAYS) {
       UNIT_GATES(s, n, s + 1 < T)
       SYNC(); // the lines are there and the state is shared; the parts of the sums may be written anew
       if (s + 1 < T && THREAD == 0) arrive(COUNTER(n));
-      WRITE_LINES(s, 8, row0 + n * 8)
+      WRITE_LINES(s, row0 + n * 8)
     }
 #pragma unroll 1
   for (int n = 0; n < NT; n++) {

@@ -2,8 +2,8 @@
 //
 // T steps, N rows, S directions, H units and NT tiles of 8 rows of a cluster are constants of a compilation. The
 // compiler is given longer names: its own headers, which come first, have templates over a T.
-// A cluster of 8 blocks owns 8 NT rows of a direction for good, and a block H / 8 of the hidden columns. Without clusters
-// it is a GROUP of blocks.
+// A cluster of GROUP blocks owns 8 NT rows of a direction for good, and a block 64 of the hidden columns. Without clusters
+// it is a group of blocks, and 32 columns.
 // MODELS that have nothing in common run in one launch: the blocks of one follow those of another, as do their arrays.
 #pragma once
 #define T STEPS
@@ -11,10 +11,7 @@
 #define S SIDES
 #define H UNITS
 #define NT TILES
-#ifndef GROUP
-#define GROUP 8                          // blocks that own the same rows
-#endif
-#define HC (H / GROUP)                   // hidden columns of a block
+#define HC (H / GROUP)                   // hidden columns of a block, of GROUP that own the same rows
 #define MG (HC / 16)                     // warps along them
 #define ROWS (8 * NT)                    // rows of a cluster
 #define CLUSTERS ((N + ROWS - 1) / ROWS) // clusters of a direction
@@ -33,6 +30,5 @@
 // A line is a row's columns of one array in shared memory, 16 bits each. The 16 bytes more put the lines that a warp
 // reads or writes at once into different banks.
 #define LINE (2 * HC + 16)
-#define LINES(kinds) ((kinds) * ROWS * LINE)
 #define PIECES (HC / 8)                  // pieces of 16 bytes of a line
 static_assert(H % 128 == 0 && HC % 16 == 0 && H * HC <= 512 * 64, "a block's columns are tiles of 16, its weights fit its registers");

@@ -6,7 +6,7 @@ typedef unsigned short u16;
 typedef unsigned int u32;
 typedef unsigned long long u64;
 #define DEV __device__ __forceinline__
-#define KERNEL extern "C" __global__ void __cluster_dims__(8, 1, 1) __launch_bounds__(THREADS, 1)
+#define KERNEL extern "C" __global__ void __cluster_dims__(GROUP, 1, 1) __launch_bounds__(THREADS, 1)
 #define GRID_KERNEL extern "C" __global__ void __launch_bounds__(THREADS, 1)
 #define SHARED extern __shared__ __align__(128) unsigned char smem[];
 #define THREAD ((int)threadIdx.x)
@@ -24,7 +24,7 @@ DEV int block_here() { // as thread_here
 }
 #define SYNC() __syncthreads()
 
-// --- clusters: eight blocks that reach one another's shared memory
+// --- clusters: blocks that reach one another's shared memory
 DEV u32 smem_of(const void* p) { return (u32)__cvta_generic_to_shared(p); }
 DEV u32 cluster_rank() {
   u32 r;
@@ -138,6 +138,12 @@ DEV float of_f16(u16 h) {
 }
 #endif
 
+DEV float2 pair_of(float x, float y) {
+  float2 both;
+  both.x = x;
+  both.y = y;
+  return both;
+}
 DEV float sigmoid(float x) { return over(1.f + exp2_(-1.4426950408889634f * x)); }
 DEV float tanh_(float x) { return 1.f - 2.f * over(1.f + exp2_(2.8853900817779268f * x)); }
 #if F16

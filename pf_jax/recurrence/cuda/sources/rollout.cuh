@@ -1,7 +1,6 @@
 // What rollout.cu and rollout_l2.cu have in common: the arrays, what a step leaves, and which blocks have which rows. They
 // say in these names how they differ:
 //   ROLLOUT_KERNEL          how the kernel is declared
-//   AT_LEFT, AT_LEAVE       where in shared memory lie the lines that a step leaves, and the arrays that they go to
 //   EXCHANGE_FIELDS, _READS, _MAKES, _VALUES  arrays in which blocks meet
 // and have the template `run` behind this file.
 //
@@ -63,18 +62,6 @@ struct Arrays {
     a[gate][k][2] = p[4];                                                                           \
     a[gate][k][3] = p[8 * H / 2 + 4];                                                               \
   }
-
-// Writes what step t - 1 has left, and the state that step t starts from.
-template <int tiles> DEV void write_lines(unsigned char* smem, int t, int row0, int rows, u32 rank) {
-#pragma unroll 1
-  for (int i = thread_here(); i < (SAVED ? 6 : 2) * tiles * 8 * PIECES; i += THREADS) {
-    const int piece = i % PIECES, row = i / PIECES % (8 * tiles), kind = i / PIECES / (8 * tiles);
-    if (row >= rows || (kind < 5 ? t == 0 : t == T)) continue;
-    u16* const to = ((u16* const*)(smem + AT_LEAVE))[kind] + ((size_t)(kind < 5 ? t - 1 : t) * N + row0 + row) * H + rank * HC;
-    const unsigned char* const from = smem + AT_LEFT + (kind % 5 * 8 * tiles + row) * LINE;
-    *(uint4*)(to + piece * 8) = *(const uint4*)(from + piece * 16);
-  }
-}
 
 // The rows of a cluster over time.
 template <int tiles, bool samples> DEV void run(const Arrays& arrays, unsigned char* smem, int row0, int rows);

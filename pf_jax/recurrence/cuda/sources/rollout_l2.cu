@@ -75,6 +75,19 @@ DEV int choose(const u32* highest) {
   return chosen < CLASSES ? chosen : CLASSES - 1;
 }
 
+// Writes what step t has left in shared memory, at `at`, of 8 rows; the last kind is h' again, as what the next step starts
+// from.
+DEV void write_lines(unsigned char* smem, int at, int t, int row0, int rows, u32 rank) {
+#pragma unroll 1
+  for (int i = thread_here(); i < (SAVED ? 6 : 2) * 8 * PIECES; i += THREADS) {
+    const int piece = i % PIECES, row = i / PIECES % 8, kind = i / PIECES / 8;
+    if (row >= rows || (kind == 5 && t + 1 == T)) continue;
+    u16* const to = ((u16* const*)(smem + AT_LEAVE))[kind] + ((size_t)(kind < 5 ? t : t + 1) * N + row0 + row) * H + rank * HC;
+    const unsigned char* const from = smem + at + (kind % 5 * 8 + row) * LINE;
+    *(uint4*)(to + piece * 8) = *(const uint4*)(from + piece * 16);
+  }
+}
+
 // The rows of a group over time.
 template <int tiles, bool samples> DEV void run(const Arrays& arrays, unsigned char* smem, int row0, int rows) {
   PLACE
@@ -226,7 +239,7 @@ template <int tiles, bool samples> DEV void run(const Arrays& arrays, unsigned c
       UNIT_GATES(t, n, t + 1 < states)
       SYNC(); // the lines are there and the state is shared; the parts of the sums may be written anew
       if (t + 1 < states && THREAD == 0) arrive(COUNTER(n));
-      write_lines<1>(smem, t + 1, row0 + n * 8, rows - n * 8, rank);
+      write_lines(smem, AT_LEFT, t, row0 + n * 8, rows - n * 8, rank);
     }
 #pragma unroll 1
   for (int n = 0; n < tiles; n++) {

@@ -36,13 +36,6 @@
   for (int i = thread_here(); i < H; i += THREADS)                 \
     copy16(s_h + (b)*TILE + i * 16, STATES + (((n)*2 + ((step)&1)) * H + i) * 8, true);
 
-DEV float2 pair_of(float x, float y) {
-  float2 both;
-  both.x = x;
-  both.y = y;
-  return both;
-}
-
 // The product of the state in buffer `now` with the block's columns of the weights, in parts.
 #define UNIT_PRODUCT                                                                         \
   float sums[3][4] = {};                                                                     \
