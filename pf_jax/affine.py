@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.linen import initializers
 from jax import lax
 
@@ -41,7 +42,54 @@ def table_rows(table: Array, numbers: Array) -> Array:
     # jax 0.10 takes that for a case that cannot be, and keeps the row.
     is_row = (numbers >= 0) & (numbers < len(table))
     missing = jnp.where(is_row, 0, jnp.nan).astype(table.dtype)
-    return table.at[numbers].get(mode="clip") + missing[..., None]
+    is_product = jax.default_backend() == "gpu" and len(table) <= _MOST_ROWS_OF_PRODUCT
+    rows_of = _rows_by_product if is_product else _rows_by_index
+    return rows_of(*vary_alike(table, numbers)) + missing[..., None]
+
+
+_MOST_ROWS_OF_PRODUCT = 256
+"""Rows of a table up to which a GPU sums its gradient by a product."""
+
+
+def _rows_by_index(table: Array, numbers: Array) -> Array:
+    """The rows of a table; of a number that is none of them, those at its ends."""
+    return table.at[numbers].get(mode="clip")
+
+
+@jax.custom_vjp
+def _rows_by_product(table: Array, numbers: Array) -> Array:
+    """`_rows_by_index`, whose gradient is a product with the rows' one-hot codes.
+
+    On a GPU the additions to one row of a small table wait for one another.
+    """
+    return _rows_by_index(table, numbers)
+
+
+def _rows_fwd(table: Array, numbers: Array) -> tuple[Array, tuple[Array, Array]]:
+    return _rows_by_index(table, numbers), (table, numbers)
+
+
+def _parts_of(length: int) -> int:
+    """The most equal parts of an axis, of 32 at most."""
+    return max(parts for parts in range(1, 33) if length % parts == 0 or parts == 1)
+
+
+def _rows_bwd(
+    residuals: tuple[Array, Array], d_rows: Array
+) -> tuple[Array, np.ndarray]:
+    table, numbers = residuals
+    size = len(table)
+    index = jnp.clip(jnp.where(numbers < 0, numbers + size, numbers), 0, size - 1)
+    # As many classes as rows that start at 32 bytes need; the last of them are empty.
+    chosen = jax.nn.one_hot(index, size + -size % 8, dtype=d_rows.dtype)
+    # In parts, as a GPU would sum over many rows, which it pads where it finds no parts.
+    parts = _parts_of(numbers.shape[0] if numbers.ndim else 1)
+    chosen, d_rows = (x.reshape(parts, -1, x.shape[-1]) for x in (chosen, d_rows))
+    d_table = jnp.sum(sum_of_products(chosen, d_rows, num_stacked=1), axis=0)[:size]
+    return d_table.astype(table.dtype), np.zeros(numbers.shape, jax.dtypes.float0)
+
+
+_rows_by_product.defvjp(_rows_fwd, _rows_bwd)
 
 
 def stored(x: Array, dtype: DType) -> Array:
@@ -135,15 +183,16 @@ def affine(
 
 
 def aligned(params: Affine, x: Array) -> tuple[Affine, Array]:
-    """On a GPU, with zeros behind the `I` inputs so that rows start at 32 bytes.
+    """On a GPU, with zeros behind the `I` inputs: as many as a multiple of 16 needs.
 
-    A GPU's fast products read in such pieces; with 1074 inputs XLA has to take a slow one.
+    Its fast products read pieces of 32 bytes. On an H100 one of 100,352 rows of bfloat16
+    takes 1.64 ms with 514 inputs, 1.36 ms with 520 and 1.07 ms with 528.
 
     Args:
         params: Weights of an affine layer.
         x: Inputs `[..., N, I]`.
     """
-    missing = -x.shape[-1] % 8
+    missing = -x.shape[-1] % 16
     if jax.default_backend() != "gpu" or missing == 0 or x.shape[-1] < 64:
         return params, x
     kernel = jnp.pad(params.kernel, [(0, missing), (0, 0)])

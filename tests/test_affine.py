@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from trees import assert_close, random_like
 
+from pf_jax import affine as affine_module
 from pf_jax.affine import (
     Affine,
     affine,
@@ -178,3 +179,37 @@ def test_relu_network_stores_what_products_read_and_sums_what_they_do_not():
     # The same products of the same operands, and sums of the same unrounded numbers.
     assert_close(found, expected)
     assert_close(found[0][-1].bias, jnp.sum(d_out, axis=(0, 1)))
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (7, 3), (64, 5), (0, 3)])
+def test_rows_by_product_have_the_gradient_of_indexing(shape):
+    table = jax.random.normal(jax.random.key(0), (5, 16))
+    numbers = jax.random.randint(jax.random.key(1), shape, -2, 7)
+    d_rows = jax.random.normal(jax.random.key(2), (*shape, 16))
+
+    def of(rows):
+        found, pull = jax.vjp(lambda table: rows(table, numbers), table)
+        return found, *pull(d_rows)
+
+    expected, found = (
+        of(affine_module._rows_by_index),
+        of(affine_module._rows_by_product),
+    )
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, 1e-5, 1e-5), found, expected
+    )
+
+
+@pytest.mark.parametrize(
+    ("backend", "size", "is_product"),
+    [("gpu", 2, True), ("gpu", 256, True), ("gpu", 257, False), ("cpu", 2, False)],
+)
+def test_a_small_tables_gradient_is_a_product_on_a_gpu(
+    monkeypatch, backend, size, is_product
+):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    table, numbers = jnp.ones((size, 4)), jnp.zeros((3, 2), int)
+    gradient = jax.grad(lambda table: affine_module.table_rows(table, numbers).sum())
+    text = str(jax.make_jaxpr(gradient)(table))
+    assert ("dot_general" in text, "scatter" in text) == (is_product, not is_product)
+    np.testing.assert_array_equal(gradient(table)[:2], [[6] * 4, [0] * 4])
