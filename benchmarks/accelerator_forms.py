@@ -23,6 +23,10 @@ ARITHMETIC = {
 """JAX's precision of float32 products, and the operands' type, by name."""
 
 
+CALLS_AHEAD = 10
+"""Updates that a training loop has started when it waits for them."""
+
+
 def drawn_state(shape: Shape, seed: int = 0, **generator: Any) -> pf_jax.TrainState:
     """A training state with random weights and biases, on the host.
 
@@ -87,9 +91,13 @@ def _step_form(
         step = forms.of_models(step, models, batch_axis=None)
     state = jax.device_put(state)
     program = Program(step, donate_argnums=0)
-    copied = jax.tree.map(jnp.copy, state)
-    turn = forms.state_turn(copied, program, forms.step_inputs(shape))
-    return Form(turn, program.moved_bytes)
+    turns = [
+        forms.state_turn(
+            jax.tree.map(jnp.copy, state), program, forms.step_inputs(shape), calls
+        )
+        for calls in (1, CALLS_AHEAD)
+    ]
+    return Form(turns[0], program.moved_bytes, ahead=turns[1])
 
 
 FORMS: dict[str, Callable[..., Form]] = {

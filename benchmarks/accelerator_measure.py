@@ -47,10 +47,13 @@ class Form(NamedTuple):
     Attributes:
         turn: Turn that is timed.
         moved_bytes: Bytes that a turn moves, once it has run; None where unknown.
+        ahead: Turn of several calls that do not wait for one another, which returns the
+            seconds of one; None where that is not measured.
     """
 
     turn: Turn
     moved_bytes: Callable[[], int | None] = lambda: None
+    ahead: Turn | None = None
 
 
 def _measured(entry: Entry, form: Form, first: float, seconds: list[float]) -> Entry:
@@ -59,6 +62,8 @@ def _measured(entry: Entry, form: Form, first: float, seconds: list[float]) -> E
         "first_call_seconds": first,
         "raw_seconds": seconds,
     }
+    if form.ahead is not None:
+        found["ahead_seconds"] = statistics.median(map(form.ahead, range(3)))
     try:
         moved = form.moved_bytes()
     except Exception as error:

@@ -113,10 +113,10 @@ def _stacked_entries(sizes: Sizes) -> list[Entry]:
     ]
 
 
-def _waiting_entries(sizes: Sizes) -> list[Entry]:
+def _asked_for_entries(sizes: Sizes) -> list[Entry]:
     return [
         new_entry("jax", form, precision, shape, **setting)
-        for shape, precision, setting in sizes.waiting
+        for shape, precision, setting in sizes.asked_for
         for form in ("joint_step", "unroll_free_running", *LOOP_FORMS)
     ]
 
@@ -189,9 +189,9 @@ def parts(sizes: Sizes) -> list[Part]:
         updated["tf32"],
         Part("several models in one program", "jax", _stacked_entries(sizes), 60),
         Part(
-            "kernels that no device had run",
+            "kernels that have to be asked for",
             "jax",
-            _waiting_entries(sizes),
+            _asked_for_entries(sizes),
             100,
             needs_gpu=True,
         ),

@@ -28,6 +28,8 @@ _TIMES = (
     "us/step",
     "floor ms",
     "/floor",
+    "ahead ms",
+    "ahead/floor",
     "bytes GB",
     "bytes ms",
     "share",
@@ -67,6 +69,9 @@ def _floors(entry: Entry) -> list[str]:
     median = entry["median_seconds"]
     work, moved = entry.get("floor_seconds"), entry.get("bytes_seconds")
     cells = [f"{1e3 * work:.3f}", f"{median / work:.1f}"] if work else ["", ""]
+    ahead = entry.get("ahead_seconds")
+    cells.append(f"{1e3 * ahead:.3f}" if ahead else "")
+    cells.append(f"{ahead / work:.1f}" if ahead and work else "")
     cells.append(f"{entry['bytes'] / 1e9:.3g}" if "bytes" in entry else "")
     cells += [f"{1e3 * moved:.3f}", f"{moved / median:.0%}"] if moved else ["", ""]
     if not work or not moved:
@@ -78,7 +83,7 @@ def time_row(entry: Entry) -> list[str]:
     """The cells of an entry's row."""
     shape = " ".join(f"{_SHAPE[name]}{size}" for name, size in entry["shape"].items())
     setting = ", ".join(f"{name}={value}" for name, value in entry["setting"].items())
-    times = [""] * 12
+    times = [""] * 14
     if "median_seconds" in entry:
         seconds, median = entry["raw_seconds"], entry["median_seconds"]
         times = [f"{1e3 * x:.3f}" for x in (median, min(seconds), max(seconds))]
@@ -140,11 +145,12 @@ def markdown(result: Mapping[str, Any]) -> str:
         *_correctness(result["correctness"]),
         "",
         "Floor: the time of the multiply-adds at the rate of the product in the same "
-        "precision. Bytes: what the compiled program moves, counted in its HLO, and their "
-        "time at the rate of the copy; empty where a loop makes them unknown. Share: that "
-        "time's part of the median. Sum: both times. A step's time is that of a loop; "
-        "`nn_lstm` also multiplies its inputs, and `nn_lstm_gradient` is a forward and a "
-        "backward pass.",
+        "precision. Ahead: the time of one of several updates that do not wait for one "
+        "another, as in a training loop. Bytes: what the compiled program moves, counted "
+        "in its HLO, and their time at the rate of the copy; empty where a loop makes them "
+        "unknown. Share: that time's part of the median. Sum: both times. A step's time is "
+        "that of a loop; `nn_lstm` also multiplies its inputs, and `nn_lstm_gradient` is a "
+        "forward and a backward pass.",
         "",
         *_table(_TIMES, map(time_row, result["entries"])),
     ]

@@ -80,7 +80,10 @@ def train_state(shape: Shape, **generator: Any) -> Any:
 
 
 def state_turn(
-    state: Any, compiled: Callable[..., Any], inputs: Callable[[int], tuple[Any, ...]]
+    state: Any,
+    compiled: Callable[..., Any],
+    inputs: Callable[[int], tuple[Any, ...]],
+    calls: int = 1,
 ) -> Turn:
     """A turn of a function that takes the state, may donate it, and returns the new one.
 
@@ -88,18 +91,23 @@ def state_turn(
         state: First state.
         compiled: Function `(state, *inputs) -> (new state, ...)`.
         inputs: Function from a turn's number to its inputs.
+        calls: Number of calls of a turn, which do not wait for one another; the turn
+            returns the seconds of one.
     """
     import jax
 
     kept = [state]
 
     def turn(number: int) -> float:
-        arguments = jax.block_until_ready(inputs(number))
+        numbers = range(number * calls, (number + 1) * calls)
+        arguments = jax.block_until_ready([inputs(each) for each in numbers])
 
         def run() -> None:
-            kept[0] = jax.block_until_ready(compiled(kept[0], *arguments))[0]
+            for each in arguments:
+                kept[0], *others = compiled(kept[0], *each)
+            jax.block_until_ready((kept, others))
 
-        return timed(run)
+        return timed(run) / calls
 
     return turn
 

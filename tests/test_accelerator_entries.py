@@ -9,7 +9,7 @@ from benchmarks import accelerator_loops, accelerator_work
 from benchmarks.accelerator_measure import Form, Program, measure_group
 from benchmarks.accelerator_report import time_row
 from benchmarks.accelerator_work import LSTMShape, new_entry, with_floors
-from benchmarks.forms import Shape, multiply_adds
+from benchmarks.forms import Shape, multiply_adds, state_turn
 from pf_jax.recurrence import GRUWeights, scan
 
 SHAPE = Shape(2, 3, 4, 5, 6, 7)
@@ -93,10 +93,11 @@ def test_with_floors_divides_bytes_by_the_rate_of_the_copy():
 
 def test_time_row_shows_milliseconds_and_the_ratio_to_the_floor():
     entry = new_entry("jax", "joint_step", "tf32", SHAPE, unroll=4)
-    entry = measured(entry, 0.004, 0.002, 0.003) | {"floor_seconds": 0.0015}
+    floors = {"floor_seconds": 0.0015, "ahead_seconds": 0.0024}
+    entry = measured(entry, 0.004, 0.002, 0.003) | floors
     assert time_row(entry) == [
         *("jax", "joint_step", "B2 T3 H4 V5 D6 M7", "tf32", "unroll=4"),
-        *("3.000", "2.000", "4.000", "1.5", "", "1.500", "2.0"),
+        *("3.000", "2.000", "4.000", "1.5", "", "1.500", "2.0", "2.400", "1.6"),
         *("", "", "", "", "", ""),
     ]
 
@@ -107,8 +108,24 @@ def test_time_row_shows_a_loop_by_step_beside_both_floors():
     row = time_row(measured(entry, 0.003) | floors)
     # T3: a millisecond a step; a third of the time is bytes, half of it is both floors.
     assert row[9:] == [
-        *("1000.00", "0.500", "6.0", "2.5", "1.000", "33%", "1.500", "2.0", "")
+        *("1000.00", "0.500", "6.0", "", "", "2.5", "1.000", "33%", "1.500", "2.0", "")
     ]
+
+
+def test_an_update_is_also_measured_ahead():
+    """Of several calls in a row, the seconds of one."""
+    numbers = []
+
+    def compiled(state, number):
+        numbers.append(number)
+        return state + number, number
+
+    turn = state_turn(jnp.zeros(()), compiled, lambda number: (number,), calls=4)
+    assert 0 < turn(2) < 1 and numbers == [8, 9, 10, 11]
+    entry = new_entry("jax", "joint_step", "tf32", SHAPE)
+    form = Form(lambda number: 0.5, ahead=lambda number: (0.1, 0.3, 0.2)[number])
+    (found,) = measure_group([entry], lambda entry: form, repeats=2)
+    assert (found["median_seconds"], found["ahead_seconds"]) == (0.5, 0.2)
 
 
 def test_time_row_gives_the_rates():
