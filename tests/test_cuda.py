@@ -303,12 +303,14 @@ def test_find_clusters_takes_the_fewest_rows_that_run_at_once(shape, tiles):
     found = find_clusters(shape, H100)
     assert (found and found.tiles) == tiles
     assert find_clusters(shape, H100._replace(capability=8.9)) is None
-    assert find_clusters(shape, H100._replace(memory=60 * 1024)) is None
+    assert find_clusters(shape, H100._replace(memory=198 * 1024)) is None
 
 
 @pytest.mark.parametrize("size", [128, 256, 384, 512])
-def test_find_clusters_leaves_memory_for_each_kernel(size):
-    clusters = Clusters(1, 8, size, 1)
+@pytest.mark.parametrize("num_rows", [8, 480, 900])
+def test_no_kernel_takes_more_shared_memory_than_there_is(size, num_rows):
+    clusters = find_clusters((1, num_rows, size), H100)
+    assert clusters is not None
     programs = [
         forward_program(clusters, 9, is_saved=True, is_half=False),
         backward_program(clusters, 9, is_half=False, has_preactivation=True),
@@ -316,9 +318,7 @@ def test_find_clusters_leaves_memory_for_each_kernel(size):
             clusters, 9, is_half=False, has_preactivation=True, is_tf32=True
         ),
     ]
-    most = max(program.shared for program in programs)
-    assert find_clusters((1, 8, size), H100._replace(memory=most)) == clusters
-    assert find_clusters((1, 8, size), H100._replace(memory=most - 1)) is None
+    assert max(program.shared for program in programs) <= H100.memory
 
 
 @pytest.fixture

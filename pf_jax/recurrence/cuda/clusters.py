@@ -9,6 +9,9 @@ COLUMNS = 64
 BLOCKS = {size: size // COLUMNS for size in (128, 256, 384, 512)}
 """Blocks of a cluster by the number of units: at most the 8 that every device with clusters
 runs."""
+_LEAST_MEMORY = 199 * 1024
+"""Shared memory of a block on the devices whose clusters have run these kernels, at least:
+others with clusters have half of it."""
 _MOST_TILES = 6
 _MOST_WAVES = 2
 """Rounds of clusters of one model up to which these kernels take less time than Triton's.
@@ -63,6 +66,10 @@ class Clusters(NamedTuple):
     def line(self, num_bytes: int = 2) -> int:
         """Bytes of a row's columns in shared memory, as in `sources/place.cuh`."""
         return num_bytes * self.columns + 16
+
+
+def _has_clusters(device: Device) -> bool:
+    return device.capability >= 9 and device.memory >= _LEAST_MEMORY
 
 
 def resident(device: Device, size: int) -> int:
@@ -123,7 +130,7 @@ def find_clusters(
         None where there is no kernel, or a slower one than Triton's.
     """
     directions, num_rows, size = shape
-    if device.capability < 9 or size not in BLOCKS or directions > 2:
+    if not _has_clusters(device) or size not in BLOCKS or directions > 2:
         return None
     found = None
     for tiles in range(1, _MOST_TILES + 1):
@@ -194,7 +201,7 @@ def find_rollout_clusters(sizes: LoopSizes, device: Device) -> RolloutClusters |
         None where there is no kernel, or a slower one than Triton's.
     """
     size, rows = sizes.shape[-1], (sizes.reading, sizes.sampling)
-    if device.capability < 9 or size not in BLOCKS or sizes.layers != 1:
+    if not _has_clusters(device) or size not in BLOCKS or sizes.layers != 1:
         return None
     if sizes.classes > MOST_CLASSES:
         return None
