@@ -170,10 +170,43 @@ def _plain(case: Case, loop: Loop, static: tuple[Any, ...]) -> Callable[..., Any
     return jax.jit(functools.partial(getattr(loops, form), loop, *static))
 
 
+class Prepared(NamedTuple):
+    """A case's kernel and what it is run on.
+
+    Attributes:
+        run: The kernel's function of the arrays, of all models.
+        static: What a form takes between the loop and the arrays.
+        arrays: The arrays.
+    """
+
+    run: Callable[..., Any]
+    static: tuple[Any, ...]
+    arrays: Any
+
+
+def prepare(case: Case, device: tiles.Device, num_steps: int) -> Prepared | None:
+    """A case's kernel with its arrays; None where there is none.
+
+    Args:
+        case: The case.
+        device: What a kernel has at its disposal.
+        num_steps: Number of steps.
+    """
+    kernel = find_kernel(case, device)
+    if kernel is None:
+        return None
+    static, arrays = arguments_of(case, num_steps)
+    run = functools.partial(kernel, case.loop, *static)
+    if case.models > 1:
+        arrays = kernel_cases.models_of(arrays, case.models)
+        run = jax.vmap(run)
+    return Prepared(jax.jit(run), static, arrays)
+
+
 def check(
     case: Case, device: tiles.Device, num_steps: int, repeats: int
 ) -> dict[str, Any]:
-    """What a case gives: whether it passed, its errors, and its kernel's function.
+    """What a case gives: whether it passed, and its errors.
 
     Args:
         case: The case.
@@ -181,15 +214,10 @@ def check(
         num_steps: Number of steps.
         repeats: Number of runs that have to give the same bits.
     """
-    kernel = find_kernel(case, device)
-    if kernel is None:
+    prepared = prepare(case, device, num_steps)
+    if prepared is None:
         return {"case": case.name, "passed": None}
-    static, arrays = arguments_of(case, num_steps)
-    run = functools.partial(kernel, case.loop, *static)
-    if case.models > 1:
-        arrays = kernel_cases.models_of(arrays, case.models)
-        run = jax.vmap(run)
-    run = jax.jit(run)
+    run, static, arrays = prepared
     found = []
     for _ in range(repeats):
         poison_memory()
@@ -199,7 +227,7 @@ def check(
         for other in found[1:]
         for x, y in zip(*map(jax.tree.leaves, (found[0], other)), strict=True)
     )
-    result = {"case": case.name, "same_bits": are_equal, "run": lambda: run(*arrays)}
+    result = {"case": case.name, "same_bits": are_equal}
     errors = [
         _errors(case, static, jax.tree.map(lambda x, i=i: x[i], (arrays, found[0])))
         if case.models > 1
@@ -240,11 +268,26 @@ def _errors(
     }
 
 
-def microseconds_a_step(run: Callable[[], Any], num_steps: int) -> float:
-    """Median time of a kernel's launch over its steps."""
-    jax.block_until_ready(run())
-    times = [timing.timed(lambda: jax.block_until_ready(run())) for _ in range(7)]
-    return 1e6 * statistics.median(times) / num_steps
+def microseconds_a_step(case: Case, device: tiles.Device, num_steps: int) -> float:
+    """The time that three times as many steps more take, for each of them.
+
+    So dispatch, and all else that a launch takes once, is left out.
+    """
+    few, many = (_seconds(case, device, n) for n in (num_steps, 4 * num_steps))
+    return 1e6 * (many - few) / (3 * num_steps)
+
+
+def _seconds(case: Case, device: tiles.Device, num_steps: int) -> float:
+    """Median time of a kernel's launch."""
+    prepared = prepare(case, device, num_steps)
+    if prepared is None:
+        return float("nan")
+
+    def launch() -> None:
+        jax.block_until_ready(prepared.run(*prepared.arrays))
+
+    launch()
+    return statistics.median(timing.timed(launch) for _ in range(7))
 
 
 def _line(result: dict[str, Any]) -> str:
@@ -299,9 +342,10 @@ def main(argv: list[str] | None = None) -> int:
         if arguments.only not in case.name:
             continue
         result = check(case, device, arguments.steps, arguments.repeats)
-        run = result.pop("run", None)
-        if arguments.time and run is not None:
-            result["microseconds_a_step"] = microseconds_a_step(run, arguments.steps)
+        if arguments.time and result["passed"] is not None:
+            result["microseconds_a_step"] = microseconds_a_step(
+                case, device, arguments.steps
+            )
         print(_line(result), flush=True)
         results.append(result)
         if arguments.json is not None:  # After each case: a run may be cut off.

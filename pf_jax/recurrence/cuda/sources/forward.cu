@@ -14,9 +14,9 @@
 
 #include "lanes.cuh"
 #include "place.cuh"
+#include "parts.cuh"
 #define EXCHANGE_READS
 #define EXCHANGE_MAKES
-#define PART (MG * 2 * (KG - 1) * 3 * 256) // bytes of parts of sums of a unit
 
 // Shared memory, in bytes: states of two steps, parts of sums of two units, projections of three, what two leave, and the
 // carry
@@ -134,14 +134,8 @@ KERNEL gru_forward(ARRAYS) {
 #pragma unroll
       for (int gate = 0; gate < 3; gate++) mma(sums[gate], a[gate][k + 1], b2, b3);
     }
-    // To the warp that finishes them; its own stay where they are.
     float2* const parts = (float2*)(smem + AT_PARTS + (u & 1) * PART + mg * 2 * (KG - 1) * 3 * 256) + lane;
-#pragma unroll
-    for (int of = 0; of < 2; of++)
-      if (kg != of)
-#pragma unroll
-        for (int gate = 0; gate < 3; gate++)
-          parts[((of * (KG - 1) + (kg < of ? kg : kg - 1)) * 3 + gate) * 32] = pair_of(sums[gate][2 * of], sums[gate][2 * of + 1]);
+    HAND_OVER(sums, parts)
     copies_wait<1>();
     SYNC(); // the parts of the sums are there, and the projections; all have read the state
     if (kg < 2) {
@@ -149,17 +143,7 @@ KERNEL gru_forward(ARRAYS) {
       ldsm4t(s_read + (u % 3 * 3 + (lane >> 3) % 3) * 8 * LINE + of_lines, w_x[0], w_x[1], w_x[2], w_x[3]);
       const float2 before_ = HELD(n);
       float h[2] = {before_.x, before_.y}, sum[3][2], pre[2], r[2], z[2], v[2];
-#pragma unroll
-      for (int gate = 0; gate < 3; gate++) {
-        sum[gate][0] = half ? sums[gate][2] : sums[gate][0];
-        sum[gate][1] = half ? sums[gate][3] : sums[gate][1];
-#pragma unroll
-        for (int i = 0; i < KG - 1; i++) {
-          const float2 both = parts[((half * (KG - 1) + i) * 3 + gate) * 32];
-          sum[gate][0] += both.x;
-          sum[gate][1] += both.y;
-        }
-      }
+      ADD_PARTS(sum, sums, parts)
 #pragma unroll
       for (int j = 0; j < 2; j++) {
         r[j] = sigmoid(of_f16((u16)(w_x[0] >> 16 * j)) + of_product * sum[0][j]);

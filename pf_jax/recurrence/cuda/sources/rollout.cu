@@ -13,12 +13,12 @@
 #include "primitives.cuh"
 
 #include "lanes.cuh"
+#include "parts.cuh"
 #define ROLLOUT_KERNEL KERNEL
 #define EXCHANGE_FIELDS
 #define EXCHANGE_READS
 #define EXCHANGE_MAKES
 #define EXCHANGE_VALUES
-#define PART (MG * 2 * (KG - 1) * 3 * 256)     // bytes of parts of sums of a unit
 #define VW (VM < WARPS ? VM : WARPS) // warps along the classes of the readout
 #define VK (WARPS / VW < H / 32 ? WARPS / VW : H / 32) // warps along its terms
 #define VT (H / 16 / VK)                       // tiles of 16 terms of a warp
@@ -232,31 +232,15 @@ template <int tiles, bool samples> DEV void run(const Arrays& arrays, unsigned c
 #pragma unroll
       for (int gate = 0; gate < 3; gate++) mma(sums[gate], a[gate][k + 1], b2, b3);
     }
-    // To the warp that finishes them; its own stay where they are.
     float2* const parts = (float2*)(smem + AT_PARTS + (u & 1) * PART + mg * 2 * (KG - 1) * 3 * 256) + lane;
-#pragma unroll
-    for (int to = 0; to < 2; to++)
-      if (kg != to)
-#pragma unroll
-        for (int gate = 0; gate < 3; gate++)
-          parts[((to * (KG - 1) + (kg < to ? kg : kg - 1)) * 3 + gate) * 32] = pair_of(sums[gate][2 * to], sums[gate][2 * to + 1]);
+    HAND_OVER(sums, parts)
     if (samples) copies_wait<1>(); // all but the last
     SYNC();                        // the parts of the sums are there, and the noise; all have read the state
     if (kg < 2 && (!samples || t < T)) {
       const float2 before_ = HELD(n);
       const float c = bias[local];
       float h[2] = {before_.x, before_.y}, sum[3][2], pre[2], r[2], z[2], v[2];
-#pragma unroll
-      for (int gate = 0; gate < 3; gate++) {
-        sum[gate][0] = half ? sums[gate][2] : sums[gate][0];
-        sum[gate][1] = half ? sums[gate][3] : sums[gate][1];
-#pragma unroll
-        for (int i = 0; i < KG - 1; i++) {
-          const float2 both = parts[((half * (KG - 1) + i) * 3 + gate) * 32];
-          sum[gate][0] += both.x;
-          sum[gate][1] += both.y;
-        }
-      }
+      ADD_PARTS(sum, sums, parts)
 #pragma unroll
       for (int j = 0; j < 2; j++) {
         if (TABLE_SHARED) {
