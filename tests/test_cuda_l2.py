@@ -298,6 +298,7 @@ def lowered(monkeypatch):
         (H100, 128, "cuda", "forward.cu"),
         (A100, 128, "auto", "triton"),
         (H100, 1024, "auto", "forward_l2.cu"),
+        (H100._replace(memory=99 * 1024), 1024, "auto", "triton"),
     ],
 )
 def test_forward_has_the_kernel_that_was_chosen(

@@ -180,9 +180,6 @@ _AS_KERNELS = {
 }
 """Plain loops that return all that their kernels do."""
 
-_CAPABILITY_THAT_RAN_GROUPS = 9.0
-"""The least compute capability on which CUDA's kernels without clusters have run."""
-
 _MODULES = {
     "cuda": "pf_jax.recurrence.cuda",
     "cuda_l2": "pf_jax.recurrence.cuda.l2",
@@ -240,7 +237,8 @@ def _find_groups(
     if not _is_for_cuda(sizes.form, loop):
         return None
     is_chosen = kernel_choice(loop.kernels) == "auto"
-    if is_chosen and device.capability < _CAPABILITY_THAT_RAN_GROUPS:
+    # No other device has run them yet.
+    if is_chosen and not clusters.has_clusters(device):
         return None
     if sizes.form == "rollout":
         return None if is_chosen else groups.find_rollout_groups(sizes, device)

@@ -68,7 +68,8 @@ class Clusters(NamedTuple):
         return num_bytes * self.columns + 16
 
 
-def _has_clusters(device: Device) -> bool:
+def has_clusters(device: Device) -> bool:
+    """Whether a device is of the kind that has run these kernels, or larger."""
     return device.capability >= 9 and device.memory >= _LEAST_MEMORY
 
 
@@ -130,7 +131,7 @@ def find_clusters(
         None where there is no kernel, or a slower one than Triton's.
     """
     directions, num_rows, size = shape
-    if not _has_clusters(device) or size not in BLOCKS or directions > 2:
+    if not has_clusters(device) or size not in BLOCKS or directions > 2:
         return None
     found = None
     for tiles in range(1, _MOST_TILES + 1):
@@ -201,7 +202,7 @@ def find_rollout_clusters(sizes: LoopSizes, device: Device) -> RolloutClusters |
         None where there is no kernel, or a slower one than Triton's.
     """
     size, rows = sizes.shape[-1], (sizes.reading, sizes.sampling)
-    if not _has_clusters(device) or size not in BLOCKS or sizes.layers != 1:
+    if not has_clusters(device) or size not in BLOCKS or sizes.layers != 1:
         return None
     if sizes.classes > MOST_CLASSES:
         return None
