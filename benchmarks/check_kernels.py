@@ -269,9 +269,9 @@ def _errors(
 
 
 def microseconds_a_step(case: Case, device: tiles.Device, num_steps: int) -> float:
-    """The time that three times as many steps more take, for each of them.
+    """Time of a step, from launches of `num_steps` and of four times as many.
 
-    So dispatch, and all else that a launch takes once, is left out.
+    Their difference leaves out dispatch, and all else that a launch takes once.
     """
     few, many = (_seconds(case, device, n) for n in (num_steps, 4 * num_steps))
     return 1e6 * (many - few) / (3 * num_steps)

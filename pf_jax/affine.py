@@ -70,8 +70,8 @@ def _rows_fwd(table: Array, numbers: Array) -> tuple[Array, tuple[Array, Array]]
 
 
 def _parts_of(length: int) -> int:
-    """The most equal parts of an axis, of 32 at most."""
-    return max(parts for parts in range(1, 33) if length % parts == 0 or parts == 1)
+    """The largest number of equal parts that an axis has, 32 at most."""
+    return max(parts for parts in range(1, 33) if length % parts == 0)
 
 
 def _rows_bwd(

@@ -236,14 +236,14 @@ def _find_groups(
 ) -> groups.Groups | groups.RolloutGroups | None:
     if not _is_for_cuda(sizes.form, loop):
         return None
-    is_chosen = kernel_choice(loop.kernels) == "auto"
-    # No other device has run them yet.
-    if is_chosen and not clusters.has_clusters(device):
+    is_auto = kernel_choice(loop.kernels) == "auto"
+    # Devices without clusters have not run them yet.
+    if is_auto and not clusters.has_clusters(device):
         return None
     if sizes.form == "rollout":
-        return None if is_chosen else groups.find_rollout_groups(sizes, device)
+        return None if is_auto else groups.find_rollout_groups(sizes, device)
     found = groups.find_groups(sizes.form, sizes.shape, device, models=sizes.models)
-    if is_chosen and found and found.tiles > groups.MOST_FASTER_TILES:
+    if is_auto and found and found.tiles > groups.MOST_FASTER_TILES:
         return None
     return found
 

@@ -6,6 +6,10 @@ from pf_jax.recurrence.tiles import Device, LoopSizes
 
 COLUMNS = 64
 """Hidden columns of a block, whose weights of at most 512 units fit its registers."""
+WARPS = 8
+"""Warps of a block: four along its columns, two along the terms of a product."""
+_PARTS = 4 * 2 * 3 * 256
+"""Bytes of a unit's parts of sums, as in `sources/parts.cuh`."""
 BLOCKS = {size: size // COLUMNS for size in (128, 256, 384, 512)}
 """Blocks of a cluster by the number of units: at most the 8 that every device with clusters
 runs."""
@@ -58,18 +62,13 @@ class Clusters(NamedTuple):
         """Number of all blocks."""
         return self.number * BLOCKS[self.size]
 
-    @property
-    def columns(self) -> int:
-        """Hidden columns of a block."""
-        return self.size // BLOCKS[self.size]
-
     def line(self, num_bytes: int = 2) -> int:
         """Bytes of a row's columns in shared memory, as in `sources/place.cuh`."""
-        return num_bytes * self.columns + 16
+        return num_bytes * COLUMNS + 16
 
 
 def has_clusters(device: Device) -> bool:
-    """Whether a device is of the kind that has run these kernels, or larger."""
+    """Whether a device has clusters, and as much shared memory as those that ran them."""
     return device.capability >= 9 and device.memory >= _LEAST_MEMORY
 
 
@@ -90,10 +89,8 @@ def forward_memory(clusters: Clusters, *, is_saved: bool = True) -> int:
     """Bytes of shared memory of a block, as in `sources/forward.cu`."""
     states = 2 * clusters.rows * clusters.size * 2
     lines = (3 * 3 + 2 * (5 if is_saved else 2)) * 8 * clusters.line()
-    held = clusters.rows * clusters.columns * 4
-    return (
-        states + 2 * _parts_memory(clusters.size) + lines + held + clusters.tiles * 16
-    )
+    held = clusters.rows * COLUMNS * 4
+    return states + 2 * _PARTS + lines + held + clusters.tiles * 16
 
 
 def backward_memory(
@@ -104,14 +101,14 @@ def backward_memory(
     is_tf32: bool = True,
 ) -> int:
     """Bytes of shared memory of a block, as in `sources/backward.cu`."""
-    operands = 2 * 8 * 3 * clusters.columns * 2
+    operands = 2 * 8 * 3 * COLUMNS * 2
     sums = 2 * clusters.rows * clusters.size * 4
     cotangents = clusters.line(2 if is_half else 4)
     cotangents += has_preactivation * clusters.line(4)
     read = 3 * 8 * (5 * clusters.line() + cotangents)
     left = 2 * 8 * 4 * clusters.line(4 if is_tf32 else 2)
-    kept = clusters.rows * clusters.columns * 4
-    totals = 256 * 16
+    kept = clusters.rows * COLUMNS * 4
+    totals = 32 * WARPS * 16
     largest = is_tf32 * (2 * 8 * 4 + 16)
     barriers = clusters.tiles * 16
     return operands + sums + read + left + kept + totals + largest + barriers
@@ -182,9 +179,11 @@ class RolloutClusters(NamedTuple):
         return self.models * number_of(tiles, (reading, sampling))
 
 
-_ROLLOUT_TILES = (
-    *((1, 1), (2, 1), (2, 2), (3, 2), (3, 3), (4, 3), (4, 4), (5, 4), (5, 5), (6, 5)),
-    (6, 6),
+_ROLLOUT_TILES = tuple(
+    (reading, sampling)
+    for reading in range(1, _MOST_TILES + 1)
+    for sampling in (reading - 1, reading)
+    if sampling
 )
 """Tiles of a cluster that reads and of one that samples, the fastest first."""
 MOST_CLASSES = 256
@@ -223,21 +222,9 @@ def class_tiles(classes: int) -> int:
     return 1 << (-(-classes // 16) - 1).bit_length()
 
 
-def warps(size: int) -> tuple[int, int]:
-    """Warps of a block along its columns, and along the terms of a product."""
-    along_columns = size // BLOCKS[size] // 16
-    return along_columns, min(8 // along_columns, size // 32)
-
-
-def _parts_memory(size: int) -> int:
-    """Bytes of a unit's parts of sums."""
-    along_columns, along_terms = warps(size)
-    return along_columns * 2 * (along_terms - 1) * 3 * 256
-
-
-def table_memory(size: int, tokens: int) -> int:
+def table_memory(tokens: int) -> int:
     """Bytes of shared memory of a block's columns of the table."""
-    return (tokens + 1) * (3 * size // BLOCKS[size] + 8) * 4
+    return (tokens + 1) * (3 * COLUMNS + 8) * 4
 
 
 def rollout_memory(clusters: RolloutClusters, size: int, classes: int) -> int:
@@ -249,21 +236,18 @@ def rollout_memory(clusters: RolloutClusters, size: int, classes: int) -> int:
         classes: Number of classes sampled from.
     """
     tiles = max(clusters.reading_tiles, clusters.sampling_tiles)
-    along_columns, along_terms = warps(size)
-    number = along_columns * along_terms
-    along_classes = min(class_tiles(classes), number)
-    columns = size // BLOCKS[size]
+    along_classes = min(class_tiles(classes), WARPS)
     states = 2 * tiles * size * 16
-    lines = 2 * 5 * 8 * (2 * columns + 16)
-    scores = (min(number // along_classes, size // 32) + 2) * 8
+    lines = 2 * 5 * 8 * (2 * COLUMNS + 16)
+    scores = (min(WARPS // along_classes, size // 32) + 2) * 8
     readout = 16 * class_tiles(classes)
     return (
         states
-        + 2 * _parts_memory(size)
+        + 2 * _PARTS
         + lines
         + scores * (readout + 4) * 4
         + readout * size * 2
-        + columns * 4
-        + tiles * 8 * columns * 4
+        + COLUMNS * 4
+        + tiles * 8 * COLUMNS * 4
         + tiles * 16
     )

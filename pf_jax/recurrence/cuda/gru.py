@@ -8,10 +8,10 @@ import jax.numpy as jnp
 from pf_jax.recurrence.cuda.call import Program, launch
 from pf_jax.recurrence.cuda.clusters import (
     BLOCKS,
+    WARPS,
     Clusters,
     backward_memory,
     forward_memory,
-    warps,
 )
 from pf_jax.recurrence.loops import (
     Deltas,
@@ -30,7 +30,6 @@ def _program(
     way: str,
     clusters: Clusters,
     num_steps: int,
-    threads: int,
     shared: int,
     **defines: int,
 ) -> Program:
@@ -49,7 +48,7 @@ def _program(
         f"gru_{way}",
         tuple(sorted(constants.items())),
         clusters.blocks,
-        threads,
+        32 * WARPS,
         shared,
         clusters.models,
     )
@@ -66,12 +65,10 @@ def forward_program(
         is_saved: Whether there will be a backward pass.
         is_half: Whether operands are in half precision, in place of bfloat16.
     """
-    along_columns, along_terms = warps(clusters.size)
     return _program(
         "forward",
         clusters,
         num_steps,
-        32 * along_columns * along_terms,
         forward_memory(clusters, is_saved=is_saved),
         SAVED=int(is_saved),
         F16=int(is_half),
@@ -100,7 +97,6 @@ def backward_program(
         "backward",
         clusters,
         num_steps,
-        256,
         backward_memory(
             clusters,
             is_half=is_half,

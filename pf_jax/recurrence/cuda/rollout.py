@@ -8,11 +8,11 @@ import jax.numpy as jnp
 from pf_jax.recurrence.cuda.call import Program, launch
 from pf_jax.recurrence.cuda.clusters import (
     BLOCKS,
+    WARPS,
     RolloutClusters,
     class_tiles,
     rollout_memory,
     table_memory,
-    warps,
 )
 from pf_jax.recurrence.loops import (
     Interface,
@@ -80,9 +80,8 @@ def rollout_program(clusters: RolloutClusters, work: RolloutWork) -> Program:
     """
     size = work.shape[2]
     memory = rollout_memory(clusters, size, work.classes)
-    table = table_memory(size, work.tokens)
+    table = table_memory(work.tokens)
     is_shared = work.tokens <= _MOST_SHARED and memory + table <= clusters.memory
-    along_columns, along_terms = warps(size)
     return Program(
         "rollout.cu",
         "gru_rollout",
@@ -94,7 +93,7 @@ def rollout_program(clusters: RolloutClusters, work: RolloutWork) -> Program:
             MODELS=clusters.models,
         ),
         BLOCKS[size] * clusters.number(*work.rows),
-        32 * along_columns * along_terms,
+        32 * WARPS,
         memory + is_shared * table,
         clusters.models,
     )

@@ -45,8 +45,6 @@ KERNEL gru_backward(ARRAYS) {
   PLACE_OF_BLOCK // a cluster's blocks follow one another
   const int own = mg * 16 + half * 8, local = own + g, column = rank * HC + local;
   const u32 s_d = smem_of(smem), s_read = s_d + AT_READ;
-// The thread's numbers of what the carry of a tile has kept; the place is asked for anew, as registers are scarce.
-#define HELD(n) ((float2*)(smem + AT_HELD))[(n)*4 * HC + thread_here()]
   // The weights, for good.
   u32 a[MT][KB][4];
 #pragma unroll
@@ -82,7 +80,7 @@ KERNEL gru_backward(ARRAYS) {
     for (int n = 0; n < NT; n++) {
       const int row = row0 + n * 8 + 2 * q;
       const float* const from = d_last + ((size_t)direction * N + row) * H + column;
-      HELD(n) = pair_of(row < N ? from[0] : 0.f, row + 1 < N ? from[H] : 0.f);
+      OWN_CARRY(n) = pair_of(row < N ? from[0] : 0.f, row + 1 < N ? from[H] : 0.f);
     }
 
   // What a warp moves between arrays over time and shared memory, a kind each. All but the last read: h, a, r, z, U h + c,
@@ -148,13 +146,13 @@ KERNEL gru_backward(ARRAYS) {
       ADD_SUMS(dh, s - 1, n)
       if (THREAD == 0) bar_expect(s_d + AT_BARS + 16 * n + 8 * (s & 1), STILE);
     }
-    const float2 kept = HELD(n);
+    const float2 kept = OWN_CARRY(n);
     dh[0] += kept.x;
     dh[1] += kept.y;
     float d[4][2]; // cotangents of r, z, U h + c, a
 #pragma unroll
     for (int j = 0; j < 2; j++) FIND_COTANGENTS(d, dh[j], dh[j], j)
-    HELD(n) = pair_of(dh[0], dh[1]);
+    OWN_CARRY(n) = pair_of(dh[0], dh[1]);
     totals_ = TOTALS;
     totals_.x += d[0][0] + d[0][1];
     totals_.y += d[1][0] + d[1][1];
@@ -237,7 +235,7 @@ KERNEL gru_backward(ARRAYS) {
   for (int n = 0; n < NT; n++) {
     float dh[2] = {};
     ADD_SUMS(dh, T - 1, n)
-    const float2 kept = HELD(n);
+    const float2 kept = OWN_CARRY(n);
     const int row = row0 + n * 8 + 2 * q;
     float* const to_carry = d_carry + ((size_t)direction * N + row) * H + column;
     if (row < N) to_carry[0] = dh[0] + kept.x;

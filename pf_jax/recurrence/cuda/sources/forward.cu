@@ -40,8 +40,6 @@ KERNEL gru_forward(ARRAYS) {
   const u32 s_h = smem_of(smem), s_read = s_h + AT_READ, s_bar = s_h + AT_BARS;
   // Where a thread's part of the lines is; lanes have the addresses of different ones.
   const u32 of_lines = (lane & 7) * LINE + (mg * 16 + 8 * half) * 2;
-// Its numbers of the carry of a tile; the place is asked for anew, as registers are scarce.
-#define HELD(n) ((float2*)(smem + AT_HELD))[(n)*4 * HC + thread_here()]
 #if F16
   const float of_state = factors[0], of_product = factors[1];
 #else
@@ -72,7 +70,7 @@ KERNEL gru_forward(ARRAYS) {
           before[((size_t)(direction * T + IN_TIME(0)) * N + row) * H + column] = (u16)pack_operand(F16 ? clip(h[j]) : h[j], 0.f);
 #endif
       }
-      HELD(n) = pair_of(h[0], h[1]);
+      OWN_CARRY(n) = pair_of(h[0], h[1]);
     }
   u32 to[GROUP]; // the blocks' shared memory
 #pragma unroll
@@ -141,7 +139,7 @@ KERNEL gru_forward(ARRAYS) {
     if (kg < 2) {
       u32 w_x[4]; // of a gate, of two rows; the last is not used
       ldsm4t(s_read + (u % 3 * 3 + (lane >> 3) % 3) * 8 * LINE + of_lines, w_x[0], w_x[1], w_x[2], w_x[3]);
-      const float2 before_ = HELD(n);
+      const float2 before_ = OWN_CARRY(n);
       float h[2] = {before_.x, before_.y}, sum[3][2], pre[2], r[2], z[2], v[2];
       ADD_PARTS(sum, sums, parts)
 #pragma unroll
@@ -157,7 +155,7 @@ KERNEL gru_forward(ARRAYS) {
       if (s + 1 < T)
 #pragma unroll
         for (int p = 0; p < GROUP; p++) send(to[p] + next_state + column * 16 + q * 4, sent, to[p] + next_bar);
-      HELD(n) = pair_of(h[0], h[1]);
+      OWN_CARRY(n) = pair_of(h[0], h[1]);
       const u32 s_left = s_h + AT_LEFT + (u & 1) * KINDS * 8 * LINE + of_lines;
       stsm1t(s_left, F16 ? pack_f16(clip(h[0]), clip(h[1])) : sent);
       const u32 left = pack_f16(clip(pre[0]), clip(pre[1]));
@@ -174,7 +172,7 @@ KERNEL gru_forward(ARRAYS) {
   WRITE(T * NT - 1)
   if (kg < 2)
     for (int n = 0; n < NT; n++) {
-      const float2 h = HELD(n);
+      const float2 h = OWN_CARRY(n);
 #pragma unroll
       for (int j = 0; j < 2; j++) {
         const int row = row0 + n * 8 + 2 * q + j;

@@ -30,5 +30,8 @@
 // A line is a row's columns of one array in shared memory, 16 bits each. The 16 bytes more put the lines that a warp
 // reads or writes at once into different banks.
 #define LINE (2 * HC + 16)
+// A thread's numbers of a tile's carry, of one column and two rows, where a cluster's kernel keeps them: AT_HELD. The place
+// is asked for anew, as registers are scarce.
+#define OWN_CARRY(n) ((float2*)(smem + AT_HELD))[(n)*4 * HC + thread_here()]
 #define PIECES (HC / 8)                  // pieces of 16 bytes of a line
 static_assert(H % 128 == 0 && HC % 16 == 0 && H * HC <= 512 * 64, "a block's columns are tiles of 16, its weights fit its registers");

@@ -83,8 +83,6 @@ template <int tiles, bool samples> DEV void run(const Arrays& arrays, unsigned c
   const u32 s_h = smem_of(smem);
   // Where a thread's part of the lines is; in stores of four kinds at once lanes have the addresses of different ones.
   const u32 s_left = s_h + AT_LEFT + (lane & 7) * LINE + (mg * 16 + 8 * half) * 2;
-// Its numbers of the carry of a tile; the place is asked for anew, as registers are scarce.
-#define HELD(n) ((float2*)(smem + AT_HELD))[(n)*4 * HC + thread_here()]
   float* const bias = (float*)(smem + AT_BIAS);
   float* const scores = (float*)(smem + AT_SCORES);
   const int states = samples ? T + 1 : T; // that are exchanged
@@ -126,7 +124,7 @@ template <int tiles, bool samples> DEV void run(const Arrays& arrays, unsigned c
         h[j] = row < rows ? arrays.carry[(size_t)(row0 + row) * H + column] : 0.f;
         if (SAVED && row < rows) arrays.before[(size_t)(row0 + row) * H + column] = (u16)pack_operand(F16 ? clip(h[j]) : h[j], 0.f);
       }
-      HELD(n) = pair_of(h[0], h[1]);
+      OWN_CARRY(n) = pair_of(h[0], h[1]);
     }
 
 // What row `lane / 4` of unit u is to read, -1 for its sample.
@@ -237,7 +235,7 @@ template <int tiles, bool samples> DEV void run(const Arrays& arrays, unsigned c
     if (samples) copies_wait<1>(); // all but the last
     SYNC();                        // the parts of the sums are there, and the noise; all have read the state
     if (kg < 2 && (!samples || t < T)) {
-      const float2 before_ = HELD(n);
+      const float2 before_ = OWN_CARRY(n);
       const float c = bias[local];
       float h[2] = {before_.x, before_.y}, sum[3][2], pre[2], r[2], z[2], v[2];
       ADD_PARTS(sum, sums, parts)
@@ -260,7 +258,7 @@ template <int tiles, bool samples> DEV void run(const Arrays& arrays, unsigned c
 #pragma unroll
         for (int p = 0; p < GROUP; p++)
           send(map_anew(s_h + next_state + column * 16 + 4 * q, p), sent, map_anew(s_h + next_bar, p));
-      HELD(n) = pair_of(h[0], h[1]);
+      OWN_CARRY(n) = pair_of(h[0], h[1]);
       const u32 lines = s_left + (u & 1) * 5 * 8 * LINE;
       stsm1t(lines, F16 ? pack_f16(clip(h[0]), clip(h[1])) : sent);
       const u32 left = pack_f16(clip(pre[0]), clip(pre[1]));
@@ -278,7 +276,7 @@ template <int tiles, bool samples> DEV void run(const Arrays& arrays, unsigned c
   }
   if (kg < 2)
     for (int n = 0; n < tiles; n++) {
-      const float2 h = HELD(n);
+      const float2 h = OWN_CARRY(n);
 #pragma unroll
       for (int j = 0; j < 2; j++) {
         const int row = n * 8 + 2 * q + j;
