@@ -8,7 +8,8 @@ import pathlib
 
 from absl import flags
 
-import stops  # noqa: F401  # First, so that a request to stop during imports is answered.
+import allocator  # noqa: F401  # Before anything starts a thread.
+import stops  # noqa: F401  # Early, so that a request to stop during imports is answered.
 from pf_jax.experiment import command_line, sampling_flags
 
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)

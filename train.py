@@ -13,7 +13,8 @@ import pathlib
 from absl import flags
 from ml_collections import config_dict
 
-import stops  # noqa: F401  # First, so that a request to stop during imports is answered.
+import allocator  # noqa: F401  # Before anything starts a thread.
+import stops  # noqa: F401  # Early, so that a request to stop during imports is answered.
 from pf_jax.errors import UserError
 from pf_jax.experiment import checks, command_line, run_config
 

@@ -19,6 +19,8 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from typing import Any, NamedTuple
 
+import allocator  # noqa: F401  # As the programs have it, before anything starts a thread.
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 """Folder of the checkout."""
 
