@@ -7,6 +7,7 @@ alike; the first call of each form, which compiles, is reported apart.
 
 import argparse
 import collections
+import importlib.util
 import json
 import os
 import pathlib
@@ -207,12 +208,20 @@ def table(measurement: Measurement, base: str, **floors: float) -> str:
 def names_of(
     parser: argparse.ArgumentParser, flag: str, text: str, known: Sequence[str]
 ) -> list[str]:
-    """The names in a comma-separated argument; an unknown one ends the program."""
+    """The names in a comma-separated argument.
+
+    An unknown one ends the program, and so does `torch` where PyTorch is not installed.
+    """
     names = [name for name in text.split(",") if name]
     unknown = sorted(set(names) - set(known))
     if unknown:
         parser.error(
             f"{flag}={','.join(unknown)}: unknown; choose from {','.join(known)}"
+        )
+    if "torch" in names and importlib.util.find_spec("torch") is None:
+        parser.error(
+            f"{flag}=torch: PyTorch is not installed: pip install -e '.[bench]', or leave "
+            "it out"
         )
     return names
 

@@ -180,3 +180,12 @@ def test_write_json_keeps_the_old_file_where_writing_fails(tmp_path):
     with pytest.raises(TypeError):
         timing.write_json(path, {"b": object()})
     assert json.loads(path.read_text()) == {"a": 1}
+
+
+@pytest.mark.parametrize("module", [bench_update, bench_unroll])
+def test_missing_torch_is_told_before_anything_is_timed(module, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(SystemExit) as stopped:
+        module.main(["--peers=flax,torch"])
+    assert stopped.value.code == 2
+    assert "--peers=torch: PyTorch is not installed" in capsys.readouterr().err

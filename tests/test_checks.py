@@ -267,6 +267,24 @@ def test_check_config_takes_the_edges_of_every_range():
             "generator.unroll=4: has no effect with generator.feedback=soft: leave it at "
             "0",
         ),
+        (
+            {"generator__feedback_steps": 10},
+            "generator.feedback_steps=10: has no effect with generator.feedback=sample: "
+            "leave it at 0",
+        ),
+        (
+            {"generator__cell": "lstm", "generator__feedback_temperature": 0.5},
+            "generator.feedback_temperature=0.5: has no effect with "
+            "generator.feedback=sample: leave it at 1.0",
+        ),
+        (
+            {
+                "generator__feedback": "reparameterized",
+                "generator__feedback_temperature": 0.5,
+            },
+            "generator.feedback_temperature=0.5: has no effect with "
+            "generator.feedback=reparameterized: leave it at 1.0",
+        ),
     ],
 )
 def test_check_config_error_for_what_would_have_no_effect(overrides, message):

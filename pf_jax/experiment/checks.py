@@ -1,5 +1,6 @@
 """The rules of a config, checked before anything is built or written."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from ml_collections import config_dict
@@ -228,15 +229,25 @@ def _check_no_overrides(config: config_dict.ConfigDict) -> None:
             )
 
 
-def _check_fast_fields(config: config_dict.ConfigDict) -> None:
+def _check_ignored_fields(config: config_dict.ConfigDict) -> None:
     """Checks that no field is set that the cell or the feedback would ignore."""
     cell, feedback = config.generator.cell, config.generator.feedback
-    if cell == "gru" and feedback == "sample":
-        return
-    why = (
-        f"generator.feedback={feedback}" if cell == "gru" else f"generator.cell={cell}"
-    )
-    for field, default in FAST_FIELDS.items():
+    defaults, why = {}, f"generator.feedback={feedback}"
+    if feedback == "sample":
+        defaults |= {"generator.feedback_steps": 0}
+    if feedback in ("sample", "reparameterized"):
+        defaults |= {"generator.feedback_temperature": 1.0}
+    _check_defaults(config, defaults, why)
+    if cell != "gru":
+        _check_defaults(config, FAST_FIELDS, f"generator.cell={cell}")
+    elif feedback != "sample":
+        _check_defaults(config, FAST_FIELDS, why)
+
+
+def _check_defaults(
+    config: config_dict.ConfigDict, defaults: Mapping[str, Any], why: str
+) -> None:
+    for field, default in defaults.items():
         value = value_of(config, field)
         if value != default:
             raise UserError(
@@ -258,7 +269,7 @@ def check_config(config: config_dict.ConfigDict) -> None:
     check_objective(config)
     if not has_discriminator(config):
         _check_no_overrides(config)
-    _check_fast_fields(config)
+    _check_ignored_fields(config)
 
     gate = config.gate
     if gate.generator_upper - gate.generator_lower < 1e-6:  # float32 has 7 digits
