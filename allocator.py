@@ -2,10 +2,10 @@
 
 On a CPU, XLA asks the C library for an update's arrays anew each time. glibc gives large
 ones back to the system once they are free, and the system clears every page that it hands
-out again: up to a fifth of an update. Importing this module is enough. Programs import it
-before all that starts threads, since glibc gives each thread an arena of its own, of which
-it always gives memory back. The process stays as large as it has been, and becomes some 10
-to 40 % larger, since free memory is in pieces.
+out again, which is up to a fifth of a joint update. Importing this module is enough.
+Programs import it before anything starts a thread: threads have arenas of their own, of
+which glibc gives memory back whatever it is told. The price is a process that never
+shrinks, and that grows up to 40 % larger, since free memory is in pieces.
 
 Other C libraries are left alone, and so is a glibc that the environment sets already, as
 `MALLOC_ARENA_MAX=8` or `GLIBC_TUNABLES=glibc.malloc.hugetlb=1` does (mallopt(3)).
