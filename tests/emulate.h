@@ -108,13 +108,14 @@ static void make_seen(Block& b, size_t i) {
   *b.shared[i].to = b.shared[i].value;
   b.shared.erase(b.shared.begin() + i);
 }
-static void arrive(u32* counter) {
+static void fence() {
   Block& b = mine();
   for (size_t i = b.shared.size(); i--;)
     if (b.shared[i].thread == self->thread || b.shared[i].generation != b.meeting.generation) make_seen(b, i);
-  ++*counter;
-  ++arrivals;
 }
+static void count(u32* counter) { ++*counter; ++arrivals; }
+static void arrive(u32* counter) { fence(); count(counter); }
+static u32 peek(const u32* counter) { return *(volatile const u32*)counter; }
 static void wait_for(const u32* counter, u32 count) { while (*(volatile const u32*)counter < count) pause_(); }
 
 // --- copies: they read, and write, when they start or when they are waited for

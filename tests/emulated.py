@@ -53,8 +53,8 @@ def _library(program, faults):
     folder.mkdir()
     texts = {path.name: path.read_text() for path in nvrtc.SOURCES.iterdir()}
     # A part of the kernel may stand in a header of the source's name, or in that of units.
-    header = program.source.replace("_l2.cu", ".cu").replace(".cu", ".cuh")
-    places = [program.source, header, "units.cuh"]
+    header = program.source.split("_")[0].removesuffix(".cu") + ".cuh"
+    places = [program.source, header, "units.cuh", "readout.cuh"]
     for right, wrong in faults:
         file = next(place for place in places if right in texts.get(place, ""))
         texts[file] = texts[file].replace(right, wrong)

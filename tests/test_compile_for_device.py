@@ -272,7 +272,7 @@ def test_a_cuda_kernel_without_clusters_holds_its_weights_in_registers(
 
 @pytest.mark.parametrize("is_tf32", [False, True], ids=["bfloat16", "tf32"])
 @pytest.mark.parametrize("size", [768, 1024])
-@pytest.mark.parametrize(("tiles", "held"), [(1, 1), (2, 1), (2, 2), (8, 2)])
+@pytest.mark.parametrize(("tiles", "held"), [(1, 1), (2, 1), (2, 2), (4, 2), (8, 2)])
 @pytest.mark.parametrize("directions", [1, 2])
 def test_a_cuda_kernel_back_without_clusters_holds_its_weights_in_registers(
     size, tiles, held, directions, is_tf32, tmp_path
@@ -308,6 +308,35 @@ def test_a_cuda_rollout_without_clusters_holds_its_weights_in_registers(
             name: spilled_bytes(program, tmp_path, name) for name in ARCHITECTURES
         }
         assert spilled == dict.fromkeys(ARCHITECTURES, 0), (size, is_saved)
+
+
+@pytest.mark.parametrize("tiles", [(3, 3), (4, 4), (8, 3)])
+@pytest.mark.parametrize("reading", [0, 64], ids=["free", "paired"])
+@pytest.mark.parametrize("classes", [2, 50, 64])
+def test_a_cuda_rollout_two_units_ahead_holds_its_weights_in_registers(
+    classes, reading, tiles, tmp_path
+):
+    require_nvrtc()
+    for size, is_saved in ((768, True), (1024, True), (1024, False)):
+        shape = 784, 64 + reading, size
+        work = RolloutWork(shape, reading, classes, classes, is_saved, not is_saved)
+        groups = RolloutGroups(*tiles, size, is_ahead=True)
+        program = l2.rollout_program(groups, work)
+        spilled = {
+            name: spilled_bytes(program, tmp_path, name) for name in ARCHITECTURES
+        }
+        assert spilled == dict.fromkeys(ARCHITECTURES, 0), (size, is_saved)
+
+
+@pytest.mark.parametrize("classes", [2, 20, 50, 128])
+@pytest.mark.parametrize("size", [128, 256, 384, 512])
+def test_nvrtc_takes_a_cuda_rollout_of_each_size(size, classes):
+    require_nvrtc()
+    sizes = LoopSizes("rollout", (16, size), 8, 8, classes)
+    clusters = find_rollout_clusters(sizes, Device(132, 211 * 1024, 9.0))
+    work = RolloutWork((9, 16, size), 8, classes, classes, True, False)
+    program = rollout_program(clusters, work)
+    assert ".entry gru_rollout" in nvrtc.compile_ptx(program.source, program.defines)
 
 
 @pytest.mark.parametrize("batch", [64, 60])

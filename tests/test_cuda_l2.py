@@ -39,6 +39,9 @@ slow = pytest.mark.slow
     [
         pytest.param(ONE, 5, False, id="H128", marks=slow),
         pytest.param(Groups(2, 11, 128, 1), 3, True, id="H128-two"),
+        # From three tiles on, states are copied two units ahead.
+        pytest.param(Groups(1, 21, 128, 3), 3, True, id="H128-three"),
+        pytest.param(Groups(1, 23, 256, 3), 1, False, id="H256-three", marks=slow),
         pytest.param(Groups(2, 29, 128, 4), 4, False, id="H128-four", marks=slow),
         pytest.param(Groups(1, 61, 128, 8), 3, True, id="H128-eight", marks=slow),
         pytest.param(Groups(1, 5, 768, 1), 2, True, id="H768", marks=slow),
@@ -54,14 +57,17 @@ def test_forward_equals_the_plain_loop(monkeypatch, groups, num_steps, is_saved)
 @slow
 def test_forward_in_half_precision_equals_the_plain_loop(monkeypatch):
     emulate_kernels(monkeypatch)
-    groups = Groups(2, 9, 128, 1)
-    arguments = drawn_loop(groups[:3], 3)
-    found = l2.forward(groups, TF32, True, *arguments)
-    assert_close(found, loops.forward_whole(TF32, True, *arguments))
+    for groups in Groups(2, 9, 128, 1), Groups(2, 45, 128, 3):
+        arguments = drawn_loop(groups[:3], 3)
+        found = l2.forward(groups, TF32, True, *arguments)
+        assert_close(found, loops.forward_whole(TF32, True, *arguments))
 
 
 BACKWARD_CASES = [
     pytest.param(Groups(2, 11, 128, 1), 3, id="H128-two"),
+    # From three tiles on, cotangents are copied two units ahead.
+    pytest.param(Groups(1, 21, 128, 3, 2), 2, id="H128-three"),
+    pytest.param(Groups(1, 23, 256, 3, 2), 1, id="H256-three", marks=slow),
     # Of four tiles two in shared memory at once, or one.
     pytest.param(Groups(1, 29, 128, 4, 2), 3, id="H128-four", marks=slow),
     pytest.param(Groups(1, 29, 128, 4, 1), 3, id="H128-four-held", marks=slow),
@@ -152,6 +158,68 @@ FORWARD_FAULTS = {
     "one arrival too few": [("GROUP * (next_s + 1))", "GROUP * (next_s + 1) - 1)")],
     "one arrival too many": [("GROUP * (next_s + 1))", "GROUP * (next_s + 1) + 1)")],
 }
+
+
+AHEAD = "if ((int)(seen) < (awaited)) wait_for(COUNTER(far_n), awaited);"
+AHEAD_FAULTS = {
+    "no fence": [("fence(); ", ";")],
+    "no wait": [(AHEAD, ";")],
+    "no wait for copies": [("copies_wait<1>()", "copies_wait<2>()")],
+    "parts too soon": [("SYNC(); // the parts of the sums", "// the parts")],
+    "one buffer": [("((step)&1)", "0")],
+}
+FORWARD_AHEAD_FAULTS = AHEAD_FAULTS | {
+    "no release": [("MEET(n ? s + 1 < T : s > 0, ", "MEET(false, ")],
+    "released too soon": [("MEET(n ? s + 1 < T : s > 0, LAST_TILE(n)", "MEET(true, n")],
+    "one arrival too few": [("GROUP * (far_s + 1) : 0", "GROUP * (far_s + 1) - 1 : 0")],
+    "one arrival too many": [
+        ("GROUP * (far_s + 1) : 0", "GROUP * (far_s + 1) + 1 : 0")
+    ],
+    "one thread alone waits": [
+        ("SYNC(); // the lines are there and the state is shared; all", "//")
+    ],
+    "copies are not waited for by all": [("SYNC(); // the state is there, and", "//")],
+    "one buffer in shared memory": [
+        ("s_h + (b)*TILE", "s_h"),
+        ("s_h + now * TILE", "s_h"),
+    ],
+    "one buffer of projections": [
+        ("((now * 3 + gate) * 8 + lane / PIECES)", "((gate) * 8 + lane / PIECES)"),
+        ("((now * 3 + gate) * 8 + 2 * q + j)", "((gate) * 8 + 2 * q + j)"),
+    ],
+    "projections of one tile": [
+        ("moved + 2 * gate * H, row0 + (n)*8", "moved + 2 * gate * H, row0 + 0 * 8"),
+        ("ADVANCE(n)", ""),
+    ],
+}
+BACKWARD_AHEAD_FAULTS = AHEAD_FAULTS | {
+    "no release": [("MEET(n ? s < T : s > 0, ", "MEET(false, ")],
+    "released too soon": [("MEET(n ? s < T : s > 0, LAST_TILE(n)", "MEET(true, n")],
+    "one arrival too few": [("GROUP * next_s : 0", "GROUP * next_s - 1 : 0")],
+    "one arrival too many": [("GROUP * next_s : 0", "GROUP * next_s + 1 : 0")],
+    "one thread alone waits": [("SYNC(); // the lines are there and", "//")],
+    "copies are not waited for by all": [("SYNC(); // the cotangents are there", "//")],
+    "one buffer in shared memory": [("(b)*DTILE", "0 * DTILE")],
+    "one buffer of what is read": [("now * READ_BYTES", "0")],
+}
+
+
+@slow
+@pytest.mark.parametrize("fault", FORWARD_AHEAD_FAULTS)
+def test_forward_ahead_fails_with_a_planted_fault(monkeypatch, fault):
+    groups = Groups(1, 24, 128, 3)
+    arguments = drawn_loop(groups[:3], 5)
+    run = functools.partial(l2.forward, groups, HALF, True, *arguments)
+    assert_found(monkeypatch, FORWARD_AHEAD_FAULTS[fault], run)
+
+
+@slow
+@pytest.mark.parametrize("fault", BACKWARD_AHEAD_FAULTS)
+def test_backward_ahead_fails_with_a_planted_fault(monkeypatch, fault):
+    groups = Groups(1, 24, 128, 3, 2)
+    arguments = backward_arguments(groups[:3], 5)
+    run = functools.partial(l2.backward, groups, HALF, *arguments)
+    assert_found(monkeypatch, BACKWARD_AHEAD_FAULTS[fault], run)
 
 
 @slow

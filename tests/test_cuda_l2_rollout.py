@@ -46,6 +46,34 @@ CASES = [
         id="H1024",
         marks=slow,
     ),
+    # States are copied two units ahead, and each block chooses by itself.
+    pytest.param(
+        RolloutGroups(3, 3, 128, is_ahead=True),
+        5,
+        {"reading": 19, "sampling": 43, "num_steps": 4},
+        id="H128-ahead",
+    ),
+    pytest.param(
+        RolloutGroups(4, 3, 256, is_ahead=True),
+        50,
+        {"reading": 0, "sampling": 20, "given": 0.0},
+        id="H256-ahead-free-running",
+        marks=slow,
+    ),
+    pytest.param(
+        RolloutGroups(4, 4, 384, is_ahead=True),
+        2,
+        {"reading": 25, "sampling": 31},
+        id="H384-ahead-pixels",
+        marks=slow,
+    ),
+    pytest.param(
+        RolloutGroups(3, 3, 128, is_ahead=True),
+        250,
+        {"reading": 5, "sampling": 20, "num_steps": 3},
+        id="H128-ahead-classes",
+        marks=slow,
+    ),
 ]
 
 
@@ -123,6 +151,55 @@ def test_rollout_fails_with_a_planted_fault(monkeypatch, fault):
     groups = RolloutGroups(2, 2, 128)
     run = functools.partial(l2.rollout, groups, HALF, True, interface, inputs)
     assert_found(monkeypatch, FAULTS[fault], run)
+
+
+AHEAD_FAULTS = {
+    "no fence": [("fence(); ", ";")],
+    "no release": [("MEET(n ? t + 1 < states : t > 0, ", "MEET(false, ")],
+    "released too soon": [
+        ("MEET(n ? t + 1 < states : t > 0, n ? n - 1 : tiles - 1", "MEET(true, n")
+    ],
+    "no wait": [
+        ("if ((int)(seen) < (awaited)) wait_for(COUNTER(far_n), awaited);", ";")
+    ],
+    "one arrival too few": [("GROUP * (far_t + 1) : 0", "GROUP * (far_t + 1) - 1 : 0")],
+    "one arrival too many": [
+        ("GROUP * (far_t + 1) : 0", "GROUP * (far_t + 1) + 1 : 0")
+    ],
+    "others do not wait": [
+        ("SYNC(); // the lines are there and the state is shared; others", "//")
+    ],
+    "copies are not waited for by all": [("SYNC(); // the state is there, and", "//")],
+    "no wait for copies": [("copies_wait<1>()", "copies_wait<2>()")],
+    "one buffer of states": [("((step)&1)", "0")],
+    "one buffer in shared memory": [
+        ("s_h + (b)*TILE", "s_h"),
+        ("s_h + now * TILE", "s_h"),
+    ],
+    "one buffer of noise": [
+        ("((now * 8 + i / CLASSES) * SCORES", "((i / CLASSES) * SCORES"),
+        ("((buffer)*8 + 2 * q", "(2 * q"),
+    ],
+    "noise of the step": [("((size_t)((t)-1) * SAMPLING", "((size_t)((t)) * SAMPLING")],
+    "parts too soon": [("SYNC(); // the parts of the sums", "// the parts")],
+    "parts of the logits too soon": [("if (samples) SYNC(); // the parts", "// parts")],
+    "the token of the tile before": [
+        ("n + 1 < tiles ? GIVEN(t, n + 1) : GIVEN(t + 1, 0)", "GIVEN(t, n)")
+    ],
+    "ties to the highest": [("keys[i] > best", "keys[i] >= best")],
+    "ties of lanes to the highest": [("its < chosen", "its > chosen")],
+}
+
+
+@slow
+@pytest.mark.parametrize("fault", AHEAD_FAULTS)
+def test_rollout_ahead_fails_with_a_planted_fault(monkeypatch, fault):
+    interface, inputs = drawn_rollout(20, num_steps=7, reading=19, sampling=24)
+    # Of one lane for the ties that it finds, of two for those of lanes.
+    inputs = with_equal_classes(inputs, 14 if "lanes" in fault else 18)
+    groups = RolloutGroups(3, 3, 128, is_ahead=True)
+    run = functools.partial(l2.rollout, groups, HALF, True, interface, inputs)
+    assert_found(monkeypatch, AHEAD_FAULTS[fault], run)
 
 
 @pytest.mark.parametrize(

@@ -58,6 +58,7 @@ SPREADS = [
     pytest.param(cuda, Clusters(2, 11, 128, 1), id="two", marks=slow),
     pytest.param(l2, Groups(1, 8, 128, 1), id="l2-one", marks=slow),
     pytest.param(l2, Groups(2, 19, 128, 2, 2), id="l2-two", marks=slow),
+    pytest.param(l2, Groups(1, 19, 128, 3, 2), id="l2-three", marks=slow),
 ]
 
 
@@ -112,8 +113,12 @@ def test_backward_in_tf32_of_several_models_equals_that_of_each(
 @pytest.mark.parametrize("is_saved", [True, False])
 @pytest.mark.parametrize(
     "kernels, spread",
-    [(cuda, RolloutClusters(1, 1, MEMORY)), (l2, RolloutGroups(1, 2, 128))],
-    ids=["clusters", "l2"],
+    [
+        (cuda, RolloutClusters(1, 1, MEMORY)),
+        (l2, RolloutGroups(1, 2, 128)),
+        (l2, RolloutGroups(3, 3, 128, is_ahead=True)),
+    ],
+    ids=["clusters", "l2", "l2-ahead"],
 )
 def test_rollout_of_several_models_equals_that_of_each(
     monkeypatch, kernels, spread, is_saved

@@ -45,6 +45,7 @@ CASES = [
         id="H384",
         marks=pytest.mark.slow,
     ),
+    pytest.param((1, 1), 2, 384, {"reading": 3, "sampling": 5}, id="H384-pixels"),
     pytest.param(
         (3, 3), 128, 128, {"sampling": 30}, id="H128-3", marks=pytest.mark.slow
     ),
@@ -68,6 +69,12 @@ def test_rollout_equals_the_plain_loop(monkeypatch, tiles, num_tokens, size, opt
 BOTH = [
     pytest.param(cuda, RolloutClusters(1, 1, MEMORY), id="clusters"),
     pytest.param(l2, RolloutGroups(2, 1, 128), id="l2", marks=pytest.mark.slow),
+    pytest.param(
+        l2,
+        RolloutGroups(3, 3, 128, is_ahead=True),
+        id="l2-ahead",
+        marks=pytest.mark.slow,
+    ),
 ]
 
 
@@ -157,7 +164,7 @@ FAULTS = {
     "no wait for copies": [("copies_wait<1>()", "copies_wait<2>()")],
     "one buffer of noise": [
         ("(((u)&1) * 8 + i / CLASSES)", "(i / CLASSES)"),
-        ("((u & 1) * 8 + 2 * q", "(2 * q"),
+        ("((buffer)*8 + 2 * q", "(2 * q"),
     ],
     "ties to the highest": [("its < chosen", "its > chosen")],
 }

@@ -227,6 +227,22 @@ def table_memory(tokens: int) -> int:
     return (tokens + 1) * (3 * COLUMNS + 8) * 4
 
 
+def readout_memory(size: int, classes: int) -> int:
+    """Bytes of shared memory of a block's readout, as in `sources/readout.cuh`.
+
+    Args:
+        size: Number of hidden units.
+        classes: Number of classes sampled from.
+    """
+    tiles = class_tiles(classes)
+    along_terms = WARPS // min(tiles, WARPS)
+    if size // 32 % along_terms:
+        along_terms = 4
+    # The parts of the scores of 8 rows, and what is added to those of two units.
+    scores = (along_terms + 2) * 8 * (16 * tiles + 4) * 4
+    return scores + 16 * tiles * size * 2
+
+
 def rollout_memory(clusters: RolloutClusters, size: int, classes: int) -> int:
     """Bytes of shared memory of a block, but for the table; as in `sources/rollout.cu`.
 
@@ -236,17 +252,13 @@ def rollout_memory(clusters: RolloutClusters, size: int, classes: int) -> int:
         classes: Number of classes sampled from.
     """
     tiles = max(clusters.reading_tiles, clusters.sampling_tiles)
-    along_classes = min(class_tiles(classes), WARPS)
     states = 2 * tiles * size * 16
     lines = 2 * 5 * 8 * (2 * COLUMNS + 16)
-    scores = (min(WARPS // along_classes, size // 32) + 2) * 8
-    readout = 16 * class_tiles(classes)
     return (
         states
         + 2 * _PARTS
         + lines
-        + scores * (readout + 4) * 4
-        + readout * size * 2
+        + readout_memory(size, classes)
         + COLUMNS * 4
         + tiles * 8 * COLUMNS * 4
         + tiles * 16

@@ -2,7 +2,12 @@
 
 from typing import NamedTuple
 
-from pf_jax.recurrence.cuda.clusters import MOST_CLASSES, class_tiles, number_of
+from pf_jax.recurrence.cuda.clusters import (
+    MOST_CLASSES,
+    class_tiles,
+    number_of,
+    readout_memory,
+)
 from pf_jax.recurrence.tiles import Device, LoopSizes
 
 COLUMNS = 32
@@ -16,6 +21,10 @@ On an H100 a step of 64 rows of 1024 units takes 4.1 us forward and 6.2 us backw
 Triton's kernels 6.1 and 8.4 us; one of 128 rows, four tiles, 8.6 and 13.0 us, in Triton's
 7.3 and 9.7 us. In a rollout all blocks of a group meet once more a step: 7.1 us with 64
 rows, in Triton's 7.2 us."""
+LEAST_TILES_AHEAD = 3
+"""Tiles of a group from which on states, or cotangents, are copied two units of work ahead.
+
+While the blocks of a group hear of one tile's, they work on two others."""
 _MOST_HELD = 2
 """Tiles of cotangents of which one is copied while another is multiplied."""
 _WARPS = 8
@@ -153,12 +162,15 @@ class RolloutGroups(NamedTuple):
         sampling_tiles: Number of tiles of 8 rows of a group that samples.
         size: Number of hidden units, `H`.
         models: Number of models in one launch, which have nothing in common.
+        is_ahead: Whether states are copied two units of work ahead, and each block chooses
+            by itself: `sources/rollout_ahead_l2.cu`.
     """
 
     reading_tiles: int
     sampling_tiles: int
     size: int
     models: int = 1
+    is_ahead: bool = False
 
     @property
     def blocks(self) -> int:
@@ -182,18 +194,20 @@ class RolloutGroups(NamedTuple):
 
 
 def rollout_memory(groups: RolloutGroups, classes: int) -> int:
-    """Bytes of shared memory of a block, as in `sources/rollout_l2.cu`.
+    """Bytes of shared memory of a block, as in `sources/rollout_l2.cu`, or for `is_ahead`.
 
     Args:
         groups: How the work is spread.
         classes: Number of classes sampled from.
     """
+    of_unit = _unit_memory(groups.size, groups.tiles)
+    if groups.is_ahead:
+        return of_unit + readout_memory(groups.size, classes) + 2 * 8
     own_classes = 16 * -(-class_tiles(classes) // groups.blocks)
     entries = 2 * 8 * (3 * COLUMNS + 4) * 4
     noise = 2 * 8 * (own_classes + 4) * 4
     tokens, addresses = 8 * 4, 10 * 8
     readout = own_classes * groups.size * 2
-    of_unit = _unit_memory(groups.size, groups.tiles)
     return of_unit + entries + noise + tokens + addresses + readout
 
 
@@ -218,8 +232,11 @@ def find_rollout_groups(sizes: LoopSizes, device: Device) -> RolloutGroups | Non
     for longest in range(1, _MOST_TILES + 1):
         for sampling_tiles in range(1, longest + 1):
             groups = RolloutGroups(longest, sampling_tiles, size, sizes.models)
-            is_held = rollout_memory(groups, sizes.classes) <= device.memory
             number = groups.number(sizes.reading, sizes.sampling)
-            if is_held and number * groups.blocks <= device.cores:
-                return groups
+            if number * groups.blocks > device.cores:
+                continue
+            ahead = groups._replace(is_ahead=sampling_tiles >= LEAST_TILES_AHEAD)
+            for each in (ahead, groups):
+                if rollout_memory(each, sizes.classes) <= device.memory:
+                    return each
     return None

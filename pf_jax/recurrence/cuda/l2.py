@@ -217,7 +217,7 @@ def rollout_program(groups: RolloutGroups, work: RolloutWork) -> Program:
         work: What there is to do.
     """
     return Program(
-        "rollout_l2.cu",
+        "rollout_ahead_l2.cu" if groups.is_ahead else "rollout_l2.cu",
         "gru_rollout",
         work.defines(
             GROUP=groups.blocks,
@@ -244,11 +244,10 @@ def rollout(
     read = rollout_reads(loop, interface, inputs)
     work = work_of(is_saved, inputs, read)
     by_tile = groups.number(*work.rows) // groups.models, groups.tiles
-    exchanged = (
-        jax.ShapeDtypeStruct((*by_tile, 2, groups.size, 8), read.kernel.dtype),
-        # The highest score of 16 classes, and which it is.
-        jax.ShapeDtypeStruct((*by_tile, 8, class_tiles(work.classes), 2), jnp.int32),
-    )
+    exchanged = [jax.ShapeDtypeStruct((*by_tile, 2, groups.size, 8), read.kernel.dtype)]
+    if not groups.is_ahead:  # The highest score of 16 classes, and which it is.
+        highest = *by_tile, 8, class_tiles(work.classes), 2
+        exchanged.append(jax.ShapeDtypeStruct(highest, jnp.int32))
     program = rollout_program(groups, work)
     made = rollout_makes(loop, is_saved, inputs)
     return as_rollout(inputs, *_launch(program, exchanged, by_tile, read, made))

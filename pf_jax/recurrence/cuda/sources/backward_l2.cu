@@ -33,6 +33,7 @@
 #define AT_LARGEST (AT_TOTALS + 4 * HC * 4 * 4) // of each row, for two units
 #define AT_MEETING (AT_LARGEST + F16 * 2 * 8 * 4)
 #define SHARED_BYTES (AT_MEETING + 2 * 8)
+#define AHEAD (NT > 2 && HELD == 2 ? 2 : 1) // units of work by which cotangents are copied ahead
 #include "backward.cuh"
 #include "units.cuh"
 static_assert(MG * KG == WARPS && KG >= 2 && GROUP % KG == 0, "two warps finish the columns, each has as many blocks");
@@ -120,6 +121,10 @@ GRID_KERNEL gru_backward(ARRAYS) {
     }
   COPY_READ(0, row0, s_d + AT_READ)
   copies_commit();
+#if AHEAD == 2
+  COPY_READ(0, row0 + 8, s_d + AT_READ + READ_BYTES)
+  copies_commit();
+#endif
   SYNC(); // the addresses are there
 
 // The cotangents of a step of a tile: a line, of those of the group.
@@ -146,18 +151,24 @@ GRID_KERNEL gru_backward(ARRAYS) {
   for (int s = 0; s <= T; s++)
 #pragma unroll 1
     for (int n = 0; n < NT; n++, now ^= 1) {
+#if AHEAD == 1
       const int next = now ^ 1, next_n = n + 1 < NT ? n + 1 : 0, next_s = next_n ? s : s + 1;
+#else
+      const int next = now ^ 1, next_n = n + 2 < NT ? n + 2 : n + 2 - NT, next_s = n + 2 < NT ? s : s + 1;
+#endif
       if (HELD == 1 && s) {
         if (THREAD == 0) wait_for(COUNTER(n), GROUP * s);
         SYNC(); // also for that thread
         COPY_DELTAS(s - 1, n, 0)
         copies_commit();
       }
+#if AHEAD == 1
       if (next_s < T) {
         PLACE_OF_BLOCK
         COPY_READ(next_s, row0 + next_n * 8, s_d + AT_READ + next * READ_BYTES)
       }
       copies_commit();
+#endif
       copies_wait<1>();
       SYNC(); // the cotangents are there, and what the unit reads
       float parts[CHAINS][4] = {}, sums[4] = {};
@@ -169,7 +180,9 @@ GRID_KERNEL gru_backward(ARRAYS) {
         of_sums[1] = of_block[1];
       }
       if (s) MULTIPLY(0, 3 * SOURCES / 2, b)
-      if (HELD == 2) {
+      u32 seen = 0; // arrivals for what is copied
+      if (AHEAD == 2 && thread_here() == MEETS) seen = peek(COUNTER(next_n));
+      if (AHEAD == 1 && HELD == 2) {
         const bool copies = next_s && next_s <= T;
         if (copies && THREAD == 0) wait_for(COUNTER(next_n), GROUP * next_s);
         SYNC(); // and for that thread
@@ -183,7 +196,8 @@ GRID_KERNEL gru_backward(ARRAYS) {
       for (int k = 0; k < 4; k++)
         ((float*)(smem + AT_PARTS))[((mg * KG + kg) * 4 + k) * 32 + lane] =
             F16 ? scale[F16] * sums[k] : parts[0][k] + parts[1][k] + parts[CHAINS - 1][k];
-      SYNC(); // the parts of the sums are there
+      SYNC(); // the parts of the sums are there; all have read the cotangents
+      if (AHEAD == 2) MEET(n ? s < T : s > 0, LAST_TILE(n), next_s <= T ? GROUP * next_s : 0, next_n, seen)
       float d[4][2]; // cotangents of r, z, U h + c, a
       if (kg < 2) {
         float2 both = held[n * 4 * HC];
@@ -225,23 +239,35 @@ GRID_KERNEL gru_backward(ARRAYS) {
           }
         }
       }
+#if AHEAD == 1
       if (s == T) continue;
+#endif
 #if F16
       SYNC(); // the block's largest of each row are there
       const u32* const largest = (const u32*)(smem + AT_LARGEST) + now * 8;
-      if (kg < 2)
+      if (kg < 2 && (AHEAD == 1 || s < T))
 #pragma unroll
         for (int i = 0; i < 3; i++)
           share((u32*)DELTAS(n, s, i * H + rank * HC + local) + q,
                 pack_f16(to_half(largest[2 * q]) * d[i][0], to_half(largest[2 * q + 1]) * d[i][1]));
-      if (THREAD < 8) {
+      if (THREAD < 8 && (AHEAD == 1 || s < T)) {
         share((u32*)DELTAS(n, s, 3 * H + 2 * rank) + THREAD, bits_of(of_half(largest[THREAD])));
         ((u32*)(smem + AT_LARGEST))[next * 8 + THREAD] = 0; // of the next unit
       }
 #endif
       SYNC(); // the lines are there and the cotangents are shared; the parts of the sums may be written anew
+#if AHEAD == 1
       if (THREAD == 0) arrive(COUNTER(n));
       WRITE_LEFT(s, row0 + n * 8)
+#else // also the others' cotangents
+      {
+        PLACE_OF_BLOCK
+        if (next_s && next_s <= T) COPY_DELTAS(next_s - 1, next_n, now)
+        if (next_s < T) COPY_READ(next_s, row0 + next_n * 8, s_d + AT_READ + now * READ_BYTES)
+        copies_commit();
+      }
+      if (s < T) WRITE_LEFT(s, row0 + n * 8)
+#endif
     }
   SYNC(); // the sums over steps and rows are there
   WRITE_TOTALS(AT_TOTALS)

@@ -76,18 +76,8 @@ KERNEL gru_forward(ARRAYS) {
 #pragma unroll
   for (int p = 0; p < GROUP; p++) to[p] = map_to(s_h, p);
 
-  // What a warp moves between shared memory and an array over time: the first write a kind each of what units leave, the
-  // last again h', as what the next step starts from; two read projections, of four rows each. A lane has a piece of 16
-  // bytes of a row, and of the fourth behind it.
   const int piece = lane & 7, of_tile = (lane >> 3) + (warp == 7 ? 4 : 0);
-  char* moved = (char*)(warp == 0 ? hidden + direction * H : warp == 1 ? PICK(0) : (u16*)x + direction * 3 * H);
-#if SAVED
-  if (warp >= 2 && warp < 6) moved = (char*)(warp == 2 ? PICK(1) : warp == 3 ? PICK(2) : warp == 4 ? PICK(3) : before + (size_t)direction * T * N * H);
-#endif
-  const int row_bytes = 2 * H * (warp == 0 ? S : warp < 6 ? 1 : 3 * S);
-  moved += ((long long)IN_TIME(warp == 5) * N + row0 + of_tile) * row_bytes + 2 * rank * HC + 16 * piece;
-// From tile n to the next, or to the first of the next step.
-#define ADVANCE(n) moved += row_bytes * ((n) + 1 < NT ? 8 : (direction ? -N : N) - 8 * (NT - 1));
+  FIND_MOVED(of_tile, piece)
 // The projections of unit u.
 #define READ(u)                                              \
   {                                                          \

@@ -63,3 +63,20 @@ static_assert(KT % 2 == 0 && KG >= 2, "two tiles are read at once, two warps fin
     a[gate][k][2] = p[4];                                                        \
     a[gate][k][3] = p[8 * H / 2 + 4];                                            \
   }
+
+// What a warp moves between shared memory and an array over time, of which it has an address that goes on from tile to
+// tile: the first write a kind each of what units leave, the last again h', as what the next step starts from; the others
+// read projections. A lane has a piece of 16 bytes of a row, and in blocks of 64 columns of the fourth behind it.
+#if SAVED
+#define MOVED_GATES \
+  if (warp >= 2 && warp < 6) moved = (char*)(warp == 2 ? PICK(1) : warp == 3 ? PICK(2) : warp == 4 ? PICK(3) : before + (size_t)direction * T * N * H);
+#else
+#define MOVED_GATES
+#endif
+#define FIND_MOVED(row_of_tile, piece_of_row)                                                                         \
+  char* moved = (char*)(warp == 0 ? hidden + direction * H : warp == 1 ? PICK(0) : (u16*)x + direction * 3 * H);      \
+  MOVED_GATES                                                                                                         \
+  const int row_bytes = 2 * H * (warp == 0 ? S : warp < 6 ? 1 : 3 * S);                                               \
+  moved += ((long long)IN_TIME(warp == 5) * N + row0 + (row_of_tile)) * row_bytes + 2 * rank * HC + 16 * (piece_of_row);
+// From tile n to the next, or to the first of the next step.
+#define ADVANCE(n) moved += row_bytes * ((n) + 1 < NT ? 8 : (direction ? -N : N) - 8 * (NT - 1));

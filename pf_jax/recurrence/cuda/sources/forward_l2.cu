@@ -20,6 +20,9 @@
 #include "units.cuh"
 static_assert(WARPS == 8, "a block has eight warps");
 
+#define AHEAD (NT > 2 ? 2 : 1) // units of work by which a state is copied ahead
+
+#if AHEAD == 1
 // Copies the projections of 8 rows from `row0_` on of step s to three lines a row in shared memory, from a line on.
 #define COPY_PROJECTIONS(s, row0_, to, first_line)                                              \
   for (int i = thread_here(); i < 3 * 8 * PIECES; i += THREADS) {                               \
@@ -52,6 +55,7 @@ static_assert(WARPS == 8, "a block has eight warps");
     if (row < N && (kind < KINDS || s + 1 < T))                                                           \
       *(uint4*)(to + rank * HC + piece * 8) = *(const uint4*)(smem + AT_LEFT + from * LINE + piece * 16); \
   }
+#endif
 
 GRID_KERNEL gru_forward(ARRAYS) {
   SHARED
@@ -91,6 +95,9 @@ GRID_KERNEL gru_forward(ARRAYS) {
     }
   SYNC();
   if (THREAD < NT) arrive(COUNTER(THREAD));
+#define INPUT(gate, j) \
+  of_f16(*(const u16*)(smem + AT_READ + ((now * 3 + gate) * 8 + 2 * q + j) * LINE + local * 2))
+#if AHEAD == 1
   if (NT > 1) {
     if (THREAD == 0) wait_for(COUNTER(0), GROUP);
     SYNC();
@@ -108,8 +115,6 @@ GRID_KERNEL gru_forward(ARRAYS) {
   }                                                                                    \
   if (copies) COPY_PROJECTIONS(next_s, row0 + next_n * 8, s_h + AT_READ, next * 3 * 8) \
   copies_commit();
-#define INPUT(gate, j) \
-  of_f16(*(const u16*)(smem + AT_READ + ((now * 3 + gate) * 8 + 2 * q + j) * LINE + local * 2))
   int now = 0; // the unit's buffer
 #pragma unroll 1
   for (int s = 0; s < T; s++)
@@ -133,6 +138,54 @@ GRID_KERNEL gru_forward(ARRAYS) {
       if (s + 1 < T && THREAD == 0) arrive(COUNTER(n));
       WRITE_LINES(s, row0 + n * 8)
     }
+#else
+  FIND_MOVED(lane / PIECES, lane % PIECES)
+// The projections of step s of tile n.
+#define READ(s, n)                                                                                        \
+  if (warp == 6 && (s) < T) {                                                                             \
+    _Pragma("unroll") for (int gate = 0; gate < 3; gate++)                                                \
+      copy16(s_h + AT_READ + ((now * 3 + gate) * 8 + lane / PIECES) * LINE + 16 * (lane % PIECES),        \
+             moved + 2 * gate * H, row0 + (n)*8 + lane / PIECES < N);                                     \
+    ADVANCE(n)                                                                                            \
+  }                                                                                                       \
+  copies_commit();
+// What step s of tile n has left.
+#define WRITE(s, n)                                                                                       \
+  if (warp < KINDS + SAVED) {                                                                             \
+    if ((warp < 5 || (s) + 1 < T) && row0 + (n)*8 + lane / PIECES < N)                                    \
+      *(uint4*)moved = *(const uint4*)(smem + AT_LEFT + (warp % 5 * 8 + lane / PIECES) * LINE + 16 * (lane % PIECES)); \
+    ADVANCE(n)                                                                                            \
+  }
+#define AMID \
+  if (thread_here() == MEETS) seen = peek(COUNTER(far_n));
+  int now = 0; // the unit's buffer
+  if (THREAD < 2) wait_for(COUNTER(THREAD), GROUP);
+  SYNC(); // also for those threads
+#pragma unroll 1
+  for (int n = 0; n < 2; n++, now ^= 1) {
+    COPY_STATE(0, n, now)
+    READ(0, n)
+  }
+#pragma unroll 1
+  for (int s = 0; s < T; s++)
+#pragma unroll 1
+    for (int n = 0; n < NT; n++, now ^= 1) {
+      const int far_n = n + 2 < NT ? n + 2 : n + 2 - NT, far_s = n + 2 < NT ? s : s + 1; // the next unit but one
+      u32 seen = 0;       // of its arrivals
+      copies_wait<1>();
+      SYNC(); // the state is there, and the projections
+      UNIT_PRODUCT
+      PLACE
+      LEAVE_SUMS
+      SYNC(); // the parts of the sums are there; all have read the state
+      UNIT_GATES(s, n, s + 1 < T)
+      MEET(n ? s + 1 < T : s > 0, LAST_TILE(n), far_s < T ? GROUP * (far_s + 1) : 0, far_n, seen)
+      SYNC(); // the lines are there and the state is shared; all have read the projections, and others' states are there
+      if (far_s < T) COPY_STATE(far_s, far_n, now)
+      READ(far_s, far_n)
+      WRITE(s, n)
+    }
+#endif
 #pragma unroll 1
   for (int n = 0; n < NT; n++) {
     PLACE

@@ -75,6 +75,16 @@ DEV void wait_for(const u32* counter, u32 arrivals) {
   while (seen < arrivals);
 }
 
+// The parts of both: what the thread knows of before `fence`, others know of that see it count behind it; and what they
+// knew of before they counted, it can read when it has seen the number before it.
+DEV u32 peek(const u32* counter) {
+  u32 seen;
+  asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(seen) : "l"(counter) : "memory");
+  return seen;
+}
+DEV void fence() { asm volatile("fence.acq_rel.gpu;" ::: "memory"); }
+DEV void count(u32* counter) { asm volatile("red.relaxed.gpu.global.add.u32 [%0], 1;" ::"l"(counter) : "memory"); }
+
 // --- copies of 16 bytes into shared memory, on their way while the thread goes on; zeros where nothing is read
 DEV void copy16(u32 to, const void* from, bool is_read) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(__cvta_generic_to_global(from)),

@@ -19,10 +19,6 @@
 #define EXCHANGE_READS
 #define EXCHANGE_MAKES
 #define EXCHANGE_VALUES
-#define VW (VM < WARPS ? VM : WARPS) // warps along the classes of the readout
-#define VK (WARPS / VW < H / 32 ? WARPS / VW : H / 32) // warps along its terms
-#define VT (H / 16 / VK)                       // tiles of 16 terms of a warp
-#define SCORES (16 * VM + 4)                   // numbers of a row of scores in shared memory
 #define ENTRY (3 * HC + 8)                     // numbers of a token's row of the table in shared memory
 
 // Shared memory, in bytes: states of two steps; parts of sums and lines of two units; scores of one, and what is added to
@@ -38,40 +34,7 @@
 #define AT_BARS (AT_HELD + NT * 8 * HC * 4)
 #define SHARED_BYTES (AT_BARS + NT * 16)
 #include "rollout.cuh"
-static_assert(VT % 2 == 0 && VM % VW == 0 && H / 16 % VK == 0, "all warps of a readout have as much to do");
-
-// The class of the highest score of row `lane / 4` of a tile: of a fourth of the classes, then of all.
-DEV int choose(const float* scores, int lane) {
-  const int q = lane & 3;
-  int best = 0, chosen = 0;
-#pragma unroll
-  for (int m = 0; m < VM; m++) {
-    const float4* const p = (const float4*)(scores + (lane >> 2) * SCORES + m * 16 + 4 * q);
-    float4 s = p[0];
-#pragma unroll
-    for (int k = 1; k < VK; k++) {
-      const float4 more = p[k * 8 * SCORES / 4];
-      s.x += more.x;
-      s.y += more.y;
-      s.z += more.z;
-      s.w += more.w;
-    }
-    const int keys[4] = {ordered(s.x), ordered(s.y), ordered(s.z), ordered(s.w)};
-#pragma unroll
-    for (int i = 0; i < 4; i++) {
-      const int index = m * 16 + 4 * q + i;
-      if (m == 0 && i == 0) {
-        best = 4 * q < CLASSES ? keys[0] : (int)0x80000000;
-        chosen = index;
-      } else if (keys[i] > best && (m * 16 + 16 <= CLASSES || index < CLASSES)) {
-        best = keys[i];
-        chosen = index;
-      }
-    }
-  }
-  HIGHEST_OF_FOUR(best, chosen)
-  return chosen < CLASSES ? chosen : CLASSES - 1;
-}
+#include "readout.cuh"
 
 // The rows of a cluster over time.
 template <int tiles, bool samples> DEV void run(const Arrays& arrays, unsigned char* smem, int row0, int rows) {
@@ -103,12 +66,7 @@ template <int tiles, bool samples> DEV void run(const Arrays& arrays, unsigned c
     const float h = row < rows ? of_state * arrays.carry[(size_t)(row0 + row) * H + k] : 0.f;
     ((u16*)smem)[row / 8 * TILE + k * 8 + row % 8] = (u16)pack_operand(h, 0.f);
   }
-  if (samples) // the readout's kernel in the order in which threads multiply by it
-    for (int i = THREAD; i < VM * 16 * H / 2; i += THREADS) {
-      const int part = i & 3, l = i >> 2 & 31, k = (i >> 7) % (H / 16), m = (i >> 7) / (H / 16);
-      const int class_ = m * 16 + (l >> 2) + 8 * (part & 1), term = k * 16 + 2 * (l & 3) + 8 * (part >> 1);
-      ((u32*)(smem + AT_READOUT))[i] = ((const u32*)arrays.readout)[((size_t)class_ * H + term) / 2];
-    }
+  if (samples) HOLD_READOUT(arrays.readout)
   if (TABLE_SHARED)
     for (int i = THREAD; i < (TOKENS + 1) * 3 * HC; i += THREADS) {
       const int c = i % HC, gate = i / HC % 3, token = i / HC / 3;
@@ -169,36 +127,12 @@ template <int tiles, bool samples> DEV void run(const Arrays& arrays, unsigned c
     const int vw = warp % VW, vk = warp / VW;
     const bool reads_out = samples && t && vk < VK;
     float logits[VM / VW][4];
-    if (reads_out)
-#pragma unroll
-      for (int m = 0; m < VM / VW; m++)
-#pragma unroll
-        for (int i = 0; i < 4; i++) {
-          const float* const noise = (const float*)(smem + AT_NOISE) + ((u & 1) * 8 + 2 * q + (i & 1)) * SCORES;
-          logits[m][i] = vk ? 0.f : noise[(vw + m * VW) * 16 + g + 8 * (i >> 1)];
-        }
+    if (reads_out) FIRST_LOGITS(logits, u & 1)
     if (t) {
       bar_wait(s_h + bar, ((t - now) >> 1 & 1) ^ (now ? 0 : 1));
       if (THREAD == 0 && t + 1 < states) bar_expect(s_h + next_bar, TILE);
     }
-    if (reads_out)
-#pragma unroll
-      for (int m = 0; m < VM / VW; m++) {
-        const uint4* const kernel = (const uint4*)(smem + AT_READOUT) + ((vw + m * VW) * (H / 16) + vk * VT) * 32 + lane;
-        float more[4] = {}; // every other term: two shorter chains
-#pragma unroll
-        for (int k = 0; k < VT; k += 2) {
-          u32 b0, b1, b2, b3;
-          ldsm4t(s_h + state + ((vk * VT + k) * 16 + lane) * 16, b0, b1, b2, b3);
-          const uint4 x = kernel[k * 32], y = kernel[(k + 1) * 32];
-          const u32 even[4] = {x.x, x.y, x.z, x.w}, odd[4] = {y.x, y.y, y.z, y.w};
-          mma(logits[m], even, b0, b1);
-          mma(more, odd, b2, b3);
-        }
-#pragma unroll
-        for (int i = 0; i < 4; i++)
-          scores[(vk * 8 + 2 * q + (i & 1)) * SCORES + (vw + m * VW) * 16 + g + 8 * (i >> 1)] = logits[m][i] + more[i];
-      }
+    if (reads_out) ADD_LOGITS(logits, s_h + state)
     if (samples) SYNC(); // the parts of the logits are there
 
     int token = given;  // of row `lane / 4`
