@@ -31,6 +31,7 @@ import numpy as np
 
 from benchmarks import kernel_cases, timing
 from pf_jax.recurrence import dispatch, loops, tiles
+from pf_jax.recurrence.cuda.rollout import MOST_SHARED
 from pf_jax.recurrence.loops import Loop
 
 KINDS = ("cuda", "cuda_l2", "triton")
@@ -54,6 +55,8 @@ class Case(NamedTuple):
         reading: Number of rows of a rollout that read given tokens at every step.
         classes: Number of classes that a rollout samples from.
         models: Number of models in one launch.
+        is_auto: Whether it is the kernel of this kind that "auto" chooses, where "cuda"
+            asks for another.
     """
 
     kind: str
@@ -63,6 +66,7 @@ class Case(NamedTuple):
     reading: int = 0
     classes: int = 0
     models: int = 1
+    is_auto: bool = False
 
     @property
     def name(self) -> str:
@@ -72,13 +76,14 @@ class Case(NamedTuple):
             f" {self.reading} reading, {self.classes} classes" if self.classes else ""
         )
         models = f" {self.models} models" if self.models > 1 else ""
-        return f"{self.kind} {self.form} {self.precision} {sizes}{more}{models}"
+        auto = " by auto" if self.is_auto else ""
+        return f"{self.kind} {self.form} {self.precision} {sizes}{more}{models}{auto}"
 
     @property
     def loop(self) -> Loop:
         """How the loop computes; "cuda" asks for what "auto" does not choose."""
         loop = kernel_cases.TF32 if self.precision == "tf32" else kernel_cases.HALF
-        return loop._replace(kernels=self.kind)
+        return loop._replace(kernels="auto" if self.is_auto else self.kind)
 
 
 LOOP_SHAPES = {
@@ -114,7 +119,10 @@ def cases(kinds: Sequence[str]) -> Iterator[Case]:
                     yield Case(kind, form, precision, shape)
             for reading, sampling, size, classes in ROLLOUT_SHAPES[kind]:
                 rows = reading + sampling
-                yield Case(kind, "rollout", precision, (rows, size), reading, classes)
+                case = Case(kind, "rollout", precision, (rows, size), reading, classes)
+                yield case
+                if kind == "cuda" and classes <= MOST_SHARED:
+                    yield case._replace(is_auto=True)
         if kind != "triton":
             for form in ("forward", "backward"):
                 yield Case(kind, form, "bfloat16", (2, 19, 128), models=3)

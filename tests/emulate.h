@@ -22,7 +22,7 @@ struct Barrier { int count, pending; long bytes; u32 phase; };
 struct Meeting { int arrived = 0; u32 generation = 0; };
 struct Warp { Meeting meeting; u32 in[32][8]; float c[32][4]; u32 out[32][4]; };
 struct Shared { u32 *to, value; int thread; u32 generation; };
-struct Block { std::vector<unsigned char> memory; Meeting meeting; std::vector<Warp> warps; std::vector<Barrier> bars; std::vector<Shared> shared; };
+struct Block { std::vector<unsigned char> memory; Meeting meeting, others[16]; std::vector<Warp> warps; std::vector<Barrier> bars; std::vector<Shared> shared; };
 struct Copy { unsigned char* to; const unsigned char* from; bool is_read; int bytes = 16; unsigned char early[16] = {}; bool is_early = false; };
 struct Fiber { ucontext_t context; std::vector<char> stack; int thread, rank; bool done = false; std::vector<std::vector<Copy>> copies; };
 struct Message { u32 to, value, bar; };
@@ -58,6 +58,11 @@ static int thread_here() { return self->thread; }
 #define BLOCK (cluster_number * num_blocks + self->rank)
 static int block_here() { return BLOCK; }
 #define SYNC() meet(mine().meeting, num_threads, [] {})
+template <int threads> static void sync_at(int id) { meet(mine().others[id], threads, [] {}); }
+template <int threads> static void arrive_at(int id) {
+  Meeting& m = mine().others[id];
+  if (++m.arrived == threads) { m.arrived = 0; m.generation++; }
+}
 
 // --- clusters: an address is the block's number and the place in its memory
 static u32 smem_of(const void* p) { return (u32)((unsigned char*)p - mine().memory.data()) | (u32)self->rank << 24; }
@@ -233,7 +238,7 @@ static void raise(u32* to, u32 x) { *to = std::max(*to, x); }
 static void entry() { body(); self->done = true; for (;;) pause_(); }
 static long progress() {
   long sum = cluster_meeting.generation + arrivals;
-  for (auto& b : blocks) { sum += b.meeting.generation; for (auto& w : b.warps) sum += w.meeting.generation; }
+  for (auto& b : blocks) { sum += b.meeting.generation + b.others[1].generation; for (auto& w : b.warps) sum += w.meeting.generation; }
   for (auto& x : fibers) sum += x.done;
   return sum;
 }

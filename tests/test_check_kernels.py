@@ -73,6 +73,16 @@ def test_all_cases_have_a_kernel_on_an_h100():
     assert all(find_kernel(case, H100) is not None for case in every)
 
 
+def test_rollouts_of_few_classes_have_both_forms_of_a_choice():
+    rollouts = [case for case in cases(["cuda"]) if case.form == "rollout"]
+    chooses = {
+        case.is_auto: find_kernel(case, H100).args[0].one_chooses
+        for case in rollouts
+        if case.classes <= 16
+    }
+    assert chooses == {True: False, False: True}
+
+
 def test_main_reports_each_case(monkeypatch, capsys, tmp_path):
     emulate_kernels(monkeypatch)
     monkeypatch.setattr(tiles, "find_device", lambda dtype: H100)

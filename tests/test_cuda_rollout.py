@@ -4,11 +4,13 @@ import jax
 import numpy as np
 import pytest
 from emulated import emulate_kernels
-from test_cuda import H100, assert_close, assert_found
+from lowering import lowered_for_gpu
+from test_cuda import H100, assert_close, assert_found, update
 
 from benchmarks.kernel_cases import HALF, TF32, drawn_rollout, over_the_same_tokens
 from pf_jax.recurrence import cuda, loops
-from pf_jax.recurrence.cuda import l2
+from pf_jax.recurrence import tiles as gpu
+from pf_jax.recurrence.cuda import l2, nvrtc
 from pf_jax.recurrence.cuda.clusters import RolloutClusters, find_rollout_clusters
 from pf_jax.recurrence.cuda.groups import RolloutGroups
 from pf_jax.recurrence.cuda.rollout import RolloutWork, rollout_program
@@ -50,6 +52,27 @@ CASES = [
         (3, 3), 128, 128, {"sampling": 30}, id="H128-3", marks=pytest.mark.slow
     ),
 ]
+CASES_OF_ONE = [
+    pytest.param((1, 1), 5, 128, {}, id="H128"),
+    pytest.param((2, 1), 2, 256, {}, id="H256-pixels", marks=pytest.mark.slow),
+    pytest.param(
+        (1, 3),
+        16,
+        128,
+        {"reading": 0, "sampling": 20, "given": 0.0},
+        id="H128-free-running",
+        marks=pytest.mark.slow,
+    ),
+    pytest.param((3, 2), 10, 384, {"num_steps": 4}, id="H384", marks=pytest.mark.slow),
+    pytest.param(
+        (2, 1),
+        2,
+        512,
+        {"reading": 9, "sampling": 3, "num_steps": 3},
+        id="H512",
+        marks=pytest.mark.slow,
+    ),
+]
 
 
 @pytest.mark.parametrize("tiles, num_tokens, size, options", CASES)
@@ -65,9 +88,31 @@ def test_rollout_equals_the_plain_loop(monkeypatch, tiles, num_tokens, size, opt
     assert_close(found.traces, expected.traces)
 
 
+@pytest.mark.parametrize("tiles, num_tokens, size, options", CASES_OF_ONE)
+def test_rollout_in_which_one_warp_chooses_has_the_same_bits(
+    monkeypatch, tiles, num_tokens, size, options
+):
+    interface, inputs = drawn_rollout(num_tokens, size, **options)
+    clusters = RolloutClusters(*tiles, MEMORY)
+    run = functools.partial(cuda.rollout, is_saved=True, interface=interface)
+    emulate_kernels(monkeypatch)
+    expected = run(clusters, HALF, inputs=inputs)
+    one = clusters._replace(one_chooses=True)
+    for seed in range(3):
+        emulate_kernels(monkeypatch, seed=seed)
+        found = run(one, HALF, inputs=inputs)
+        jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
 # By clusters, and by blocks that meet in the device's memory.
 BOTH = [
     pytest.param(cuda, RolloutClusters(1, 1, MEMORY), id="clusters"),
+    pytest.param(
+        cuda,
+        RolloutClusters(1, 1, MEMORY, one_chooses=True),
+        id="one",
+        marks=pytest.mark.slow,
+    ),
     pytest.param(l2, RolloutGroups(2, 1, 128), id="l2", marks=pytest.mark.slow),
     pytest.param(
         l2,
@@ -146,10 +191,8 @@ def test_rollout_takes_the_lowest_of_equal_classes(
 
 
 FAULTS = {
-    "no barrier": [("if (samples) SYNC(); // the parts of the logits", "// the parts")],
-    "no second barrier": [
-        ("SYNC();                        // the parts of the sums", "//")
-    ],
+    "no barrier": [("if (samples && !ONE_CHOOSES) SYNC(); // the parts", "// the")],
+    "no second barrier": [("SYNC(); // the parts of the sums", "//")],
     "no last barrier": [("SYNC(); // the lines of the last unit are", "// are")],
     "one buffer": [
         ("(n * 2 + now) * TILE", "n * 2 * TILE"),
@@ -161,7 +204,7 @@ FAULTS = {
         ("((((u)&1) * 5 + warp % 5) * 8", "((warp % 5) * 8"),
     ],
     "wrong count": [("next_bar, TILE);", "next_bar, TILE - 16);")],
-    "no wait for copies": [("copies_wait<1>()", "copies_wait<2>()")],
+    "no wait for copies": [("copies_wait<ONE_CHOOSES ? 0 : 1>", "copies_wait<2>")],
     "one buffer of noise": [
         ("(((u)&1) * 8 + i / CLASSES)", "(i / CLASSES)"),
         ("((buffer)*8 + 2 * q", "(2 * q"),
@@ -178,6 +221,45 @@ def test_rollout_fails_with_a_planted_fault(monkeypatch, fault):
     clusters = RolloutClusters(2, 2, MEMORY)
     run = functools.partial(cuda.rollout, clusters, HALF, True, interface, inputs)
     assert_found(monkeypatch, FAULTS[fault], run)
+
+
+FAULTS_OF_ONE = {
+    "nobody arrives": [("warp != CHOOSER) arrive_at", "false) arrive_at")],
+    "it chooses too soon": [("if (ONE_CHOOSES) sync_at<THREADS>(1);", "")],
+    "tokens of one unit": [("+ ((u)&1) * 8) // what", ") // what")],
+    "noise is overwritten": [
+        ("if (!ONE_CHOOSES) READ_NOISE(u + 2)", "READ_NOISE(u + 2)"),
+        ("if (ONE_CHOOSES) READ_NOISE(u + 2)", ""),
+    ],
+    "no wait for copies": [("copies_wait<ONE_CHOOSES ? 0 : 1>", "copies_wait<1>")],
+    "no second barrier": [("SYNC(); // the parts of the sums", "//")],
+    "tokens of another warp": [("if (CHOOSES) given", "if (!CHOOSES) given")],
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", FAULTS_OF_ONE)
+def test_rollout_in_which_one_warp_chooses_fails_with_a_planted_fault(
+    monkeypatch, fault
+):
+    interface, inputs = drawn_rollout(5, num_steps=7, reading=9)
+    clusters = RolloutClusters(2, 2, MEMORY, one_chooses=True)
+    run = functools.partial(cuda.rollout, clusters, HALF, True, interface, inputs)
+    assert_found(monkeypatch, FAULTS_OF_ONE[fault], run)
+
+
+@pytest.mark.parametrize("kernels", ["auto", "cuda"])
+def test_one_warp_chooses_where_it_is_asked_for(monkeypatch, kernels):
+    found = {}
+
+    def compiled(source, defines):
+        found[source] = dict(defines)
+        return source
+
+    monkeypatch.setattr(gpu, "find_device", lambda dtype: H100)
+    monkeypatch.setattr(nvrtc, "compile_ptx", compiled)
+    lowered_for_gpu(functools.partial(update, kernels))
+    assert found["rollout.cu"]["ONE_CHOOSES"] == (kernels == "cuda")
 
 
 @pytest.mark.parametrize(

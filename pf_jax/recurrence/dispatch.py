@@ -19,8 +19,9 @@ KERNELS = ("auto", "cuda", "cuda_l2", "triton", "tpu", "none")
 """Choices of kernels, for `Loop.kernels`.
 
 "cuda" and "cuda_l2", CUDA kernels without clusters, take Triton's where they have none.
-"auto" takes none that no device has run yet, as a TPU's, and of CUDA's without clusters
-those alone that are faster than Triton's on a device that has run both.
+"auto" takes none that no device has run yet, as a TPU's or a rollout in which one warp of a
+block chooses for all, and of CUDA's without clusters those alone that are faster than
+Triton's on a device that has run both.
 """
 
 _BY_OLD_NAME = {True: "auto", False: "none", "True": "auto", "False": "none"}
@@ -227,7 +228,10 @@ def _find_clusters(
     if not _is_for_cuda(sizes.form, loop):
         return None
     if sizes.form == "rollout":
-        return clusters.find_rollout_clusters(sizes, device)
+        found = clusters.find_rollout_clusters(sizes, device)
+        # No device has run a rollout in which one warp chooses.
+        is_auto = kernel_choice(loop.kernels) == "auto"
+        return found and found._replace(one_chooses=not is_auto)
     return clusters.find_clusters(sizes.shape, device, models=sizes.models)
 
 

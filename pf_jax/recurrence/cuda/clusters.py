@@ -161,12 +161,15 @@ class RolloutClusters(NamedTuple):
         sampling_tiles: Number of tiles of 8 rows of a cluster that samples.
         memory: Bytes that the threads of a block can share.
         models: Number of models in one launch, which have nothing in common.
+        one_chooses: Whether one warp of a block chooses for all, where the block has the
+            table in shared memory: all the others multiply meanwhile.
     """
 
     reading_tiles: int
     sampling_tiles: int
     memory: int
     models: int = 1
+    one_chooses: bool = False
 
     def number(self, reading: int, sampling: int) -> int:
         """Number of all clusters.

@@ -26,7 +26,7 @@ from pf_jax.recurrence.operands import Operand, scaled, state_divisor
 from pf_jax.recurrence.tiles import states_dtype
 from pf_jax.types import Array
 
-_MOST_SHARED = 16
+MOST_SHARED = 16
 """Tokens up to which shared memory holds the table: an H100 reads a larger one faster from
 its L2 cache, since the threads' tokens differ."""
 
@@ -80,8 +80,10 @@ def rollout_program(clusters: RolloutClusters, work: RolloutWork) -> Program:
     """
     size = work.shape[2]
     memory = rollout_memory(clusters, size, work.classes)
-    table = table_memory(work.tokens)
-    is_shared = work.tokens <= _MOST_SHARED and memory + table <= clusters.memory
+    # What the warp that chooses tells the others, of the 8 rows of two tiles.
+    chosen = clusters.one_chooses * 2 * 8 * 4
+    table = table_memory(work.tokens) + chosen
+    is_shared = work.tokens <= MOST_SHARED and memory + table <= clusters.memory
     return Program(
         "rollout.cu",
         "gru_rollout",
@@ -89,6 +91,7 @@ def rollout_program(clusters: RolloutClusters, work: RolloutWork) -> Program:
             TILES_READING=clusters.reading_tiles,
             TILES_SAMPLING=clusters.sampling_tiles,
             TABLE_SHARED=int(is_shared),
+            ONE_CHOOSES=int(is_shared and clusters.one_chooses),
             GROUP=BLOCKS[size],
             MODELS=clusters.models,
         ),

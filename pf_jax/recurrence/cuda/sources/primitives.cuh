@@ -23,6 +23,9 @@ DEV int block_here() { // as thread_here
   return r;
 }
 #define SYNC() __syncthreads()
+// Barrier `id` of all threads of a block, for one warp alone: the others go on.
+template <int threads> DEV void sync_at(int id) { asm volatile("bar.sync %0, %1;" ::"r"(id), "n"(threads) : "memory"); }
+template <int threads> DEV void arrive_at(int id) { asm volatile("bar.arrive %0, %1;" ::"r"(id), "n"(threads) : "memory"); }
 
 // --- clusters: blocks that reach one another's shared memory
 DEV u32 smem_of(const void* p) { return (u32)__cvta_generic_to_shared(p); }

@@ -9,7 +9,8 @@
 // sample: the readout's product; then the recurrent one, behind which hide the choice of the token and the reading of its
 // row of the table; then the gates.
 //
-// Constants: see rollout.cuh; TABLE_SHARED: whether a block has its columns of the table in shared memory.
+// Constants: see rollout.cuh; TABLE_SHARED: whether a block has its columns of the table in shared memory. ONE_CHOOSES:
+// whether one warp chooses for all, which do not wait for it before their gates; the table is in shared memory then.
 #include "primitives.cuh"
 
 #include "lanes.cuh"
@@ -32,9 +33,14 @@
 #define AT_BIAS (AT_TABLE + (TABLE_SHARED ? (TOKENS + 1) * ENTRY * 4 : 0))
 #define AT_HELD (AT_BIAS + HC * 4)
 #define AT_BARS (AT_HELD + NT * 8 * HC * 4)
-#define SHARED_BYTES (AT_BARS + NT * 16)
+#define AT_TOKENS (AT_BARS + NT * 16) // of two units
+#define SHARED_BYTES (AT_TOKENS + ONE_CHOOSES * 2 * 8 * 4)
+#define CHOSEN(u) ((int*)(smem + AT_TOKENS) + ((u)&1) * 8) // what a unit's rows read
+#define CHOOSER (WARPS - 1)
+#define CHOOSES (!ONE_CHOOSES || !samples || warp == CHOOSER) // whether a warp knows the tokens
 #include "rollout.cuh"
 #include "readout.cuh"
+static_assert(!ONE_CHOOSES || TABLE_SHARED, "gates read the table's rows behind the product");
 
 // The rows of a cluster over time.
 template <int tiles, bool samples> DEV void run(const Arrays& arrays, unsigned char* smem, int row0, int rows) {
@@ -115,7 +121,7 @@ template <int tiles, bool samples> DEV void run(const Arrays& arrays, unsigned c
         if (tile * 8 + of_tile + i < rows) *(uint4*)(moved + i * H) = *(const uint4*)(from + i * LINE);              \
     moved += H * (tile + 1 < tiles ? 8 : N - 8 * (tiles - 1));                                                       \
   }
-  int given = GIVEN(0);
+  int given = CHOOSES ? GIVEN(0) : 0;
   READ_NOISE(1)
   cluster_sync();
 
@@ -133,7 +139,8 @@ template <int tiles, bool samples> DEV void run(const Arrays& arrays, unsigned c
       if (THREAD == 0 && t + 1 < states) bar_expect(s_h + next_bar, TILE);
     }
     if (reads_out) ADD_LOGITS(logits, s_h + state)
-    if (samples) SYNC(); // the parts of the logits are there
+    if (samples && !ONE_CHOOSES) SYNC(); // the parts of the logits are there
+    if (samples && ONE_CHOOSES && t && warp != CHOOSER) arrive_at<THREADS>(1);
 
     int token = given;  // of row `lane / 4`
     float x[3][2];      // W x + b of the thread's rows
@@ -141,13 +148,15 @@ template <int tiles, bool samples> DEV void run(const Arrays& arrays, unsigned c
 #pragma unroll
     for (int k = 0; k < KT; k += 2) {
       if (k == KT / 4 * 2) { // amid the product
-        if (samples && t) {
+        if (samples && t && CHOOSES) {
+          if (ONE_CHOOSES) sync_at<THREADS>(1); // the parts of the logits are there
           const int sample = choose(scores, lane);
           if (given < 0) token = sample;
-          if (rank == n % GROUP && warp == 0 && q == 0 && n * 8 + g < rows)
+          if (rank == n % GROUP && warp == (ONE_CHOOSES ? CHOOSER : 0) && q == 0 && n * 8 + g < rows)
             arrays.samples[(size_t)(t - 1) * SAMPLING + row0 - READING + n * 8 + g] = sample;
         }
-        given = GIVEN(u + 1);
+        if (ONE_CHOOSES && samples && warp == CHOOSER && q == 0) CHOSEN(u)[g] = token;
+        if (CHOOSES) given = GIVEN(u + 1);
         if (!TABLE_SHARED && (!samples || t < T))
 #pragma unroll
           for (int j = 0; j < 2; j++) {
@@ -155,7 +164,7 @@ template <int tiles, bool samples> DEV void run(const Arrays& arrays, unsigned c
 #pragma unroll
             for (int gate = 0; gate < 3; gate++) x[gate][j] = p[gate * H];
           }
-        READ_NOISE(u + 2)
+        if (!ONE_CHOOSES) READ_NOISE(u + 2)
       }
       u32 b0, b1, b2, b3;
       ldsm4t(s_h + state + ((kg * KT + k) * 16 + lane) * 16, b0, b1, b2, b3);
@@ -166,8 +175,8 @@ template <int tiles, bool samples> DEV void run(const Arrays& arrays, unsigned c
     }
     float2* const parts = (float2*)(smem + AT_PARTS + (u & 1) * PART + mg * 2 * (KG - 1) * 3 * 256) + lane;
     HAND_OVER(sums, parts)
-    if (samples) copies_wait<1>(); // all but the last
-    SYNC();                        // the parts of the sums are there, and the noise; all have read the state
+    if (samples) copies_wait<ONE_CHOOSES ? 0 : 1>(); // of those of the next unit's noise
+    SYNC(); // the parts of the sums are there, and the noise; all have read the state
     if (kg < 2 && (!samples || t < T)) {
       const float2 before_ = OWN_CARRY(n);
       const float c = bias[local];
@@ -176,7 +185,8 @@ template <int tiles, bool samples> DEV void run(const Arrays& arrays, unsigned c
 #pragma unroll
       for (int j = 0; j < 2; j++) {
         if (TABLE_SHARED) {
-          const float* const p = (const float*)(smem + AT_TABLE) + (int)from_lane(token, 8 * q + 4 * j) * ENTRY + local;
+          const int own = ONE_CHOOSES && samples ? CHOSEN(u)[2 * q + j] : (int)from_lane(token, 8 * q + 4 * j);
+          const float* const p = (const float*)(smem + AT_TABLE) + own * ENTRY + local;
 #pragma unroll
           for (int gate = 0; gate < 3; gate++) x[gate][j] = p[gate * HC];
         }
@@ -202,6 +212,7 @@ template <int tiles, bool samples> DEV void run(const Arrays& arrays, unsigned c
       else
         stsm1t(lines + 8 * LINE, left);
     }
+    if (ONE_CHOOSES) READ_NOISE(u + 2) // now that all have read that of this unit
     if (u && u <= T * tiles) WRITE(u - 1)
   }
   if (!samples) {
