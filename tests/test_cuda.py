@@ -41,6 +41,7 @@ def assert_close(found, expected, bound=1e-3):
 
 ONE = Clusters(1, 8, 128, 1)
 TWO = Clusters(1, 16, 128, 2)
+AMID = TWO._replace(moves_amid=True)
 # Rows of the last cluster are missing but for the last case.
 CASES = [
     pytest.param(ONE, 5, id="H128"),
@@ -165,8 +166,33 @@ def test_forward_keeps_held_states_and_nan_in_its_row(monkeypatch):
     np.testing.assert_array_equal(is_nan, expected)
 
 
+@pytest.mark.parametrize(
+    ("clusters", "num_steps"),
+    [
+        pytest.param(Clusters(1, 11, 128, 2), 2, id="H128"),
+        pytest.param(Clusters(2, 20, 128, 2), 3, id="H128-two", marks=pytest.mark.slow),
+        pytest.param(Clusters(1, 43, 128, 3), 1, id="H128-43", marks=pytest.mark.slow),
+    ],
+)
+def test_what_moves_amid_products_has_the_same_bits(monkeypatch, clusters, num_steps):
+    amid = clusters._replace(moves_amid=True)
+    for loop in HALF, TF32:
+        inputs = drawn_loop(clusters[:3], num_steps)
+        arguments = backward_arguments(clusters[:3], num_steps, loop)
+        emulate_kernels(monkeypatch)
+        expected = cuda.forward(clusters, loop, True, *inputs)
+        expected_back = cuda.backward(clusters, loop, *arguments)
+        for seed in range(2):
+            emulate_kernels(monkeypatch, seed=seed)
+            found = cuda.forward(amid, loop, True, *inputs)
+            jax.tree.map(np.testing.assert_array_equal, found, expected)
+            found_back = cuda.backward(amid, loop, *arguments)
+            jax.tree.map(np.testing.assert_array_equal, found_back, expected_back)
+
+
 @pytest.mark.slow
-def test_whole_update_equals_the_plain_loops(monkeypatch, on_eight_cpus):
+@pytest.mark.parametrize("kernels", ["auto", "cuda"])
+def test_whole_update_equals_the_plain_loops(monkeypatch, on_eight_cpus, kernels):
     taken = []
 
     def on_gpu(kernel, plain, stacked):
@@ -198,7 +224,7 @@ def test_whole_update_equals_the_plain_loops(monkeypatch, on_eight_cpus):
     monkeypatch.setattr(gpu, "find_device", lambda dtype: H100)
     monkeypatch.setattr(gpu, "find_tiles", lambda work, device: None)
     monkeypatch.setattr(gpu, "on_gpu", on_gpu)
-    found = gradients(create("cuda"))
+    found = gradients(create(kernels))
     # The paired rollout, the discriminator's both directions, and the generator's way back.
     assert len(taken) == 4
     # Rounding to bfloat16 in other places.
@@ -218,11 +244,16 @@ FORWARD_FAULTS = {
         ("(((u)&1) * KINDS + warp % 5)", "(warp % 5)"),
     ],
     "two buffers of projections": [
-        ("((u) % 3 * 3 + gate)", "((u) % 2 * 3 + gate)"),
-        ("(u % 3 * 3 + (lane", "(u % 2 * 3 + (lane"),
+        ("((u) % BUFFERS * 3 + gate)", "((u) % 2 * 3 + gate)"),
+        ("(u % BUFFERS * 3 + (lane", "(u % 2 * 3 + (lane"),
     ],
     "wrong count": [("next_bar, TILE);", "next_bar, TILE - 8);")],
-    "no wait for copies": [("copies_wait<1>()", "")],
+    "no wait for copies": [("copies_wait<MOVES_AMID ? 2 : 1>()", "")],
+}
+AMID_FAULTS = FORWARD_FAULTS | {
+    "three buffers of projections": [("(MOVES_AMID ? 4 : 3)", "3")],
+    "lines too soon": [("if (u > 1) WRITE(u - 2)", "if (u > 1) WRITE(u - 1)")],
+    "one copy too few": [("MOVES_AMID ? 2 : 1", "3")],
 }
 BACKWARD_FAULTS = {
     "no barrier": [("SYNC();           // and that of", "// and that of")],
@@ -258,9 +289,18 @@ def test_forward_fails_with_a_planted_fault(monkeypatch, fault):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("fault", AMID_FAULTS)
+def test_forward_that_moves_amid_fails_with_a_planted_fault(monkeypatch, fault):
+    run = functools.partial(cuda.forward, AMID, HALF, True, *drawn_loop(AMID[:3], 5))
+    assert_found(monkeypatch, AMID_FAULTS[fault], run)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("clusters", [TWO, AMID], ids=["behind", "amid"])
 @pytest.mark.parametrize("fault", BACKWARD_FAULTS)
-def test_backward_fails_with_a_planted_fault(monkeypatch, fault):
-    run = functools.partial(cuda.backward, TWO, HALF, *backward_arguments(TWO[:3], 5))
+def test_backward_fails_with_a_planted_fault(monkeypatch, fault, clusters):
+    arguments = backward_arguments(TWO[:3], 5)
+    run = functools.partial(cuda.backward, clusters, HALF, *arguments)
     assert_found(monkeypatch, BACKWARD_FAULTS[fault], run)
 
 
@@ -334,8 +374,8 @@ def lowered(monkeypatch):
     return count
 
 
-def update(kernels, dtype="bfloat16"):
-    tokens = jnp.zeros((4, 16), jnp.int32)
+def update(kernels, dtype="bfloat16", rows=16):
+    tokens = jnp.zeros((4, rows), jnp.int32)
     state = pf_jax.create_train_state(
         jax.random.key(0),
         generator=pf_jax.GeneratorSizes(5, 128, 8),

@@ -89,7 +89,7 @@ def test_rollout_equals_the_plain_loop(monkeypatch, tiles, num_tokens, size, opt
 
 
 @pytest.mark.parametrize("tiles, num_tokens, size, options", CASES_OF_ONE)
-def test_rollout_in_which_one_warp_chooses_has_the_same_bits(
+def test_rollouts_that_are_asked_for_have_the_same_bits(
     monkeypatch, tiles, num_tokens, size, options
 ):
     interface, inputs = drawn_rollout(num_tokens, size, **options)
@@ -97,10 +97,10 @@ def test_rollout_in_which_one_warp_chooses_has_the_same_bits(
     run = functools.partial(cuda.rollout, is_saved=True, interface=interface)
     emulate_kernels(monkeypatch)
     expected = run(clusters, HALF, inputs=inputs)
-    one = clusters._replace(one_chooses=True)
-    for seed in range(3):
+    one, amid = {"one_chooses": True}, {"moves_amid": True}
+    for seed, form in enumerate((one, amid, one | amid)):
         emulate_kernels(monkeypatch, seed=seed)
-        found = run(one, HALF, inputs=inputs)
+        found = run(clusters._replace(**form), HALF, inputs=inputs)
         jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
@@ -243,13 +243,13 @@ def test_rollout_in_which_one_warp_chooses_fails_with_a_planted_fault(
     monkeypatch, fault
 ):
     interface, inputs = drawn_rollout(5, num_steps=7, reading=9)
-    clusters = RolloutClusters(2, 2, MEMORY, one_chooses=True)
+    clusters = RolloutClusters(2, 2, MEMORY, moves_amid=True, one_chooses=True)
     run = functools.partial(cuda.rollout, clusters, HALF, True, interface, inputs)
     assert_found(monkeypatch, FAULTS_OF_ONE[fault], run)
 
 
 @pytest.mark.parametrize("kernels", ["auto", "cuda"])
-def test_one_warp_chooses_where_it_is_asked_for(monkeypatch, kernels):
+def test_new_forms_are_taken_where_they_are_asked_for(monkeypatch, kernels):
     found = {}
 
     def compiled(source, defines):
@@ -258,8 +258,12 @@ def test_one_warp_chooses_where_it_is_asked_for(monkeypatch, kernels):
 
     monkeypatch.setattr(gpu, "find_device", lambda dtype: H100)
     monkeypatch.setattr(nvrtc, "compile_ptx", compiled)
-    lowered_for_gpu(functools.partial(update, kernels))
-    assert found["rollout.cu"]["ONE_CHOOSES"] == (kernels == "cuda")
+    lowered_for_gpu(functools.partial(update, kernels, rows=304))
+    rollout, *loops = (
+        found[way] for way in ("rollout.cu", "forward.cu", "backward.cu")
+    )
+    assert rollout["ONE_CHOOSES"] == rollout["MOVES_AMID"] == (kernels == "cuda")
+    assert [loop["MOVES_AMID"] for loop in loops] == [kernels == "cuda"] * 2
 
 
 @pytest.mark.parametrize(

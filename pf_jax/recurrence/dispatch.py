@@ -19,9 +19,9 @@ KERNELS = ("auto", "cuda", "cuda_l2", "triton", "tpu", "none")
 """Choices of kernels, for `Loop.kernels`.
 
 "cuda" and "cuda_l2", CUDA kernels without clusters, take Triton's where they have none.
-"auto" takes none that no device has run yet, as a TPU's or a rollout in which one warp of a
-block chooses for all, and of CUDA's without clusters those alone that are faster than
-Triton's on a device that has run both.
+"auto" takes none that no device has run yet, as a TPU's or those forms of CUDA's that
+`clusters.Clusters.moves_amid` and `clusters.RolloutClusters.one_chooses` are, and of CUDA's
+without clusters those alone that are faster than Triton's on a device that has run both.
 """
 
 _BY_OLD_NAME = {True: "auto", False: "none", "True": "auto", "False": "none"}
@@ -227,12 +227,13 @@ def _find_clusters(
 ) -> clusters.Clusters | clusters.RolloutClusters | None:
     if not _is_for_cuda(sizes.form, loop):
         return None
+    # These forms of the kernels no device has run.
+    is_new = kernel_choice(loop.kernels) != "auto"
     if sizes.form == "rollout":
-        found = clusters.find_rollout_clusters(sizes, device)
-        # No device has run a rollout in which one warp chooses.
-        is_auto = kernel_choice(loop.kernels) == "auto"
-        return found and found._replace(one_chooses=not is_auto)
-    return clusters.find_clusters(sizes.shape, device, models=sizes.models)
+        rollout = clusters.find_rollout_clusters(sizes, device)
+        return rollout and rollout._replace(moves_amid=is_new, one_chooses=is_new)
+    found = clusters.find_clusters(sizes.shape, device, models=sizes.models)
+    return found and found._replace(moves_amid=is_new)
 
 
 def _find_groups(

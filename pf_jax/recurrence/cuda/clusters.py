@@ -34,6 +34,8 @@ class Clusters(NamedTuple):
         size: Number of hidden units, `H`.
         tiles: Number of tiles of 8 rows of a cluster.
         models: Number of models in one launch, which have nothing in common.
+        moves_amid: Whether arrays over time are read and written amid the products, where
+            a cluster has several tiles; behind the gates otherwise.
     """
 
     directions: int
@@ -41,6 +43,7 @@ class Clusters(NamedTuple):
     size: int
     tiles: int
     models: int = 1
+    moves_amid: bool = False
 
     @property
     def rows(self) -> int:
@@ -61,6 +64,11 @@ class Clusters(NamedTuple):
     def blocks(self) -> int:
         """Number of all blocks."""
         return self.number * BLOCKS[self.size]
+
+    @property
+    def amid(self) -> int:
+        """The constant `MOVES_AMID` of the kernels."""
+        return int(self.moves_amid and self.tiles > 1)
 
     def line(self, num_bytes: int = 2) -> int:
         """Bytes of a row's columns in shared memory, as in `sources/place.cuh`."""
@@ -88,7 +96,8 @@ def resident(device: Device, size: int) -> int:
 def forward_memory(clusters: Clusters, *, is_saved: bool = True) -> int:
     """Bytes of shared memory of a block, as in `sources/forward.cu`."""
     states = 2 * clusters.rows * clusters.size * 2
-    lines = (3 * 3 + 2 * (5 if is_saved else 2)) * 8 * clusters.line()
+    projections, left = 3 * (3 + clusters.amid), 2 * (5 if is_saved else 2)
+    lines = (projections + left) * 8 * clusters.line()
     held = clusters.rows * COLUMNS * 4
     return states + 2 * _PARTS + lines + held + clusters.tiles * 16
 
@@ -161,6 +170,7 @@ class RolloutClusters(NamedTuple):
         sampling_tiles: Number of tiles of 8 rows of a cluster that samples.
         memory: Bytes that the threads of a block can share.
         models: Number of models in one launch, which have nothing in common.
+        moves_amid: As of `Clusters`.
         one_chooses: Whether one warp of a block chooses for all, where the block has the
             table in shared memory: all the others multiply meanwhile.
     """
@@ -169,6 +179,7 @@ class RolloutClusters(NamedTuple):
     sampling_tiles: int
     memory: int
     models: int = 1
+    moves_amid: bool = False
     one_chooses: bool = False
 
     def number(self, reading: int, sampling: int) -> int:

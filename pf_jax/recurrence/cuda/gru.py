@@ -41,6 +41,7 @@ def _program(
         "TILES": clusters.tiles,
         "GROUP": BLOCKS[clusters.size],
         "MODELS": clusters.models,
+        "MOVES_AMID": clusters.amid,
         **defines,
     }
     return Program(

@@ -91,6 +91,7 @@ def rollout_program(clusters: RolloutClusters, work: RolloutWork) -> Program:
             TILES_READING=clusters.reading_tiles,
             TILES_SAMPLING=clusters.sampling_tiles,
             TABLE_SHARED=int(is_shared),
+            MOVES_AMID=int(clusters.moves_amid),
             ONE_CHOOSES=int(is_shared and clusters.one_chooses),
             GROUP=BLOCKS[size],
             MODELS=clusters.models,

@@ -12,6 +12,8 @@
 // multiplied by a power of two that brings the largest of the block's to 2^14 to 2^15, and its sums by the inverse. So what
 // is 2^29 times smaller still has ten bits.
 //
+// With MOVES_AMID the unit is written, and a later one read, amid the product in place of behind it.
+//
 // Constants: see place.cuh; HALF_D: whether d_hidden is in half precision, float32 otherwise; HAS_DA: whether there
 // are cotangents of the preactivations; F16.
 #include "primitives.cuh"
@@ -119,6 +121,18 @@ KERNEL gru_backward(ARRAYS) {
     }                                                                         \
     copies_commit();                                                          \
   }
+// Writes what the unit has left, of tile n.
+#define WRITE(n)                                                                                          \
+  {                                                                                                       \
+    const int thread = thread_here(), lane = thread & 31, written = (thread / 32 + 1) & 7;                \
+    if (written < 6) {                                                                                    \
+      const int kind = written < 3 ? written : written == 5 ? 3 : written % 3;                            \
+      const unsigned char* const lines = smem + left + LEFT(kind) + OF_TILE(F16) * LEFT_LINE + 16 * PIECE(F16); \
+      _Pragma("unroll") for (int i = 0; i < 8; i += F16 ? 2 : 4)                                          \
+        if (row0 + n * 8 + OF_TILE(F16) + i < N) *(uint4*)(to_written + i * TO_BYTES) = *(const uint4*)(lines + i * LEFT_LINE); \
+      to_written += ADVANCED(n, TO_BYTES);                                                                \
+    }                                                                                                     \
+  }
 // Waits for the sums of a step of a tile, and adds them.
 #define ADD_SUMS(dh, s, n)                                                                                  \
   {                                                                                                         \
@@ -202,6 +216,8 @@ KERNEL gru_backward(ARRAYS) {
     float sums[MT][4] = {};
 #pragma unroll
     for (int k = 0; k < KB; k += 2) {
+      if (MOVES_AMID && k == KB / 6 * 2) WRITE(n)
+      if (MOVES_AMID && k == KB / 3 * 2) READ(u + 3)
       u32 b0, b1, b2, b3;
       ldsm4t(s_d + (u & 1) * DTILE + (k * 16 + lane) * 16, b0, b1, b2, b3);
 #pragma unroll
@@ -220,16 +236,10 @@ KERNEL gru_backward(ARRAYS) {
         send2(to + sum + i * 8 * 8 * 4, OF_SUMS(u, 0) * sums[m][2 * i], OF_SUMS(u, 1) * sums[m][2 * i + 1],
               to + AT_BARS + 16 * n + 8 * (s & 1));
     }
-    const int thread = thread_here(), lane = thread & 31, written = (thread / 32 + 1) & 7;
-    if (written < 6) { // while that is on its way
-      const int kind = written < 3 ? written : written == 5 ? 3 : written % 3;
-      const unsigned char* const lines = smem + left + LEFT(kind) + OF_TILE(F16) * LEFT_LINE + 16 * PIECE(F16);
-#pragma unroll
-      for (int i = 0; i < 8; i += F16 ? 2 : 4)
-        if (row0 + n * 8 + OF_TILE(F16) + i < N) *(uint4*)(to_written + i * TO_BYTES) = *(const uint4*)(lines + i * LEFT_LINE);
-      to_written += ADVANCED(n, TO_BYTES);
+    if (!MOVES_AMID) { // while that is on its way
+      WRITE(n)
+      READ(u + 3)
     }
-    READ(u + 3)
   }
 #pragma unroll 1
   for (int n = 0; n < NT; n++) {

@@ -8,6 +8,9 @@
 // its gates or for the writing, the next but one writes anew; by then all have met in the one between, behind those gates
 // and before that writing. A state's buffer is written two steps on, when all blocks have the state between.
 //
+// With MOVES_AMID, which needs two tiles, what the unit before last has left is written amid the product, and the projections
+// of the next but one are read. That is behind no other meeting of the threads, so projections have four buffers.
+//
 // Constants: see place.cuh; SAVED: whether there will be a backward pass; F16: operands in half precision, over
 // powers of two, in place of bfloat16.
 #include "primitives.cuh"
@@ -17,12 +20,13 @@
 #include "parts.cuh"
 #define EXCHANGE_READS
 #define EXCHANGE_MAKES
+#define BUFFERS (MOVES_AMID ? 4 : 3) // of projections
 
 // Shared memory, in bytes: states of two steps, parts of sums of two units, projections of three, what two leave, and the
 // carry
 #define AT_PARTS (2 * NT * TILE)
 #define AT_READ (AT_PARTS + 2 * PART)
-#define AT_LEFT (AT_READ + 3 * 3 * 8 * LINE)
+#define AT_LEFT (AT_READ + BUFFERS * 3 * 8 * LINE)
 #define AT_HELD (AT_LEFT + 2 * KINDS * 8 * LINE)
 #define AT_BARS (AT_HELD + NT * 8 * HC * 4)
 #define SHARED_BYTES (AT_BARS + NT * 16)
@@ -84,7 +88,7 @@ KERNEL gru_forward(ARRAYS) {
     const int tile = (u) % NT;                               \
     if (warp >= 6 && (u) < T * NT) {                         \
       _Pragma("unroll") for (int gate = 0; gate < 3; gate++) \
-        copy16(s_read + (((u) % 3 * 3 + gate) * 8 + of_tile) * LINE + 16 * piece, moved + 2 * gate * H, row0 + tile * 8 + of_tile < N); \
+        copy16(s_read + (((u) % BUFFERS * 3 + gate) * 8 + of_tile) * LINE + 16 * piece, moved + 2 * gate * H, row0 + tile * 8 + of_tile < N); \
       ADVANCE(tile)                                          \
     }                                                        \
     copies_commit();                                         \
@@ -115,6 +119,10 @@ KERNEL gru_forward(ARRAYS) {
     float sums[3][4] = {};
 #pragma unroll
     for (int k = 0; k < KT; k += 2) {
+      if (MOVES_AMID && k == KT / 4 * 2) {
+        if (u > 1) WRITE(u - 2)
+        READ(u + 2)
+      }
       u32 b0, b1, b2, b3;
       ldsm4t(s_h + state + ((kg * KT + k) * 16 + lane) * 16, b0, b1, b2, b3);
 #pragma unroll
@@ -124,11 +132,11 @@ KERNEL gru_forward(ARRAYS) {
     }
     float2* const parts = (float2*)(smem + AT_PARTS + (u & 1) * PART + mg * 2 * (KG - 1) * 3 * 256) + lane;
     HAND_OVER(sums, parts)
-    copies_wait<1>();
+    copies_wait<MOVES_AMID ? 2 : 1>();
     SYNC(); // the parts of the sums are there, and the projections; all have read the state
     if (kg < 2) {
       u32 w_x[4]; // of a gate, of two rows; the last is not used
-      ldsm4t(s_read + (u % 3 * 3 + (lane >> 3) % 3) * 8 * LINE + of_lines, w_x[0], w_x[1], w_x[2], w_x[3]);
+      ldsm4t(s_read + (u % BUFFERS * 3 + (lane >> 3) % 3) * 8 * LINE + of_lines, w_x[0], w_x[1], w_x[2], w_x[3]);
       const float2 before_ = OWN_CARRY(n);
       float h[2] = {before_.x, before_.y}, sum[3][2], pre[2], r[2], z[2], v[2];
       ADD_PARTS(sum, sums, parts)
@@ -155,9 +163,12 @@ KERNEL gru_forward(ARRAYS) {
       stsm1t(s_left + 8 * LINE, left);
 #endif
     }
-    if (u) WRITE(u - 1)
-    READ(u + 2)
+    if (!MOVES_AMID) {
+      if (u) WRITE(u - 1)
+      READ(u + 2)
+    }
   }
+  if (MOVES_AMID) WRITE(T * NT - 2)
   SYNC(); // the lines of the last unit are there
   WRITE(T * NT - 1)
   if (kg < 2)

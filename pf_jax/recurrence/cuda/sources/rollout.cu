@@ -9,8 +9,9 @@
 // sample: the readout's product; then the recurrent one, behind which hide the choice of the token and the reading of its
 // row of the table; then the gates.
 //
-// Constants: see rollout.cuh; TABLE_SHARED: whether a block has its columns of the table in shared memory. ONE_CHOOSES:
-// whether one warp chooses for all, which do not wait for it before their gates; the table is in shared memory then.
+// Constants: see rollout.cuh; TABLE_SHARED: whether a block has its columns of the table in shared memory; MOVES_AMID: as in
+// forward.cu, for clusters of two tiles and more; ONE_CHOOSES: whether one warp chooses for all, which do not wait for it
+// before their gates; the table is in shared memory then.
 #include "primitives.cuh"
 
 #include "lanes.cuh"
@@ -55,6 +56,7 @@ template <int tiles, bool samples> DEV void run(const Arrays& arrays, unsigned c
   float* const bias = (float*)(smem + AT_BIAS);
   float* const scores = (float*)(smem + AT_SCORES);
   const int states = samples ? T + 1 : T; // that are exchanged
+  const bool moves_amid = MOVES_AMID && tiles > 1;
 #if F16
   const float of_state = arrays.factors[0], of_product = arrays.factors[1];
 #else
@@ -148,6 +150,7 @@ template <int tiles, bool samples> DEV void run(const Arrays& arrays, unsigned c
 #pragma unroll
     for (int k = 0; k < KT; k += 2) {
       if (k == KT / 4 * 2) { // amid the product
+        if (moves_amid && u > 1 && u <= T * tiles + 1) WRITE(u - 2)
         if (samples && t && CHOOSES) {
           if (ONE_CHOOSES) sync_at<THREADS>(1); // the parts of the logits are there
           const int sample = choose(scores, lane);
@@ -213,9 +216,10 @@ template <int tiles, bool samples> DEV void run(const Arrays& arrays, unsigned c
         stsm1t(lines + 8 * LINE, left);
     }
     if (ONE_CHOOSES) READ_NOISE(u + 2) // now that all have read that of this unit
-    if (u && u <= T * tiles) WRITE(u - 1)
+    if (!moves_amid && u && u <= T * tiles) WRITE(u - 1)
   }
   if (!samples) {
+    if (moves_amid) WRITE(T * tiles - 2)
     SYNC(); // the lines of the last unit are there
     WRITE(T * tiles - 1)
   }
