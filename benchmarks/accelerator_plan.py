@@ -192,7 +192,7 @@ def parts(sizes: Sizes) -> list[Part]:
             "kernels that have to be asked for",
             "jax",
             _asked_for_entries(sizes),
-            100,
+            150,
             needs_gpu=True,
         ),
         Part("torch", "torch", torch, 90),

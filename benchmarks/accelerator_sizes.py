@@ -18,6 +18,7 @@ UNROLLS = (1, 2, 8)
 
 PLAIN: dict[str, Any] = {"kernels": False}
 TRITON: dict[str, Any] = {"kernels": "triton"}
+CUDA: dict[str, Any] = {"kernels": "cuda"}
 # TF32 and plain loops at fewer shapes: compiling takes most of the time.
 LOOPED: tuple[tuple[Shape, str, dict[str, Any]], ...] = (
     (SHAPES[0], "bfloat16", {}),
@@ -34,8 +35,11 @@ STACKED: tuple[tuple[Shape, dict[str, Any]], ...] = (
     (Shape(32, 200, 256, 50, 256, 256), {"models": 8}),
     (Shape(32, 200, 256, 50, 256, 256), {"kernels": False, "models": 8}),
 )
-# Kernels that have to be asked for where others are faster.
+# Kernels that have to be asked for: where others are faster, or no device has run them.
 ASKED_FOR: tuple[tuple[Shape, str, dict[str, Any]], ...] = (
+    (SHAPES[0], "bfloat16", CUDA),
+    (SHAPES[1], "bfloat16", CUDA),
+    (SHAPES[0], "tf32", CUDA),
     (SHAPES[1], "bfloat16", {"kernels": "cuda_l2"}),
     (SHAPES[1], "bfloat16", TRITON),
     (SHAPES[0], "bfloat16", {"kernels": "cuda_l2"}),

@@ -181,9 +181,9 @@ GRID_KERNEL gru_forward(ARRAYS) {
       UNIT_GATES(s, n, s + 1 < T)
       MEET(n ? s + 1 < T : s > 0, LAST_TILE(n), far_s < T ? GROUP * (far_s + 1) : 0, far_n, seen)
       SYNC(); // the lines are there and the state is shared; all have read the projections, and others' states are there
+      WRITE(s, n) // first: the next fence waits for it
       if (far_s < T) COPY_STATE(far_s, far_n, now)
       READ(far_s, far_n)
-      WRITE(s, n)
     }
 #endif
 #pragma unroll 1

@@ -137,10 +137,10 @@ template <int tiles, bool samples> DEV void run(const Arrays& arrays, unsigned c
       if (!samples || t < T) UNIT_GATES(t, n, t + 1 < states)
       MEET(n ? t + 1 < states : t > 0, n ? n - 1 : tiles - 1, far_t < states ? GROUP * (far_t + 1) : 0, far_n, seen)
       SYNC(); // the lines are there and the state is shared; others' states are there
+      if (!samples || t < T) WRITE(t, n) // first: the next fence waits for it
       if (far_t < states) COPY_STATE(far_t, far_n, now)
       READ_NOISE(far_t, far_n)
       copies_commit();
-      if (!samples || t < T) WRITE(t, n)
     }
 #pragma unroll 1
   for (int n = 0; n < tiles; n++) {
