@@ -198,16 +198,19 @@ def test_a_cuda_kernel_holds_its_weights_in_registers(
     way, size, tiles, directions, tmp_path
 ):
     require_nvrtc()
-    clusters = Clusters(directions, 100, size, tiles)
-    if way == "forward":
-        program = forward_program(clusters, 784, is_saved=True, is_half=False)
-    else:
-        program = backward_program(
-            clusters, 784, is_half=directions == 2, has_preactivation=directions == 1
-        )
-    for name in ("sm_90", "sm_100"):  # those of devices with clusters
-        assert spilled_bytes(program, tmp_path, name) == 0, name
-    assert program.shared <= 227 * 1024
+    for moves_amid in (False, True)[: 1 + (tiles > 1)]:
+        clusters = Clusters(directions, 100, size, tiles, moves_amid=moves_amid)
+        if way == "forward":
+            program = forward_program(clusters, 784, is_saved=True, is_half=False)
+        else:
+            is_half, has_preactivation = directions == 2, directions == 1
+            program = backward_program(
+                clusters, 784, is_half=is_half, has_preactivation=has_preactivation
+            )
+        for name in ("sm_90", "sm_100"):  # those of devices with clusters
+            spilled = spilled_bytes(program, tmp_path, name)
+            assert spilled == 0, (name, moves_amid)
+        assert program.shared <= 227 * 1024
 
 
 @pytest.mark.parametrize("size", [128, 256, 384, 512])
@@ -217,15 +220,17 @@ def test_a_cuda_kernel_of_tf32_holds_its_weights_in_registers(
     size, tiles, directions, tmp_path
 ):
     require_nvrtc()
-    program = backward_program(
-        Clusters(directions, 100, size, tiles),
-        784,
-        is_half=False,
-        has_preactivation=directions == 1,
-        is_tf32=True,
-    )
-    for name in ("sm_90", "sm_100"):
-        assert spilled_bytes(program, tmp_path, name) == 0, name
+    for moves_amid in (False, True)[: 1 + (tiles > 1)]:
+        program = backward_program(
+            Clusters(directions, 100, size, tiles, moves_amid=moves_amid),
+            784,
+            is_half=False,
+            has_preactivation=directions == 1,
+            is_tf32=True,
+        )
+        for name in ("sm_90", "sm_100"):
+            spilled = spilled_bytes(program, tmp_path, name)
+            assert spilled == 0, (name, moves_amid)
 
 
 @pytest.mark.parametrize("way", ["forward", "backward"])
@@ -250,11 +255,11 @@ def test_a_cuda_rollout_holds_its_weights_in_registers(reading, classes, tmp_pat
     sizes = LoopSizes("rollout", (64 + reading, 512), reading, 64, classes)
     clusters = find_rollout_clusters(sizes, Device(132, 211 * 1024, 9.0))
     shape = 784, 64 + reading, 512
-    for is_half, one_chooses in itertools.product((False, True), repeat=2):
+    for is_half, is_new in itertools.product((False, True), repeat=2):
         work = RolloutWork(shape, reading, classes, classes, True, is_half)
-        spread = clusters._replace(one_chooses=one_chooses)
+        spread = clusters._replace(moves_amid=is_new, one_chooses=is_new)
         program = rollout_program(spread, work)
-        assert spilled_bytes(program, tmp_path) == 0, (is_half, one_chooses)
+        assert spilled_bytes(program, tmp_path) == 0, (is_half, is_new)
 
 
 ARCHITECTURES = ("sm_80", "sm_89", "sm_90", "sm_100")
