@@ -63,6 +63,31 @@ struct Arrays {
     a[gate][k][3] = p[8 * H / 2 + 4];                                                               \
   }
 
+// For groups of blocks: shares the states of step 0, and writes what the carries are at the end.
+#define SHARE_FIRST_STATES                                                                                                           \
+  if (kg < 2)                                                                                                                        \
+    _Pragma("unroll 1") for (int n = 0; n < tiles; n++) {                                                                            \
+      float h[2];                                                                                                                    \
+      _Pragma("unroll") for (int j = 0; j < 2; j++) {                                                                                \
+        const int row = n * 8 + 2 * q + j;                                                                                           \
+        h[j] = row < rows ? arrays.carry[(size_t)(row0 + row) * H + column] : 0.f;                                                   \
+        if (SAVED && row < rows) arrays.before[(size_t)(row0 + row) * H + column] = (u16)pack_operand(F16 ? clip(h[j]) : h[j], 0.f); \
+      }                                                                                                                              \
+      held[n * 4 * HC] = pair_of(h[0], h[1]);                                                                                        \
+      SHARE_STATE(n, 0, pack_operand(of_state * h[0], of_state * h[1]))                                                              \
+    }                                                                                                                                \
+  SYNC();                                                                                                                            \
+  if (THREAD < tiles) arrive(COUNTER(THREAD));
+#define WRITE_LAST_STATES                                                                       \
+  _Pragma("unroll 1") for (int n = 0; n < tiles; n++) {                                         \
+    PLACE                                                                                       \
+    const float2 h = held[n * 4 * HC];                                                          \
+    _Pragma("unroll") for (int j = 0; j < 2; j++) {                                             \
+      const int row = n * 8 + 2 * q + j;                                                        \
+      if (kg < 2 && row < rows) arrays.last[(size_t)(row0 + row) * H + column] = j ? h.y : h.x; \
+    }                                                                                           \
+  }
+
 // The rows of a cluster over time.
 template <int tiles, bool samples> DEV void run(const Arrays& arrays, unsigned char* smem, int row0, int rows);
 

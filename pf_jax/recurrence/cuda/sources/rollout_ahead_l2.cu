@@ -53,21 +53,7 @@ template <int tiles, bool samples> DEV void run(const Arrays& arrays, unsigned c
   if (samples) HOLD_READOUT(arrays.readout)
   for (int i = THREAD; i < HC; i += THREADS) ((float*)(smem + AT_BIAS))[i] = arrays.bias[rank * HC + i];
   SYNC();
-  if (kg < 2)
-#pragma unroll 1
-    for (int n = 0; n < tiles; n++) { // the state of step 0
-      float h[2];
-#pragma unroll
-      for (int j = 0; j < 2; j++) {
-        const int row = n * 8 + 2 * q + j;
-        h[j] = row < rows ? arrays.carry[(size_t)(row0 + row) * H + column] : 0.f;
-        if (SAVED && row < rows) arrays.before[(size_t)(row0 + row) * H + column] = (u16)pack_operand(F16 ? clip(h[j]) : h[j], 0.f);
-      }
-      held[n * 4 * HC] = pair_of(h[0], h[1]);
-      SHARE_STATE(n, 0, pack_operand(of_state * h[0], of_state * h[1]))
-    }
-  SYNC();
-  if (THREAD < tiles) arrive(COUNTER(THREAD));
+  SHARE_FIRST_STATES
 
 // What row `lane / 4` of tile n is to read at step t, -1 for its sample.
 #define GIVEN(t, n) ((t) < T && (n)*8 + g < rows ? arrays.tokens[(size_t)(t)*N + row0 + (n)*8 + g] : 0)
@@ -142,14 +128,5 @@ template <int tiles, bool samples> DEV void run(const Arrays& arrays, unsigned c
       READ_NOISE(far_t, far_n)
       copies_commit();
     }
-#pragma unroll 1
-  for (int n = 0; n < tiles; n++) {
-    PLACE
-    const float2 h = held[n * 4 * HC];
-#pragma unroll
-    for (int j = 0; j < 2; j++) {
-      const int row = n * 8 + 2 * q + j;
-      if (kg < 2 && row < rows) arrays.last[(size_t)(row0 + row) * H + column] = j ? h.y : h.x;
-    }
-  }
+  WRITE_LAST_STATES
 }

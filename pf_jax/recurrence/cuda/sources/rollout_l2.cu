@@ -126,21 +126,7 @@ template <int tiles, bool samples> DEV void run(const Arrays& arrays, unsigned c
   for (int i = THREAD; i < HC; i += THREADS) ((float*)(smem + AT_BIAS))[i] = arrays.bias[rank * HC + i];
   SYNC();
 #define HIGHEST(n) (((u32* const*)(smem + AT_MEETING))[2] + (n)*8 * VM * 2)
-  if (kg < 2)
-#pragma unroll 1
-    for (int n = 0; n < tiles; n++) { // the state of step 0
-      float h[2];
-#pragma unroll
-      for (int j = 0; j < 2; j++) {
-        const int row = n * 8 + 2 * q + j;
-        h[j] = row < rows ? arrays.carry[(size_t)(row0 + row) * H + column] : 0.f;
-        if (SAVED && row < rows) arrays.before[(size_t)(row0 + row) * H + column] = (u16)pack_operand(F16 ? clip(h[j]) : h[j], 0.f);
-      }
-      held[n * 4 * HC] = pair_of(h[0], h[1]);
-      SHARE_STATE(n, 0, pack_operand(of_state * h[0], of_state * h[1]))
-    }
-  SYNC();
-  if (THREAD < tiles) arrive(COUNTER(THREAD));
+  SHARE_FIRST_STATES
 
   // Copies of a unit of work into buffer `b`, of two: the noise of the step before, behind which it chooses,
 #define COPY_NOISE(t, n, b)                                                                                 \
@@ -241,14 +227,5 @@ template <int tiles, bool samples> DEV void run(const Arrays& arrays, unsigned c
       if (t + 1 < states && THREAD == 0) arrive(COUNTER(n));
       write_lines(smem, AT_LEFT, t, row0 + n * 8, rows - n * 8, rank);
     }
-#pragma unroll 1
-  for (int n = 0; n < tiles; n++) {
-    PLACE
-    const float2 h = held[n * 4 * HC];
-#pragma unroll
-    for (int j = 0; j < 2; j++) {
-      const int row = n * 8 + 2 * q + j;
-      if (kg < 2 && row < rows) arrays.last[(size_t)(row0 + row) * H + column] = j ? h.y : h.x;
-    }
-  }
+  WRITE_LAST_STATES
 }
