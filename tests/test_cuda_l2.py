@@ -24,7 +24,7 @@ from pf_jax.recurrence import tiles as gpu
 from pf_jax.recurrence.cuda import l2, nvrtc
 from pf_jax.recurrence.cuda.groups import Groups, find_groups
 from pf_jax.recurrence.scan import gru_forward
-from pf_jax.recurrence.tiles import Device
+from pf_jax.recurrence.tiles import Device, LoopSizes
 
 A100 = Device(108, 147 * 1024, 8.0)
 ADA = Device(142, 83 * 1024, 8.9)
@@ -399,6 +399,26 @@ def test_a_joint_step_has_the_kernels_that_were_chosen(
     text = lowered_for_gpu(functools.partial(update, kernels, dtype))
     kinds = "forward_l2.cu", "backward_l2.cu", "rollout_l2.cu", "__gpu$xla.gpu.triton"
     assert tuple(text.count(kind) for kind in kinds) == numbers
+
+
+@pytest.mark.parametrize(
+    ("sizes", "tiles"),
+    [
+        (LoopSizes("forward", (1, 64, 1024)), 2),
+        (LoopSizes("forward", (1, 128, 1024)), None),  # Triton's are faster
+        (LoopSizes("forward", (2, 96, 768)), 6),  # Triton has none
+        (LoopSizes("backward", (1, 128, 1024)), None),
+        (LoopSizes("rollout", (128, 1024), 64, 64, 50), None),
+        (LoopSizes("rollout", (192, 1024), 96, 96, 50), 6),
+        (LoopSizes("forward", (2, 96, 768), models=2), None),
+    ],
+)
+def test_auto_takes_kernels_that_are_faster_or_alone(sizes, tiles):
+    found = dispatch.find_kernel("cuda_l2", HALF, sizes, H100)
+    spread = found and found.args[0]
+    assert (spread and spread.tiles) == tiles
+    # No device has run that form.
+    assert spread is None or not spread.is_ahead
 
 
 def test_without_nvrtc_other_kernels_run(lowered, monkeypatch, caplog):

@@ -21,7 +21,8 @@ KERNELS = ("auto", "cuda", "cuda_l2", "triton", "tpu", "none")
 "cuda" and "cuda_l2", CUDA kernels without clusters, take Triton's where they have none.
 "auto" takes none that no device has run yet, as a TPU's or those forms of CUDA's that
 `clusters.Clusters.moves_amid` and `clusters.RolloutClusters.one_chooses` are, and of CUDA's
-without clusters those alone that are faster than Triton's on a device that has run both.
+without clusters those alone that are faster than Triton's on a device that has run both, or
+for which Triton has none.
 """
 
 _BY_OLD_NAME = {True: "auto", False: "none", "True": "auto", "False": "none"}
@@ -245,11 +246,19 @@ def _find_groups(
     # Devices without clusters have not run them yet.
     if is_auto and not clusters.has_clusters(device):
         return None
+    found: groups.Groups | groups.RolloutGroups | None
     if sizes.form == "rollout":
-        return None if is_auto else groups.find_rollout_groups(sizes, device)
-    found = groups.find_groups(sizes.form, sizes.shape, device, models=sizes.models)
-    if is_auto and found and found.tiles > groups.MOST_FASTER_TILES:
-        return None
+        found = groups.find_rollout_groups(sizes, device, is_ahead=not is_auto)
+        is_faster = False
+    else:
+        found = groups.find_groups(sizes.form, sizes.shape, device, models=sizes.models)
+        is_faster = found is not None and found.tiles <= groups.MOST_FASTER_TILES
+        # No device has run them two units ahead.
+        found = found and found._replace(is_ahead=not is_auto)
+    if is_auto and not is_faster:
+        # Triton's, which have no form for several models; else these, not a plain loop.
+        others = sizes.models > 1 or _find_tiles(loop, sizes, device) is not None
+        return None if others else found
     return found
 
 

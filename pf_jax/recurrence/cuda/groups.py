@@ -41,6 +41,8 @@ class Groups(NamedTuple):
         held: Number of tiles whose cotangents are in a block's shared memory at once, in a
             backward pass.
         models: Number of models in one launch, which have nothing in common.
+        is_ahead: Whether states, or cotangents, are copied two units of work ahead, where
+            a group has `LEAST_TILES_AHEAD`; one otherwise.
     """
 
     directions: int
@@ -49,6 +51,7 @@ class Groups(NamedTuple):
     tiles: int
     held: int = 1
     models: int = 1
+    is_ahead: bool = True
 
     @property
     def rows(self) -> int:
@@ -211,7 +214,9 @@ def rollout_memory(groups: RolloutGroups, classes: int) -> int:
     return of_unit + entries + noise + tokens + addresses + readout
 
 
-def find_rollout_groups(sizes: LoopSizes, device: Device) -> RolloutGroups | None:
+def find_rollout_groups(
+    sizes: LoopSizes, device: Device, *, is_ahead: bool = True
+) -> RolloutGroups | None:
     """The fewest rows of a group with which all run at once, as blocks that meet must.
 
     A group goes through its tiles one after the other, so the longest one counts; of
@@ -220,6 +225,7 @@ def find_rollout_groups(sizes: LoopSizes, device: Device) -> RolloutGroups | Non
     Args:
         sizes: What there is to compute in a rollout.
         device: What a kernel has at its disposal.
+        is_ahead: Whether it may be the form `RolloutGroups.is_ahead`.
 
     Returns:
         None where there is no kernel.
@@ -235,7 +241,8 @@ def find_rollout_groups(sizes: LoopSizes, device: Device) -> RolloutGroups | Non
             number = groups.number(sizes.reading, sizes.sampling)
             if number * groups.blocks > device.cores:
                 continue
-            ahead = groups._replace(is_ahead=sampling_tiles >= LEAST_TILES_AHEAD)
+            has_tiles = sampling_tiles >= LEAST_TILES_AHEAD
+            ahead = groups._replace(is_ahead=is_ahead and has_tiles)
             for each in (ahead, groups):
                 if rollout_memory(each, sizes.classes) <= device.memory:
                     return each

@@ -62,6 +62,7 @@ def _program(
         "TILES": groups.tiles,
         "GROUP": groups.blocks,
         "MODELS": groups.models,
+        "IS_AHEAD": int(groups.is_ahead),
         **defines,
     }
     return Program(

@@ -33,7 +33,7 @@
 #define AT_LARGEST (AT_TOTALS + 4 * HC * 4 * 4) // of each row, for two units
 #define AT_MEETING (AT_LARGEST + F16 * 2 * 8 * 4)
 #define SHARED_BYTES (AT_MEETING + 2 * 8)
-#define AHEAD (NT > 2 && HELD == 2 ? 2 : 1) // units of work by which cotangents are copied ahead
+#define AHEAD (IS_AHEAD && NT > 2 && HELD == 2 ? 2 : 1) // units of work by which cotangents are copied ahead
 #include "backward.cuh"
 #include "units.cuh"
 static_assert(MG * KG == WARPS && KG >= 2 && GROUP % KG == 0, "two warps finish the columns, each has as many blocks");

@@ -20,7 +20,7 @@
 #include "units.cuh"
 static_assert(WARPS == 8, "a block has eight warps");
 
-#define AHEAD (NT > 2 ? 2 : 1) // units of work by which a state is copied ahead, as `LEAST_TILES_AHEAD` of groups.py has it
+#define AHEAD (IS_AHEAD && NT > 2 ? 2 : 1) // units of work by which a state is copied ahead
 
 #if AHEAD == 1
 // Copies the projections of 8 rows from `row0_` on of step s to three lines a row in shared memory, from a line on.
