@@ -31,7 +31,6 @@ import numpy as np
 
 from benchmarks import kernel_cases, timing
 from pf_jax.recurrence import dispatch, loops, tiles
-from pf_jax.recurrence.cuda.rollout import MOST_SHARED
 from pf_jax.recurrence.loops import Loop
 
 KINDS = ("cuda", "cuda_l2", "triton")
@@ -108,21 +107,33 @@ ROLLOUT_SHAPES = {
     "triton": ((64, 64, 512, 2), (0, 64, 1024, 50)),
 }
 """Rows that read, rows that sample, units and classes."""
+_L2_BY_AUTO = (
+    Case("cuda_l2", "forward", "", (1, 64, 1024)),
+    Case("cuda_l2", "backward", "", (1, 64, 1024)),
+    Case("cuda_l2", "forward", "", (2, 96, 768)),
+    Case("cuda_l2", "rollout", "", (192, 1024), 96, 50),
+)
+"""Kernels without clusters that "auto" takes on an H100, in each precision."""
 
 
 def cases(kinds: Sequence[str]) -> Iterator[Case]:
     """All cases of these kinds, those of several models last."""
     for kind in kinds:
         for precision in ("bfloat16", "tf32"):
-            for shape in LOOP_SHAPES[kind]:
-                for form in ("forward", "backward"):
-                    yield Case(kind, form, precision, shape)
-            for reading, sampling, size, classes in ROLLOUT_SHAPES[kind]:
-                rows = reading + sampling
-                case = Case(kind, "rollout", precision, (rows, size), reading, classes)
-                yield case
-                if kind == "cuda" and classes <= MOST_SHARED:
-                    yield case._replace(is_auto=True)
+            of_kind = [
+                Case(kind, form, precision, shape)
+                for shape in LOOP_SHAPES[kind]
+                for form in ("forward", "backward")
+            ]
+            of_kind += [
+                Case(kind, "rollout", precision, (reading + sampling, size), reading, n)
+                for reading, sampling, size, n in ROLLOUT_SHAPES[kind]
+            ]
+            yield from of_kind
+            # What "auto" chooses may be another form.
+            by_auto = {"cuda": of_kind, "cuda_l2": _L2_BY_AUTO}
+            for case in by_auto.get(kind, ()):
+                yield case._replace(precision=precision, is_auto=True)
         if kind != "triton":
             for form in ("forward", "backward"):
                 yield Case(kind, form, "bfloat16", (2, 19, 128), models=3)

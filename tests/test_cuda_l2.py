@@ -42,6 +42,10 @@ slow = pytest.mark.slow
         # From three tiles on, states are copied two units ahead.
         pytest.param(Groups(1, 21, 128, 3), 3, True, id="H128-three"),
         pytest.param(Groups(1, 23, 256, 3), 1, False, id="H256-three", marks=slow),
+        # One unit ahead, as "auto" takes them.
+        pytest.param(
+            Groups(1, 29, 128, 4, is_ahead=False), 4, True, id="H128-auto", marks=slow
+        ),
         pytest.param(Groups(2, 29, 128, 4), 4, False, id="H128-four", marks=slow),
         pytest.param(Groups(1, 61, 128, 8), 3, True, id="H128-eight", marks=slow),
         pytest.param(Groups(1, 5, 768, 1), 2, True, id="H768", marks=slow),
@@ -68,6 +72,9 @@ BACKWARD_CASES = [
     # From three tiles on, cotangents are copied two units ahead.
     pytest.param(Groups(1, 21, 128, 3, 2), 2, id="H128-three"),
     pytest.param(Groups(1, 23, 256, 3, 2), 1, id="H256-three", marks=slow),
+    pytest.param(
+        Groups(1, 29, 128, 4, 2, is_ahead=False), 3, id="H128-auto", marks=slow
+    ),
     # Of four tiles two in shared memory at once, or one.
     pytest.param(Groups(1, 29, 128, 4, 2), 3, id="H128-four", marks=slow),
     pytest.param(Groups(1, 29, 128, 4, 1), 3, id="H128-four-held", marks=slow),

@@ -26,7 +26,7 @@ from pf_jax.recurrence.operands import Operand, scaled, state_divisor
 from pf_jax.recurrence.tiles import states_dtype
 from pf_jax.types import Array
 
-MOST_SHARED = 16
+_MOST_SHARED = 16
 """Tokens up to which shared memory holds the table: an H100 reads a larger one faster from
 its L2 cache, since the threads' tokens differ."""
 
@@ -83,7 +83,7 @@ def rollout_program(clusters: RolloutClusters, work: RolloutWork) -> Program:
     # What the warp that chooses tells the others, of the 8 rows of two tiles.
     chosen = clusters.one_chooses * 2 * 8 * 4
     table = table_memory(work.tokens) + chosen
-    is_shared = work.tokens <= MOST_SHARED and memory + table <= clusters.memory
+    is_shared = work.tokens <= _MOST_SHARED and memory + table <= clusters.memory
     return Program(
         "rollout.cu",
         "gru_rollout",

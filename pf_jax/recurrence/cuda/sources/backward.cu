@@ -12,7 +12,7 @@
 // multiplied by a power of two that brings the largest of the block's to 2^14 to 2^15, and its sums by the inverse. So what
 // is 2^29 times smaller still has ten bits.
 //
-// With MOVES_AMID the unit is written, and a later one read, amid the product in place of behind it.
+// With MOVES_AMID a thread writes what the unit has left, and reads what a later one needs, amid the product.
 //
 // Constants: see place.cuh; HALF_D: whether d_hidden is in half precision, float32 otherwise; HAS_DA: whether there
 // are cotangents of the preactivations; F16.

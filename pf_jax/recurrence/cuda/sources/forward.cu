@@ -8,8 +8,8 @@
 // its gates or for the writing, the next but one writes anew; by then all have met in the one between, behind those gates
 // and before that writing. A state's buffer is written two steps on, when all blocks have the state between.
 //
-// With MOVES_AMID, which needs two tiles, what the unit before last has left is written amid the product, and the projections
-// of the next but one are read. That is behind no other meeting of the threads, so projections have four buffers.
+// With MOVES_AMID, which needs two tiles, a thread writes what unit u - 2 has left, and reads the projections of u + 2, amid
+// the product of unit u. Other threads may still compute the gates of u - 1 then, so projections have four buffers.
 //
 // Constants: see place.cuh; SAVED: whether there will be a backward pass; F16: operands in half precision, over
 // powers of two, in place of bfloat16.
@@ -22,8 +22,8 @@
 #define EXCHANGE_MAKES
 #define BUFFERS (MOVES_AMID ? 4 : 3) // of projections
 
-// Shared memory, in bytes: states of two steps, parts of sums of two units, projections of three, what two leave, and the
-// carry
+// Shared memory, in bytes: states of two steps, parts of sums of two units, projections of BUFFERS, what two leave, and
+// the carry
 #define AT_PARTS (2 * NT * TILE)
 #define AT_READ (AT_PARTS + 2 * PART)
 #define AT_LEFT (AT_READ + BUFFERS * 3 * 8 * LINE)
