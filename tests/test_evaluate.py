@@ -427,6 +427,18 @@ def test_strict_json_has_null_for_what_json_does_not_have():
     assert strict["b"]["values"] == [1.0, None] and strict["b"]["steps"] == [0, 1]
 
 
+def test_likelihood_that_no_float_holds_is_told_and_is_null_in_the_file(
+    workdir, monkeypatch, capsys
+):
+    # As of a series whose test split has a value of 1e30.
+    monkeypatch.setattr(evaluation, "validate", lambda *_: {"nll": float("inf")})
+    evaluation.evaluate(workdir, FEW)
+    told = capsys.readouterr().out
+    assert "step 4, valid: inf bits per character (inf nats) over " in told
+    content = (workdir / "evaluation" / "metrics.json").read_text()
+    assert json.loads(content)["nll"] is None
+
+
 def test_report_line_has_what_is_known():
     line = measuring.report_line
     assert line(Measurement("steps", 3.0)) == "steps: 3"

@@ -399,6 +399,14 @@ def test_recovery_of_a_model_without_memory_takes_one_step():
     assert len(curve.steps) == 13 and curve.steps[0] == 1
 
 
+def test_recovery_is_not_known_where_no_float_holds_a_likelihood(model, monkeypatch):
+    nll = np.ones((3, 2 * LENGTH, 16))
+    nll[:, -1, 3] = np.inf
+    monkeypatch.setattr(recovery, "_nll_of_variants", lambda *_: nll)
+    numbers = recovery.recovery(make_subject(model, count=17)).numbers
+    assert numbers and all(np.isnan(number.value) for number in numbers.values())
+
+
 def test_recovery_needs_windows(model):
     subject = make_subject(model, count=15)
     assert recovery.recovery(subject).numbers == {}

@@ -157,9 +157,9 @@ def _evaluate(
         recorded_files(_sampling_of(folder)),
     )
 
-    metrics = strict_json(metrics)
-    metrics["digest"] = json_digest(metrics)
-    _write_metrics(metrics, folder)
+    written = strict_json(metrics)
+    written["digest"] = json_digest(written)
+    _write_metrics(written, folder)
     write_states(run, split, folder / "states.npz")
     _plot(run, gap, folder)
     _plot_judge(measured, length, folder / "judge.png")
@@ -169,7 +169,7 @@ def _evaluate(
     print(
         f"sample: {describe_sample(encoding, sampling, samples[0])}\nwritten to {folder}"
     )
-    return metrics
+    return written
 
 
 def _sampling_of(folder: pathlib.Path) -> Any:

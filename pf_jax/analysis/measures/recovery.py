@@ -78,11 +78,14 @@ def recovery(subject: Subject) -> Measured:
     numbers, curves = {}, {}
     for count, corrupted in zip(counts, nll[1:], strict=True):
         last = first + count - 1
-        excess = (corrupted - nll[0])[last : last + 1 + HORIZON]
+        with np.errstate(invalid="ignore"):
+            excess = (corrupted - nll[0])[last : last + 1 + HORIZON]
+        # Nothing can be said where no float holds a likelihood.
+        is_known = np.all(np.isfinite(excess))
         plural = "" if count == 1 else "s"
         numbers[f"recovery_{count}"] = Measurement(
             f"steps to recover from {count} corrupted input{plural}",
-            float(recovery_steps(excess)),
+            float(recovery_steps(excess)) if is_known else np.nan,
         )
         if count == SHOWN:
             curves["recovery"] = Curve(
