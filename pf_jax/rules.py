@@ -4,6 +4,7 @@ Numbers are used in float32 on the device. One that is 0, 1 or infinite there, b
 typed, would be accepted and do nothing, so that it is refused.
 """
 
+import difflib
 import math
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
@@ -127,12 +128,15 @@ def check_rules(config: Any, rules: Iterable[Rule]) -> None:
 
     Args:
         config: Sections of fields, as a `ConfigDict`.
-        rules: Rules of some of them.
+        rules: Rules of all fields of some sections; fields that are in no section count as
+            one.
 
     Raises:
-        UserError: If a field is missing or its value is not legal. The message is the field
-            and its value as typed on the command line, then the legal values.
+        UserError: If a field is missing, its value is not legal, or one of these sections
+            has a field without a rule, which nothing would read. The message on a value is
+            the field and its value as typed on the command line, then the legal values.
     """
+    rules = tuple(rules)
     for field, holds, message in rules:
         value = value_of(config, field)
         try:
@@ -141,6 +145,44 @@ def check_rules(config: Any, rules: Iterable[Rule]) -> None:
             is_legal = False
         if not is_legal:
             raise UserError(f"{field}={as_typed(value)}: must be {message}")
+    _check_no_others(config, list(dict.fromkeys(rule.field for rule in rules)))
+
+
+def _check_no_others(config: Any, known: list[str]) -> None:
+    """Checks that the sections of some fields have no other ones."""
+    sections = {field.rpartition(".")[0] for field in known}
+    for field in field_names(config):
+        if field.rpartition(".")[0] in sections and field not in known:
+            nearest = nearest_name(field, known)
+            hint = f": did you mean {nearest}?" if nearest else ""
+            raise UserError(f"unknown field {field}{hint}")
+
+
+def field_names(config: Any, prefix: str = "") -> list[str]:
+    """The full names of a config's fields, such as `train.num_steps`, in order."""
+    names = []
+    for name, value in config.items():
+        if hasattr(value, "items"):
+            names += field_names(value, f"{prefix}{name}.")
+        else:
+            names.append(prefix + name)
+    return names
+
+
+def nearest_name(name: str, known: Iterable[str]) -> str | None:
+    """The known name whose last part is the most similar; None where none is."""
+    by_last_part: dict[str, list[str]] = {}
+    for candidate in known:
+        by_last_part.setdefault(candidate.rpartition(".")[2], []).append(candidate)
+    close = difflib.get_close_matches(
+        name.rpartition(".")[2], by_last_part, n=1, cutoff=0.7
+    )
+    if not close:
+        return None
+    return max(
+        by_last_part[close[0]],
+        key=lambda candidate: difflib.SequenceMatcher(None, name, candidate).ratio(),
+    )
 
 
 def value_of(config: Any, field: str) -> Any:

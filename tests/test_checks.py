@@ -191,6 +191,31 @@ def test_check_config_names_the_field_and_the_fix(overrides, message):
 
 
 @pytest.mark.parametrize(
+    ("field", "hint"),
+    [
+        ("train.num_step", ": did you mean train.num_steps?"),
+        ("train.xyz", ""),
+        ("sed", ": did you mean seed?"),
+        ("scheduled_sampling.slop", ": did you mean scheduled_sampling.slope?"),
+    ],
+)
+def test_check_config_refuses_fields_that_nothing_reads(field, hint):
+    config = default.get_config()
+    config.objective = "scheduled_sampling"
+    section, _, name = field.rpartition(".")
+    (config[section] if section else config)[name] = 1
+    with pytest.raises(UserError) as raised:
+        checks.check_config(config)
+    assert str(raised.value) == f"unknown field {field}{hint}"
+
+
+def test_check_config_leaves_other_sections_to_who_reads_them():
+    config = default.get_config()
+    config.my_objective = {"weight": 1.0}
+    checks.check_config(config)
+
+
+@pytest.mark.parametrize(
     "field",
     [
         "generator.num_layers",

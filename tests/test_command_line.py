@@ -11,11 +11,10 @@ from pf_jax.errors import UserError
 from pf_jax.experiment import command_line
 from pf_jax.experiment.config_files import (
     field_comments,
-    field_names,
     find_config,
     load_config,
 )
-from pf_jax.rules import value_of
+from pf_jax.rules import field_names, value_of
 
 ROOT = pathlib.Path(__file__).parent.parent
 DEFAULT = str(ROOT / "configs" / "default.py")

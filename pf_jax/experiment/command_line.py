@@ -8,7 +8,6 @@ A tuple field takes any of these forms:
     --config.behavior.fields=preactivation --config.behavior.fields=hidden
 """
 
-import difflib
 import itertools
 import pathlib
 import re
@@ -24,13 +23,12 @@ from ml_collections.config_flags import tuple_parser
 from pf_jax.errors import UserError
 from pf_jax.experiment.config_files import (
     field_comments,
-    field_names,
     find_config,
     load_config,
 )
 from pf_jax.experiment.console import protect_output
 from pf_jax.reading import check_file
-from pf_jax.rules import value_of
+from pf_jax.rules import field_names, nearest_name, value_of
 
 # Flags that this module defines count as the program's own: --help lists them.
 flags.disclaim_key_flags()
@@ -349,31 +347,15 @@ def _check_file_fields(file: str, fields: Iterable[str], known: Sequence[str]) -
         # A section that is none any more has a message of its own.
         if field in known or field in sections:
             continue
-        nearest = _nearest(field, [*known, *sections])
+        nearest = nearest_name(field, [*known, *sections])
         hint = f"did you mean {nearest}?" if nearest else "--help lists the fields"
         raise UserError(f"--config={file}: unknown field {field}: {hint}")
 
 
 def _did_you_mean(name: str, known: Iterable[str]) -> str:
     """The known name whose last part is the most similar, as a question."""
-    nearest = _nearest(name, known)
+    nearest = nearest_name(name, known)
     return f": did you mean --{nearest}?" if nearest else ""
-
-
-def _nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name whose last part is the most similar; None where none is."""
-    by_last_part: dict[str, list[str]] = {}
-    for candidate in known:
-        by_last_part.setdefault(candidate.rpartition(".")[2], []).append(candidate)
-    close = difflib.get_close_matches(
-        name.rpartition(".")[2], by_last_part, n=1, cutoff=0.7
-    )
-    if not close:
-        return None
-    return max(
-        by_last_part[close[0]],
-        key=lambda candidate: difflib.SequenceMatcher(None, name, candidate).ratio(),
-    )
 
 
 def _reworded(error: flags.Error) -> str:

@@ -71,17 +71,6 @@ def load_config(path: str) -> config_dict.ConfigDict:
     return config
 
 
-def field_names(config: config_dict.ConfigDict, prefix: str = "") -> list[str]:
-    """The full names of a config's fields, such as `train.num_steps`, in order."""
-    names = []
-    for name, value in config.items():
-        if isinstance(value, config_dict.ConfigDict):
-            names += field_names(value, f"{prefix}{name}.")
-        else:
-            names.append(prefix + name)
-    return names
-
-
 def field_comments(path: str) -> dict[str, str]:
     """What each field is for, by its full name: the comments of a config file.
 
