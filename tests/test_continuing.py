@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -239,6 +240,55 @@ def test_rows_start_anew_with_another_file(text, tmp_path, capsys):
 
 
 @pytest.mark.usefixtures("untrained")
+def test_rows_go_on_from_the_checkpoint_that_is_whole(text, tmp_path, capsys):
+    workdir = tmp_path / "run"
+    fields = {"train__carry": "passed_on", "train__num_steps": 12}
+    state = write_model(workdir, small_config(text, **fields))
+    newest = state.replace(step=jax.numpy.asarray(9, jax.numpy.int32))
+    changed = small_config(text, seed=1, **fields)
+    checkpoints = Checkpoints(workdir / "checkpoints")
+    encoding = checkpoints.restore_encoding(6)
+    checkpoints.save(newest, encoding, 1.0, settings=changed.to_dict())
+    checkpoints.close()
+    shutil.rmtree(workdir / "checkpoints" / "9" / "state")
+    state = train_and_evaluate(changed, workdir)
+    told = capsys.readouterr().out
+    assert "continues from step 6" in told
+    assert "seed: changed, so every row starts anew with a zero carry\n" in told
+    assert all(not leaf.any() for leaf in jax.tree.leaves(state.carry))
+
+
+@pytest.mark.usefixtures("untrained")
+def test_run_without_its_config_goes_on_with_that_of_its_checkpoint(
+    text, workdir, capsys
+):
+    (workdir / "config.json").unlink()
+    config = run_config((str(workdir),), default.get_config())
+    assert config is not None and "missing" not in capsys.readouterr().err
+    assert config.generator.hidden_size == small_config(text).generator.hidden_size
+    train_and_evaluate(config, workdir)
+    assert "config.json: missing: it is written anew\n" in capsys.readouterr().err
+    assert read_config(workdir).to_dict() == config.to_dict()
+
+
+@pytest.mark.usefixtures("untrained")
+def test_change_is_known_where_the_newest_checkpoint_is_damaged(text, workdir, capsys):
+    checkpoints = Checkpoints(workdir / "checkpoints")
+    newest, _ = load_model(workdir, "latest")[1], capsys.readouterr()
+    digests = checkpoints.digests(6)
+    assert digests is not None
+    nine = newest.replace(step=jax.numpy.asarray(9, jax.numpy.int32))
+    encoding = checkpoints.restore_encoding(6)
+    checkpoints.save(nine, encoding, 1.0, settings=digests.settings)
+    checkpoints.close()
+    shutil.rmtree(workdir / "checkpoints" / "9" / "state")
+    train_and_evaluate(small_config(text, train__num_steps=12), workdir)
+    capsys.readouterr()
+    assert checked_config(workdir).train.num_steps == 12
+    assert "config.json" not in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("untrained")
 def test_trace_before_the_step_that_a_run_continues_from_is_an_error(text, workdir):
     before = contents(workdir)
     fields = {"train__num_steps": 9, "train__profile": (5, 8)}
@@ -352,6 +402,14 @@ def test_new_run_starts_from_a_trained_model_and_again_before_its_first_checkpoi
     assert source in capsys.readouterr().out
     assert_same_bits(again.generator, base[0].generator)
     assert read_history(workdir) == history
+
+
+@pytest.mark.usefixtures("untrained")
+def test_source_is_found_from_another_folder(base, text, tmp_path, monkeypatch):
+    monkeypatch.chdir(base[1].parent)
+    config = small_config(text, seed=3)
+    train_and_evaluate(config, tmp_path / "new", init_from=base[1].name)
+    assert kept_source(tmp_path / "new") == base[1]
 
 
 def test_source_is_not_read_where_the_workdir_holds_a_run(

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from typing import Any
 
 import jax
@@ -248,11 +249,7 @@ def test_finished_run_is_left_as_it_is(base, config_with, tmp_path):
     workdir = _copy(base[1], tmp_path / "run")
     state = train_and_evaluate(config_with(), workdir)
     _assert_same_states(state, base[0])
-    before, after = _contents(base[1]), _contents(workdir)
-    new = after.keys() - before.keys()
-    assert all(name.startswith("events.out.tfevents") for name in new)
-    assert _timeless(workdir) == _timeless(base[1])
-    assert {name: after[name] for name in before} == before
+    assert _contents(workdir) == _contents(base[1])
 
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -312,6 +309,50 @@ def test_signal_during_validation_saves_and_the_next_run_validates(
     _assert_same_states(state, base[0])
     assert _timeless(tmp_path / "run") == _timeless(base[1])
     assert _contents(tmp_path / "run").keys() >= {"checkpoints/12/metrics/metrics"}
+
+
+def test_signal_while_the_last_checkpoint_is_written_lets_it_be_written(
+    base, config_with, tmp_path, monkeypatch
+):
+    def flush_and_ask_to_stop(self):
+        if self._saving[0] == 12:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.2)  # The main thread handles it while this one writes.
+        flush(self)
+
+    flush, ends = Checkpoints._flush, []
+    before = signal.signal(signal.SIGTERM, lambda *_: ends.append("at once"))
+    try:
+        monkeypatch.setattr(Checkpoints, "_flush", flush_and_ask_to_stop)
+        state = train_and_evaluate(config_with(), tmp_path / "run")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert not ends
+    _assert_same_states(state, base[0])
+    assert 12 in _checkpoint_steps(tmp_path / "run")
+
+
+def test_stop_where_the_newest_checkpoint_is_damaged_saves(
+    base, config_with, tmp_path, monkeypatch, capsys
+):
+    workdir = _copy(base[1], tmp_path / "run")
+    shutil.rmtree(workdir / "checkpoints" / "12" / "state")
+
+    def measure_and_ask_to_stop(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return eval_segment(*arguments)
+
+    eval_segment = validation._eval_segment
+    config = config_with({"train.num_steps": 20})
+    with monkeypatch.context() as patch:
+        patch.setattr(validation, "_eval_segment", measure_and_ask_to_stop)
+        with pytest.raises(SystemExit):
+            train_and_evaluate(config, workdir)
+    assert "stopped at step 12" in capsys.readouterr().out
+    train_and_evaluate(config_with({"train.num_steps": 13}), workdir)
+    output = capsys.readouterr()
+    assert "continues from step 12" in output.out
+    assert "damaged" not in output.err
 
 
 @pytest.mark.slow
@@ -501,6 +542,22 @@ def test_workdir_error_for_a_file(config_with, tmp_path, below):
 def test_error_leaves_no_workdir_behind(config_with, tmp_path, overrides, cause):
     message = _error(config_with(overrides), tmp_path / "runs" / "run")
     assert cause in message
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("lr=[0.1,0.2]", "["),
+        ("a\\b", "\\"),
+        (os.fsdecode(b"a\xff"), "bytes that are not UTF-8"),
+    ],
+)
+def test_workdir_error_for_a_name_that_checkpoints_cannot_have(
+    config_with, tmp_path, name, wrong
+):
+    message = _error(config_with(), tmp_path / name / "run")
+    assert f"checkpoints cannot be written to a path with {wrong}: give an" in message
     assert list(tmp_path.iterdir()) == []
 
 

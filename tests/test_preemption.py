@@ -1,3 +1,5 @@
+import contextlib
+import errno
 import json
 import os
 import pathlib
@@ -9,6 +11,7 @@ import time
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from processes import (
     ROOT,
@@ -23,6 +26,8 @@ from processes import (
 from trees import assert_same_bits
 
 from pf_jax.data import Measure
+from pf_jax.errors import UserError
+from pf_jax.experiment import checkpoint
 from pf_jax.experiment import pace as pace_module
 from pf_jax.experiment.checkpoint import Checkpoints
 from pf_jax.experiment.digests import Digests, LogDigest, json_digest
@@ -323,6 +328,61 @@ def test_checkpoint_of_the_same_step_is_replaced(tmp_path):
     assert checkpoints.steps_by_loss()[0] == 3
     assert _progress(checkpoints, 3) == Progress()
     checkpoints.close()
+
+
+def _ended(error):
+    def end(*arguments, **keywords):
+        raise error
+
+    return end
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "error", "raised"),
+    [
+        (checkpoint, "flush_file", OSError(errno.ENOSPC, "No space"), UserError),
+        (ocp.CheckpointManager, "save", KeyboardInterrupt(), KeyboardInterrupt),
+    ],
+)
+def test_checkpoint_remains_until_the_one_in_its_place_is_written(
+    tmp_path, monkeypatch, place, name, error, raised
+):
+    from test_loop import _tiny_state
+
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    due = Progress({"nll": (0.1, 3.0)}, 12.5, is_due=True)
+    checkpoints.save(_tiny_state(3), [], progress=due.to_json())
+    checkpoints.wait()
+    with monkeypatch.context() as patch, pytest.raises(raised):
+        patch.setattr(place, name, _ended(error))
+        checkpoints.save(_tiny_state(3), [], 1.0)
+        checkpoints.wait()
+    # A process that is killed puts nothing back; the next one does.
+    assert (tmp_path / "checkpoints" / "3").exists() == (raised is UserError)
+    again = Checkpoints(tmp_path / "checkpoints")
+    again.recover()
+    assert again.steps() == [3] and _progress(again, 3) == due
+    assert_same_bits(again.restore(_tiny_state(0), 3), _tiny_state(3))
+    again.save(_tiny_state(3), [], 1.0)
+    again.close()
+    assert _progress(again, 3) == Progress()
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["3"]
+
+
+def test_checkpoint_that_a_killed_run_was_removing_is_gone(tmp_path):
+    from test_loop import _tiny_state
+
+    folder = tmp_path / "checkpoints"
+    with contextlib.closing(Checkpoints(folder, keep=1)) as checkpoints:
+        for step in (1, 2, 3):
+            checkpoints.save(_tiny_state(step), [], float(step))
+    assert checkpoints.steps() == [1, 3]  # The best and the newest.
+    (folder / "removed").mkdir()
+    (folder / "3").rename(folder / "removed" / "3")
+    (folder / "discarded" / "2" / "state").mkdir(parents=True)
+    checkpoints.recover()
+    assert sorted(path.name for path in folder.iterdir()) == ["1", "3"]
+    assert_same_bits(checkpoints.restore(_tiny_state(0), 3), _tiny_state(3))
 
 
 def test_digests_of_an_older_run_have_no_progress():

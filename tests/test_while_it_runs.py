@@ -281,6 +281,9 @@ def test_event_file_holds_pictures_and_sounds(tmp_path):
     picture, sound = [
         event.summary.value[0] for event in events_of(tmp_path) if event.step == 3
     ]
+    # Those of a run that was here before are dropped.
+    started = [event for event in events_of(tmp_path) if event.HasField("session_log")]
+    assert [event.step for event in started] == [1]
     assert picture.tag == "valid/picture" and sound.tag == "valid/sound"
     assert picture.image.encoded_image_string == shown.picture
     assert picture.image.width > picture.image.height > 100

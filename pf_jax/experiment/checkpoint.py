@@ -3,6 +3,7 @@
 import contextlib
 import gc
 import math
+import os
 import pathlib
 import shutil
 import time
@@ -13,6 +14,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
+from pf_jax.errors import UserError
 from pf_jax.experiment.digests import (
     ITEM,
     Digests,
@@ -34,6 +36,34 @@ ARRAY_BYTES = 1_500
 
 REMOVALS = 10
 """Number of attempts to remove a checkpoint that could not be written."""
+
+REMOVED = "removed"
+"""Folder to which orbax moves what it removes, so that nothing is half removed."""
+
+DISCARDED = "discarded"
+"""Name of that folder once nothing of it can be needed any more."""
+
+
+def check_path(directory: pathlib.Path) -> None:
+    """Checks that checkpoints can be written to a folder of this name.
+
+    Args:
+        directory: Folder of the checkpoints; it need not exist.
+
+    Raises:
+        UserError: If the path has a bracket or a backslash, or is not UTF-8. Orbax takes
+            the first for a pattern and the second for a folder, and writes checkpoints
+            that cannot be read.
+    """
+    path = str(directory.absolute())
+    wrong = [symbol for symbol in ("[", "\\") if symbol in path and symbol != os.sep]
+    if any(0xDC80 <= ord(symbol) <= 0xDCFF for symbol in path):
+        wrong.append("bytes that are not UTF-8")
+    if wrong:
+        raise UserError(
+            f"{path!r}: checkpoints cannot be written to a path with {' or '.join(wrong)}: "
+            "give another --workdir"
+        )
 
 
 class Checkpoints(SavedCheckpoints):
@@ -62,8 +92,8 @@ class Checkpoints(SavedCheckpoints):
     ) -> None:
         """Starts to write a checkpoint; returns as soon as the arrays are copied.
 
-        It takes the place of an earlier checkpoint of the same step, and later ones that
-        are damaged are removed as soon as this one is written.
+        It takes the place of an earlier checkpoint of the same step, which remains until
+        this one is written, and later ones that are damaged are removed then.
 
         Args:
             state: Training state to save; across all processes, where there are several.
@@ -127,6 +157,7 @@ class Checkpoints(SavedCheckpoints):
                     lightweight_initialize=True,
                     # Of runs that were killed. One run at a time writes here.
                     cleanup_tmp_directories=True,
+                    todelete_subdir=REMOVED,
                     async_options=ocp.options.AsyncOptions(
                         post_finalization_callback=self._flush
                     ),
@@ -174,6 +205,31 @@ class Checkpoints(SavedCheckpoints):
         self._write(self._manager.wait_until_finished)
         self._saving = None
         flush_folder(self.directory)
+        if not jax.process_index():
+            self._discard()
+
+    def recover(self) -> None:
+        """Puts back what a run had moved away that was killed before it was replaced.
+
+        Called by the one process that writes here, before anything is read.
+        """
+        for folder in (self.directory / REMOVED).glob("*"):
+            self._put_back(folder.name)
+        self._discard()
+
+    def _put_back(self, name: int | str) -> None:
+        """Puts a checkpoint back that orbax has moved away, unless there is a new one."""
+        old, place = self.directory / REMOVED / str(name), self.directory / str(name)
+        if old.exists() and not place.exists():
+            old.rename(place)
+
+    def _discard(self) -> None:
+        """Removes what orbax has moved away."""
+        removed, discarded = self.directory / REMOVED, self.directory / DISCARDED
+        shutil.rmtree(discarded, ignore_errors=True)  # Half removed by a killed run.
+        if removed.exists():
+            removed.rename(discarded)
+            shutil.rmtree(discarded, ignore_errors=True)
 
     def _write(self, write: Callable[[], None]) -> None:
         """Calls a function that writes, and turns orbax's errors into a `WriteError`."""
@@ -192,6 +248,8 @@ class Checkpoints(SavedCheckpoints):
         del write
         gc.collect()
         self._remove_unfinished(step)
+        if not jax.process_index():
+            self._put_back(step)
         path = self.directory / f"the checkpoint of step {step}"
         raise write_error(path, num_bytes, number)
 

@@ -127,19 +127,20 @@ def _is_history_line(line: Any) -> bool:
 
 
 def recorded_changes(workdir: pathlib.Path, step: int) -> dict[str, Any]:
-    """The fields that changed where a run went on from a step, with their new values.
+    """The fields that changed where a run went on, with their new values.
 
     A run that is stopped before its next checkpoint has them here and in `config.json`
     alone.
 
     Args:
         workdir: Folder of the run.
-        step: Step of the checkpoint that the run went on from.
+        step: Step of its newest checkpoint. Where that is damaged, the run went on from an
+            earlier one.
     """
     return {
         field: change["after"]
         for line in read_history(workdir)
-        if line["step"] == step
+        if line["step"] <= step
         for field, change in line.get("changes", {}).items()
     }
 
@@ -152,7 +153,7 @@ def keep_source(workdir: pathlib.Path, source: pathlib.Path, step: int) -> None:
         source: Folder of the run that it starts from.
         step: Step of that run's checkpoint.
     """
-    line = {"step": 0, "init_from": str(source), "init_step": step}
+    line = {"step": 0, "init_from": str(source.absolute()), "init_step": step}
     write_whole(workdir / HISTORY, json.dumps(line) + "\n")
 
 

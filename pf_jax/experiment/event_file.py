@@ -23,8 +23,8 @@ class EventFile:
 
     Args:
         folder: Folder of the file.
-        first_step: Step at which the run continues: TensorBoard drops later events of
-            earlier files. 0 for a new run.
+        first_step: Step at which the run continues, 0 for a new run: TensorBoard drops
+            later events of earlier files.
 
     Raises:
         WriteError: If the file cannot be written; likewise in all methods.
@@ -34,9 +34,8 @@ class EventFile:
         self._path = folder / "events"
         with writing(self._path, io.DEFAULT_BUFFER_SIZE):
             self._writer = event_file_writer.EventsWriter(str(self._path))
-        if first_step:
-            status = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-            self._write(first_step + 1, session_log=status)
+        status = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._write(first_step + 1, session_log=status)
 
     def add_scalar(self, name: str, value: float, step: int) -> None:
         """Adds a number."""

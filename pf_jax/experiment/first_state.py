@@ -137,7 +137,8 @@ def continued_start(
     digests = checkpoints.digests(step)
     warn_of_log(workdir, digests)
     progress = Progress.from_json(digests.progress if digests else {})
-    start = Start(experiment, state, progress, before=_config_at(digests, saved))
+    before = _config_at(digests, saved)
+    start = Start(experiment, state, progress, before=before)
     if start.is_finished:
         tell(
             f"{workdir}: nothing left to do: {step} updates are done, and train.num_steps "
@@ -145,10 +146,10 @@ def continued_start(
             "on"
         )
     else:
-        check_new_profile(config, saved, step)
+        check_new_profile(config, before, step)
         tell(f"{workdir}: continues from step {step}")
     state = _with_discriminator(experiment, state)
-    return start._replace(state=_with_carry(experiment, state, saved))
+    return start._replace(state=_with_carry(experiment, state, before))
 
 
 def _config_at(
@@ -172,12 +173,18 @@ def _with_discriminator(experiment: Experiment, state: TrainState) -> TrainState
 
 
 def _with_carry(
-    experiment: Experiment, state: TrainState, saved: config_dict.ConfigDict
+    experiment: Experiment, state: TrainState, config: config_dict.ConfigDict
 ) -> TrainState:
-    """The state with a new carry, where the rows go on elsewhere than the checkpoint's."""
+    """The state with a new carry, where the rows go on elsewhere than the checkpoint's.
+
+    Args:
+        experiment: Config and data to go on with.
+        state: State of the checkpoint.
+        config: Config that the checkpoint was saved with.
+    """
     if not num_carried_rows(experiment.config):
         return state
-    before, now = flat(saved), flat(experiment.config)
+    before, now = flat(config), flat(experiment.config)
     changed = [field for field in _ROW_FIELDS if before[field] != now[field]]
     if state.carry is not None and not changed:
         return state

@@ -20,7 +20,7 @@ from pf_jax.experiment.agreement import (
     tell,
 )
 from pf_jax.experiment.build import Experiment, own_data
-from pf_jax.experiment.checkpoint import Checkpoints
+from pf_jax.experiment.checkpoint import Checkpoints, check_path
 from pf_jax.experiment.checks import check_config, check_devices
 from pf_jax.experiment.config_history import (
     HISTORY,
@@ -117,13 +117,15 @@ def opened(
     """
     # Before the data is read, which can take long.
     check_config(config)
+    check_path(workdir)
     check_environment()
     check_same_devices()
     check_devices(config.train.batch_size, jax.device_count())
     checkpoints = Checkpoints(workdir / CHECKPOINTS, config.train.keep_checkpoints)
     with FolderLock(workdir, "trains") as lock, contextlib.closing(checkpoints):
         if workdir.is_dir():
-            _enter(workdir, lock)
+            _enter(workdir, lock, checkpoints)
+        agree(False, 0.0)  # Other processes read what process 0 has put back.
         check_place(workdir, "give another --workdir")
         if checkpoints.steps():
             start = continued_start(config, workdir, checkpoints, dataset)
@@ -134,7 +136,7 @@ def opened(
             source = kept_source(workdir) if init_from is None else init_from
             source = None if source is None else pathlib.Path(source)
             start = new_start(config, source, dataset)
-            _enter(workdir, lock)
+            _enter(workdir, lock, checkpoints)
             if checkpoints.steps():
                 raise UserError(
                     f"{workdir}: another process trained there meanwhile: run the same "
@@ -170,11 +172,12 @@ def _write_files(start: Start, workdir: pathlib.Path) -> None:
     write_config(config, workdir)
 
 
-def _enter(workdir: pathlib.Path, lock: FolderLock) -> None:
+def _enter(workdir: pathlib.Path, lock: FolderLock, checkpoints: Checkpoints) -> None:
     """Makes the workdir, and makes sure that this run alone trains in it."""
     if is_primary():
         make_folder(workdir, "give another --workdir")
         lock.take()
+        checkpoints.recover()
 
 
 def tell_best(
@@ -227,5 +230,7 @@ def _train(start: Start, workdir: pathlib.Path, checkpoints: Checkpoints) -> Tra
             if course.step == last:
                 pace.finish()
                 course.reach(is_stopping)
+        # Before requests end the process again.
+        checkpoints.wait()
     course.tell_end()
     return course.state

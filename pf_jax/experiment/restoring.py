@@ -81,6 +81,11 @@ def restore_whole(
         if reasons:
             warn(f"{checkpoints.directory}: {'; '.join(reasons)}: step {step} is used")
         return Restored(model, state)
+    if not reasons:
+        raise RemovedError(
+            f"{checkpoints.directory}: holds no checkpoint: if a run is writing one, run "
+            "the same command again"
+        )
     others = "" if len(reasons) == 1 else f", and so are all {len(reasons)}"
     raise UserError(
         f"{checkpoints.directory}: {reasons[0]}{others}: put back a copy, or remove this "

@@ -24,7 +24,7 @@ def run_config(
     """
     for folder in folders:
         workdir = None if folder is None else pathlib.Path(folder)
-        if workdir is None or not (workdir / "config.json").exists():
+        if workdir is None or not _holds_run(workdir):
             continue
         # Imported here: most commands start a new run.
         from pf_jax.experiment.saved_files import continued_config
@@ -33,6 +33,12 @@ def run_config(
         with without_warnings(True):
             return _completed(continued_config(workdir), default)
     return None
+
+
+def _holds_run(workdir: pathlib.Path) -> bool:
+    """Whether a folder has a config, or checkpoints, which have it too."""
+    steps = (path.name for path in (workdir / "checkpoints").glob("*"))
+    return (workdir / "config.json").exists() or any(map(str.isdigit, steps))
 
 
 def _completed(

@@ -39,8 +39,8 @@ class SavedCheckpoints:
         return checkpoint_steps(self.directory)
 
     def latest_step(self) -> int | None:
-        """The step of the newest checkpoint, if there is one."""
-        return max(self.steps(), default=None)
+        """The step of the newest checkpoint that was not found damaged, if there is one."""
+        return max({*self.steps()} - self._damaged, default=None)
 
     def loss(self, step: int) -> float | None:
         """The validation loss of a checkpoint.

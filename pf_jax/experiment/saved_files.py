@@ -58,7 +58,7 @@ def checked_config(workdir: pathlib.Path) -> config_dict.ConfigDict:
         return read_config(workdir)
     path, config = workdir / "config.json", _whole_config(workdir, settings)
     if config is None:
-        warn(f"{path}: damaged: the settings of checkpoint {step} are used")
+        warn(f"{path}: {_state(path)}: the settings of checkpoint {step} are used")
         return complete_config(settings)
     for field, here, there in _differences(config, settings, workdir, step):
         message = (
@@ -90,7 +90,7 @@ def trained_config(workdir: pathlib.Path) -> config_dict.ConfigDict:
         return read_config(workdir)
     path, config = workdir / "config.json", _whole_config(workdir, settings)
     if config is None:
-        warn(f"{path}: damaged: it is written anew")
+        warn(f"{path}: {_state(path)}: it is written anew")
     else:
         for field, here, there in _differences(config, settings, workdir, step)[:1]:
             warn(
@@ -122,6 +122,11 @@ def continued_config(workdir: pathlib.Path) -> config_dict.ConfigDict:
         section, _, name = field.rpartition(".")
         (values.setdefault(section, {}) if section else values)[name] = value
     return complete_config(values)
+
+
+def _state(path: pathlib.Path) -> str:
+    """What is wrong with a file that has no whole config."""
+    return "damaged" if path.exists() else "missing"
 
 
 def _saved_settings(workdir: pathlib.Path) -> tuple[int, dict[str, Any]]:

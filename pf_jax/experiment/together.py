@@ -179,6 +179,11 @@ def _train(runs: Sequence[_Run], output: Output) -> None:
             if courses[0].step == last:
                 pace.finish()
                 at_each(group, lambda course: course.reach(is_stopping))
+        # Before requests end the process again.
+        for run in runs:
+            if run.error is None:
+                with output(run.workdir), _ending(run):
+                    run.checkpoints.wait()
 
 
 def _next_group(active: Sequence[_Run]) -> tuple[list[_Run], int]:
