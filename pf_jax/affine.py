@@ -38,6 +38,9 @@ def table_rows(table: Array, numbers: Array) -> Array:
     NaN for a number that is none of its rows, so that the mistake shows: jnp's indexing
     reads one that is too large as the last row, and a negative one from the end.
     """
+    if numbers.dtype == bool or numbers.dtype.itemsize < 4:
+        # Bool would choose rows as a mask, and V may be none of a narrow type's numbers.
+        numbers = numbers.astype(jnp.int32)
     # Added, not chosen in place of a row: where a constant NaN goes into tanh, XLA:CPU of
     # jax 0.10 takes that for a case that cannot be, and keeps the row.
     is_row = (numbers >= 0) & (numbers < len(table))

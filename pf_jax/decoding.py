@@ -24,7 +24,7 @@ from pf_jax.generator import (
     readout,
     stack_step,
 )
-from pf_jax.types import Array
+from pf_jax.types import Array, vary_alike
 
 MOST_NORMALIZATION = 5.0
 """Largest exponent of a length, which float32 can hold for any length."""
@@ -225,6 +225,7 @@ def _greedy(
         jnp.zeros(num_rows, jnp.int32),
         jnp.zeros(num_rows, context.summary.dtype),
     )
+    first, _ = vary_alike(first, (params, context))
     found = lax.while_loop(is_running, advance, first)
     return Decoded(found.tokens, found.lengths, found.log_probs, found.log_probs)
 
@@ -341,6 +342,7 @@ def _beam_search(
         log_probs,
         log_probs,
     )
+    first, _ = vary_alike(first, (params, context))
     found = lax.while_loop(is_running, advance, first)
     return Decoded(
         found.tokens[:, 0].T,

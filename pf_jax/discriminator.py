@@ -172,7 +172,8 @@ def check_discriminator(
 
     @jax.jit
     def logits(features: Array) -> Array:
-        return discriminator.logits(params, Behavior(features))
+        behavior = Behavior(features)
+        return discriminator.logits(params, behavior, loop=Loop(), constant_rows=0)
 
     before = logits(features)
     for row in range(features.shape[1]):

@@ -220,6 +220,10 @@ def _with_zero(x: Array) -> Array:
     return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(1, 0)])
 
 
+LARGEST_READABLE = 1e6
+"""Largest number that a masked step may hold: squares of much larger ones overflow."""
+
+
 def without_unreadable(
     input_params: Params, values: Array, mask: Array | None
 ) -> Array:
@@ -232,7 +236,8 @@ def without_unreadable(
     Args:
         input_params: The input layer's parameters, a table `[V, E]` for tokens.
         values: `[T, B, ...]`, inputs or targets. Unreadable are integers outside
-            `0 .. V - 1` where there is a table, and numbers that are not finite.
+            `0 .. V - 1` where there is a table, and numbers that are not finite or beyond
+            `LARGEST_READABLE`, such as the 1e20 that stands for a missing value.
         mask: `[T, B]`, zero where a step is padding; None where all steps count.
 
     Returns:
@@ -250,7 +255,7 @@ def without_unreadable(
 def _is_readable(input_params: Params, values: Array) -> Array:
     """Whether an input layer reads each number as other than NaN; in the values' shape."""
     if jnp.issubdtype(values.dtype, jnp.inexact):
-        return jnp.isfinite(values)
+        return jnp.abs(values.astype(jnp.float32)) <= LARGEST_READABLE
     has_table = isinstance(input_params, jax.Array | np.ndarray)
     if not has_table or not jnp.issubdtype(values.dtype, jnp.integer):
         return jnp.ones(values.shape, bool)

@@ -29,6 +29,7 @@ def replicate(tree: Any) -> Any:
     """The arrays on all devices of this process, placed as an update returns them.
 
     Updates that start from them compile once: the second call's arguments are placed alike.
+    Arrays on devices are copied, so that an update which donates its state leaves them.
 
     Args:
         tree: Arrays on any devices, or across hosts, such as a training state.
@@ -39,7 +40,7 @@ def replicate(tree: Any) -> Any:
         if isinstance(x, jax.Array) and not x.is_fully_addressable:
             copies = [shard.data for shard in x.addressable_shards]
             return jax.make_array_from_single_device_arrays(x.shape, here, copies)
-        return jax.device_put(x, here)
+        return jax.device_put(jnp.copy(x) if isinstance(x, jax.Array) else x, here)
 
     return jax.tree.map(place, tree)
 
@@ -100,12 +101,17 @@ def make_updates(
         them; its metrics have leaves `[K]`, one entry an update and zeros after `count`.
         Update number `state.step` takes its randomness from `fold_in(key, state.step)`.
     """
-    mapped = _over_devices(_updates_of(step, make_batch, is_new), axis_of_devices=1)
+
+    @functools.cache
+    def mapped(kind: Any) -> Callable[..., Any]:
+        updates = _updates_of(step, make_batch, is_new, kind)
+        return _over_devices(updates, axis_of_devices=1)
 
     def run(
         state: TrainState, data: Any, rows: Any, count: int, key: Array
     ) -> tuple[TrainState, Metrics]:
-        return mapped(state, data, rows, np.int32(count), jax.random.key_data(key))
+        update = mapped(jax.random.key_impl(key))
+        return update(state, data, rows, np.int32(count), jax.random.key_data(key))
 
     return run
 
@@ -129,22 +135,25 @@ def make_stacked_updates(
         rows and keys are sequences with an entry for each model, and otherwise as
         `make_updates` says.
     """
-    over_models = jax.vmap(
-        _updates_of(step, make_batch, is_new), in_axes=(0, None, 0, None, 0)
-    )
 
-    def updates(
-        states: Any, data: Any, rows: Any, count: Array, key_data: Array
-    ) -> list[tuple[TrainState, Metrics]]:
-        stacked = jax.tree.map(lambda *x: jnp.stack(x), *states)
-        found = over_models(stacked, data, rows, count, key_data)
-        leaves, structure = jax.tree.flatten(found)
-        return [
-            jax.tree.unflatten(structure, [leaf[i] for leaf in leaves])
-            for i in range(len(states))
-        ]
+    @functools.cache
+    def mapped(kind: Any) -> Callable[..., Any]:
+        over_models = jax.vmap(
+            _updates_of(step, make_batch, is_new, kind), in_axes=(0, None, 0, None, 0)
+        )
 
-    mapped = _over_devices(updates, axis_of_devices=2)
+        def updates(
+            states: Any, data: Any, rows: Any, count: Array, key_data: Array
+        ) -> list[tuple[TrainState, Metrics]]:
+            stacked = jax.tree.map(lambda *x: jnp.stack(x), *states)
+            found = over_models(stacked, data, rows, count, key_data)
+            leaves, structure = jax.tree.flatten(found)
+            return [
+                jax.tree.unflatten(structure, [leaf[i] for leaf in leaves])
+                for i in range(len(states))
+            ]
+
+        return _over_devices(updates, axis_of_devices=2)
 
     def run(
         states: Sequence[TrainState],
@@ -155,7 +164,8 @@ def make_stacked_updates(
     ) -> list[tuple[TrainState, Metrics]]:
         stacked = jax.tree.map(lambda *x: np.stack(x), *rows)
         key_data = np.stack([jax.random.key_data(key) for key in keys])
-        return mapped(list(states), data, stacked, np.int32(count), key_data)
+        update = mapped(jax.random.key_impl(keys[0]))
+        return update(list(states), data, stacked, np.int32(count), key_data)
 
     return run
 
@@ -182,13 +192,14 @@ def _updates_of(
     step: Callable[..., tuple[TrainState, Metrics]],
     make_batch: Callable[[Any, Any], Batch],
     is_new: Callable[[Any], Array] | None,
+    kind: Any,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
-    """The updates of `make_updates`, on one device."""
+    """The updates of `make_updates`, on one device; `kind` is that of the key."""
 
     def updates(
         state: TrainState, data: Any, rows: Any, count: Array, key_data: Array
     ) -> tuple[TrainState, Metrics]:
-        key = jax.random.wrap_key_data(key_data)
+        key = jax.random.wrap_key_data(key_data, impl=kind)
         state = state.replace(carry=_own_rows(state.carry))
 
         def update(state: TrainState, number: Array) -> tuple[TrainState, Metrics]:
@@ -271,8 +282,17 @@ _sum_over_steps = jax.jit(sum_over_steps)
 
 
 def shard_rows(rows: np.ndarray) -> np.ndarray:
-    """This process's part of `[K, B, ...]`, as `[K, local devices, B / devices, ...]`."""
+    """This process's part of `[K, B, ...]`, as `[K, local devices, B / devices, ...]`.
+
+    Raises:
+        ValueError: If `B` is no multiple of the number of devices.
+    """
     num_updates, batch_size, *rest = rows.shape
+    if batch_size % jax.device_count():
+        raise ValueError(
+            f"the updates have {batch_size} sequences each: must be a multiple of the "
+            f"{jax.device_count()} devices"
+        )
     per_device = batch_size // jax.device_count()
     sharded = rows.reshape(num_updates, jax.device_count(), per_device, *rest)
     first = jax.process_index() * jax.local_device_count()

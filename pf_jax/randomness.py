@@ -8,7 +8,6 @@ reaches.
 import enum
 from typing import Any
 
-import chex
 import jax
 import jax.numpy as jnp
 
@@ -34,7 +33,8 @@ def row_keys(key: Array, num_rows: int, first_row: int | Array = 0) -> Array:
     """One key for each row of a batch: `fold_in(key, row)`.
 
     A row's key depends on its number in the whole batch alone, so that a batch spread
-    over devices samples what the joined batch samples.
+    over devices samples what the joined batch samples. That holds for threefry keys, JAX's
+    default: of `rbg` keys `jax.vmap` reads the first alone.
 
     Args:
         key: A typed key.
@@ -88,7 +88,11 @@ def draw_noise(
     num_outputs, dtype = params.readout.kernel.shape[-1], params.readout.kernel.dtype
     check_key(key)
     keys = row_keys(key, num_rows) if key.ndim == 0 else key
-    chex.assert_shape(keys, (num_rows,))
+    if keys.shape != (num_rows,):
+        raise ValueError(
+            f"there are keys {list(keys.shape)} for {num_rows} rows: give one key, or one "
+            "for each row"
+        )
 
     def draw(step: Array, key: Array) -> Any:
         key = jax.random.fold_in(key, step)

@@ -111,7 +111,16 @@ def create_train_state(
         num_carried_rows: Number of sequences of an update whose carry is passed on to the
             next update; 0 where every update starts from a new carry.
         settings: What stays the same.
+
+    Raises:
+        ValueError: If a carry is to be passed on where a generator's first carry depends on
+            a condition: every sequence starts from its own.
     """
+    if num_carried_rows and settings.generator.encoder is not None:
+        raise ValueError(
+            f"num_carried_rows={num_carried_rows}: a generator with an encoder starts from "
+            "its condition: use 0"
+        )
     generator_key, discriminator_key = jax.random.split(key)
     params = init_generator(
         generator_key,

@@ -427,6 +427,16 @@ def test_check_devices_offers_the_nearest_multiples(batch_size, num_devices, leg
     )
 
 
+def test_check_devices_counts_the_sequences_that_an_objective_needs():
+    checks.check_devices(16, 8, 2)
+    with pytest.raises(UserError) as raised:
+        checks.check_devices(8, 8, 2)
+    assert str(raised.value) == (
+        "train.batch_size=8: the objective needs 2 sequences on each of 8 devices: give at "
+        "least 16"
+    )
+
+
 def test_check_devices_takes_multiples():
     checks.check_devices(32, 8)
     checks.check_devices(3, 1)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec
 from trees import random_like
 
 from pf_jax.decoding import beam_search, greedy
@@ -222,6 +223,25 @@ def test_padding_of_sources_changes_nothing(beam_size):
     )
     np.testing.assert_array_equal(one.tokens, other.tokens)
     np.testing.assert_allclose(one.log_probs, other.log_probs, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "search", [greedy, functools.partial(beam_search, beam_size=2)]
+)
+def test_search_under_shard_map_equals_one_device(search, on_eight_cpus):
+    params, context = model(num_outputs=6, scale=1.5)
+    context = jax.tree.map(lambda x: jnp.concatenate([x, x[:3]]), context)
+    run = functools.partial(search, num_steps=8, end=3, generator=DOT)
+    mesh = jax.make_mesh((8,), ("rows",), axis_types=(jax.sharding.AxisType.Auto,))
+    rows = PartitionSpec("rows")
+    spread = jax.shard_map(
+        lambda params, context: run(params, context).tokens.T,
+        mesh=mesh,
+        in_specs=(PartitionSpec(), rows),
+        out_specs=rows,
+    )
+    found = jax.jit(spread)(params, context)
+    np.testing.assert_array_equal(found.T, run(params, context).tokens)
 
 
 @pytest.mark.parametrize("beam_size", [3, pytest.param(1, marks=pytest.mark.slow)])

@@ -13,6 +13,8 @@ import pf_jax
 from pf_jax.behavior import behavior_size
 from pf_jax.gaussians import gaussian_mixture
 from pf_jax.mixture import mixture_density
+from pf_jax.objectives.professor_forcing import adversarial_weight
+from pf_jax.parallel import make_update, replicate
 
 KEY = jax.random.key(0)
 V, B, T = 7, 4, 5
@@ -109,6 +111,28 @@ def test_tokens_of_eight_bits_do_not_cut_the_vocabulary():
     assert np.max(samples(jnp.uint8)) > 255
 
 
+@pytest.mark.parametrize(
+    ("num_outputs", "dtype"), [(256, jnp.uint8), (300, jnp.uint8), (128, jnp.int8)]
+)
+def test_tokens_of_narrow_types_are_read_as_wide_ones(num_outputs, dtype):
+    params = make_params(num_outputs)
+    tokens = np.array([[0, 50], [100, 127]])
+    found, expected = (
+        pf_jax.unroll_teacher_forced(params, jnp.asarray(tokens, each)).logits
+        for each in (dtype, jnp.int32)
+    )
+    assert_same_bits(found, expected)
+
+
+def test_pixels_may_be_bool():
+    params, pixels = make_params(2), TOKENS > 2
+    found, expected = (
+        pf_jax.unroll_teacher_forced(params, pixels.astype(each)).logits
+        for each in (bool, jnp.int32)
+    )
+    assert_same_bits(found, expected)
+
+
 @pytest.mark.parametrize("hidden_size", [5, 64])
 def test_a_token_outside_of_the_vocabulary_shows_in_its_row(hidden_size):
     params = make_params(hidden_size=hidden_size)
@@ -156,6 +180,16 @@ def test_a_mask_may_be_of_any_type(step, params_dtype, dtype):
     assert found[1]["nll"].weight == np.sum(MASK)
 
 
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_steps_are_counted_under_a_mask_in_half_precision(dtype):
+    tokens = jnp.zeros((1100, 64), jnp.int32)
+    batch = pf_jax.Batch(tokens, tokens, jnp.ones(tokens.shape, dtype))
+    state = make_state()
+    carry = pf_jax.first_carry(state, batch)
+    _, measured = jax.jit(pf_jax.eval_step)(state, batch, carry)
+    assert measured["nll"].weight == tokens.size
+
+
 def test_no_rows_are_no_samples():
     free = pf_jax.unroll_free_running(
         make_params(), KEY, jnp.zeros(0, jnp.int32), num_steps=3
@@ -163,7 +197,36 @@ def test_no_rows_are_no_samples():
     assert free.samples is not None and free.samples.shape == (3, 0)
 
 
+def test_weight_is_zero_before_its_first_update_without_a_warm_up():
+    settings = pf_jax.Settings(weight=2.0, start_step=10)
+    weights = [float(adversarial_weight(settings, jnp.int32(s))) for s in (0, 9, 10)]
+    assert weights == [0, 0, 2]
+
+
+def test_a_discriminator_may_be_written_as_the_documents_have_it():
+    def init(key, *, num_features, hidden_size):
+        return jax.random.normal(key, (num_features,))
+
+    def logits(params, behavior, *, loop, constant_rows):
+        return jnp.mean(behavior.features, axis=0) @ params
+
+    pf_jax.check_discriminator(pf_jax.Discriminator(init, logits), OneSize(1))
+
+
+def test_updates_take_keys_of_another_kind_and_leave_the_state():
+    def update():
+        step = make_update(pf_jax.joint_step, lambda data, rows: BATCH)
+        rows = np.zeros((1, jax.device_count()), np.int32)
+        # A copy: the update donates what it is given.
+        return step(replicate(state), TOKENS, rows, jax.random.key(0, impl="rbg"))[0]
+
+    state = jax.tree.map(jnp.asarray, make_state())
+    assert_same_bits(update().generator.params, update().generator.params)
+    assert int(state.step) == 0
+
+
 ONE = jnp.zeros((B, 8))
+LABELED = pf_jax.Generator(encoder=pf_jax.label_encoder)
 WRONG = [
     (lambda p: pf_jax.unroll_teacher_forced(p, TOKENS, (ONE, ONE)), "the carry is 2"),
     (lambda p: pf_jax.unroll_teacher_forced(p, TOKENS, ()), "the carry is 0"),
@@ -174,6 +237,12 @@ WRONG = [
     (
         lambda p: pf_jax.unroll_free_running(p, KEY, TOKENS[0], num_steps=-1),
         "num_steps=-1: must be at least 1",
+    ),
+    (
+        lambda p: pf_jax.unroll_free_running(
+            p, jax.random.split(KEY, 3), TOKENS[0], num_steps=2
+        ),
+        r"there are keys \[3\] for 4 rows: give one key, or one for each row",
     ),
     (
         lambda p: pf_jax.unroll_windows(p, KEY, TOKENS, num_windows=0),
@@ -214,6 +283,29 @@ WRONG = [
             make_state(options=pf_jax.StateMatching(distance="x")), BATCH, KEY
         ),
         "distance='x': must be one of energy, mse",
+    ),
+    (
+        lambda p: pf_jax.state_matching_step(
+            make_state(options=pf_jax.StateMatching()),
+            pf_jax.Batch(TOKENS[:-1, :1], TOKENS[1:, :1]),
+            KEY,
+        ),
+        "the batch has 1 row, of this device: distance='energy' is of pairs of rows",
+    ),
+    (
+        lambda p: pf_jax.create_train_state(
+            KEY,
+            generator=pf_jax.GeneratorSizes(V, 8, 4),
+            num_carried_rows=B,
+            settings=pf_jax.Settings(generator=LABELED),
+        ),
+        "num_carried_rows=4: a generator with an encoder starts from its condition",
+    ),
+    (
+        lambda p: make_update(pf_jax.joint_step, lambda data, rows: BATCH)(
+            make_state(), TOKENS, np.zeros((2, 12), np.int32), KEY
+        ),
+        "the updates have 12 sequences each: must be a multiple of the 8 devices",
     ),
     (
         lambda p: pf_jax.scheduled_sampling_step(

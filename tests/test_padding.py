@@ -93,7 +93,7 @@ def test_mask_stops_padding_of_binary_vectors(filling):
     assert_padding_has_no_effect(state, batch, filling, usual=1.0)
 
 
-@pytest.mark.parametrize("filling", [np.nan, -np.inf, 1e6])
+@pytest.mark.parametrize("filling", [np.nan, -np.inf, 1e6, 1e20, 3e38])
 def test_mask_stops_padding_of_strokes(filling):
     state = make_state(mixture_density(2), GeneratorSizes(13, H, E, value_size=3))
     strokes = np.random.default_rng(4).normal(size=(T + 1, B, 3)).astype(np.float32)

@@ -366,15 +366,17 @@ def _check_passed_on(config: config_dict.ConfigDict) -> None:
         )
 
 
-def check_devices(batch_size: int, num_devices: int) -> None:
+def check_devices(batch_size: int, num_devices: int, least_rows: int = 1) -> None:
     """Checks that a batch can be divided equally among the devices.
 
     Args:
         batch_size: Number of sequences in an update, over all devices.
         num_devices: Number of devices of all processes.
+        least_rows: Sequences that the objective needs on each device.
 
     Raises:
-        UserError: If `batch_size` is not a multiple of `num_devices`.
+        UserError: If `batch_size` is not a multiple of `num_devices`, or leaves each of
+            them too few sequences.
     """
     if batch_size % num_devices:
         below = batch_size - batch_size % num_devices
@@ -382,4 +384,9 @@ def check_devices(batch_size: int, num_devices: int) -> None:
         raise UserError(
             f"train.batch_size={batch_size}: must be a multiple of the {num_devices} "
             f"devices, such as {legal}"
+        )
+    if batch_size < least_rows * num_devices:
+        raise UserError(
+            f"train.batch_size={batch_size}: the objective needs {least_rows} sequences on "
+            f"each of {num_devices} devices: give at least {least_rows * num_devices}"
         )

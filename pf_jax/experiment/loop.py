@@ -40,6 +40,7 @@ from pf_jax.experiment.saved_config import flat, write_config
 from pf_jax.experiment.saved_files import CHECKPOINTS
 from pf_jax.experiment.signals import requests_so_far, stop_requests
 from pf_jax.files import check_place, make_folder
+from pf_jax.objectives import OBJECTIVES
 from pf_jax.state import TrainState
 
 INTERRUPTED = 130
@@ -120,7 +121,11 @@ def opened(
     check_path(workdir)
     check_environment()
     check_same_devices()
-    check_devices(config.train.batch_size, jax.device_count())
+    check_devices(
+        config.train.batch_size,
+        jax.device_count(),
+        OBJECTIVES[config.objective].least_rows(config),
+    )
     checkpoints = Checkpoints(workdir / CHECKPOINTS, config.train.keep_checkpoints)
     with FolderLock(workdir, "trains") as lock, contextlib.closing(checkpoints):
         if workdir.is_dir():

@@ -39,12 +39,15 @@ class Objective(NamedTuple):
         make_options: Function `(config) -> Settings.options`, which must be hashable.
         check: Function `(config) -> None` that raises a `UserError` where a field of the
             objective is not legal.
+        least_rows: Function `(config) -> int`: sequences that each device needs in an
+            update.
     """
 
     make_step: Callable[[Any], Step]
     has_discriminator: bool = False
     make_options: Callable[[Any], Any] = lambda config: None
     check: Callable[[Any], None] = lambda config: None
+    least_rows: Callable[[Any], int] = lambda config: 1
 
 
 def options_of(settings: Settings, kind: type[Options]) -> Options:
@@ -70,7 +73,8 @@ def check_choice(field: str, value: str, choices: Collection[str]) -> None:
 def readable(batch: Batch, params: GeneratorParams) -> Batch:
     """The batch with masked values that cannot be read, such as padding of -1, as zeros.
 
-    A boolean or integer mask is converted to float32.
+    A boolean or integer mask, or one of fewer than 32 bits, is converted to float32: its
+    sum is the number of steps.
 
     Raises:
         ValueError: If the shapes of inputs, targets and mask do not match.
@@ -90,7 +94,7 @@ def readable(batch: Batch, params: GeneratorParams) -> Batch:
         )
     if mask is None:
         return batch
-    if not jnp.issubdtype(mask.dtype, jnp.inexact):
+    if not jnp.issubdtype(mask.dtype, jnp.inexact) or mask.dtype.itemsize < 4:
         mask = mask.astype(jnp.float32)
     inputs, targets = (
         without_unreadable(params.input, values, mask) for values in (inputs, targets)

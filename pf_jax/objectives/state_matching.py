@@ -107,6 +107,9 @@ DISTANCES: dict[str, Callable[..., Array]] = {
     "mse": squared_difference,
 }
 
+LEAST_ROWS = {"energy": 2, "mse": 1}
+"""Rows that a distance needs: that of one row from itself is always zero."""
+
 
 def state_matching_step(
     state: TrainState, batch: Batch, key: Array, *, axis_name: str | None = None
@@ -125,10 +128,19 @@ def state_matching_step(
 
     Returns:
         The new state, and the metrics of all devices.
+
+    Raises:
+        ValueError: If there is one row alone, and the distance is that of pairs of rows.
     """
     settings = state.settings
     options = options_of(settings, StateMatching)
     check_choice("distance", options.distance, DISTANCES)
+    if batch.inputs.shape[1] < LEAST_ROWS[options.distance]:
+        raise ValueError(
+            f"the batch has {batch.inputs.shape[1]} row, of this device: "
+            f"distance={options.distance!r} is of pairs of rows: give two or more, or use "
+            "'mse'"
+        )
     batch = readable(batch, state.generator.params)
     keys = batch_keys(key, batch, axis_name)
 
@@ -176,4 +188,5 @@ objective = Objective(
     make_step=lambda config: state_matching_step,
     make_options=_make_options,
     check=_check,
+    least_rows=lambda config: LEAST_ROWS[config.state_matching.distance],
 )
