@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 
-from pf_jax.data import mnist_files, pixels, tfds
+from configs import default
+from pf_jax.data import load_dataset, mnist_files, pixels, tfds
 from pf_jax.data.pixels import Pixels
 from pf_jax.emissions import bernoulli
 
@@ -346,6 +347,19 @@ def test_mnist_error_for_images_of_two_sizes(tmp_path: pathlib.Path):
     content = _idx(_gray(4).reshape(4, 2, 3))
     message = error_of(pixels.mnist, _write_idx(tmp_path, test=content))
     assert "(6, 3, 2)" in message and "(4, 2, 3)" in message and "one size" in message
+
+
+@pytest.mark.parametrize("size", [(2, 3), (3, 3)])
+def test_load_dataset_error_for_images_of_another_size_than_the_runs(
+    tmp_path: pathlib.Path, size: tuple[int, int]
+):
+    data = default.get_config().data
+    data.update(name="mnist", path=_write_idx(tmp_path))
+    assert load_dataset(data, Pixels(3, 2)).encoding == Pixels(3, 2)
+    assert error_of(load_dataset, data, Pixels(*size)) == (
+        f"data.path={tmp_path}: has images of 3 x 2 pixels, the run was trained on "
+        f"{size[0]} x {size[1]}: give images of that size"
+    )
 
 
 def test_digits_are_scikit_learns_thresholded_each_in_one_split():

@@ -279,6 +279,30 @@ def test_load_dataset_standardizes_by_the_training_split(tmp_path):
 SERIES_OF_ONE = Series((0.0,), (2.0,), ("b",))
 
 
+@pytest.mark.parametrize(
+    ("header", "names", "found"),
+    [
+        (
+            "b,a",
+            ("a", "b"),
+            "has 2 columns, b, a, the run was trained on 2 columns, a, b",
+        ),
+        ("a,b,c", ("a", "b"), "has 3 columns, a, b, c, "),
+        ("", ("0",), "has 3 columns without names, the run was trained on 1 column "),
+    ],
+)
+def test_load_dataset_error_for_other_columns_than_the_runs(
+    tmp_path, header, names, found
+):
+    num_columns = header.count(",") + 1 if header else 3
+    table = np.random.default_rng(0).normal(size=(400, num_columns))
+    path = write_csv(tmp_path / "a.csv", table.tolist(), header)
+    encoding = Series((0.0,) * len(names), (1.0,) * len(names), names)
+    message = error_of(load_dataset, data_of(path), encoding)
+    assert message.startswith(f"data.path={path}: {found}")
+    assert "same columns in the same order" in message
+
+
 def test_windows_error_for_a_series_shorter_than_one(tmp_path):
     dataset = load_dataset(data_of(write_npy(tmp_path / "a.npy", RAW[:50])))
     message = error_of(

@@ -54,12 +54,15 @@ class Source(NamedTuple):
         fields: Names of the fields of section `data` that are read, of those in
             `FIELD_DEFAULTS`.
         file_name: For computed data, the `data.name` that reads files of its kind.
+        check: Function from the raw training split, the section `data` and the encoding of
+            an earlier run: raises a UserError if that encoding is of other data.
     """
 
     read: Callable[[Any], RawSplits | parallel_texts.ParallelTexts]
     make_encoding: Callable[[Sequence[Any], Any], Encoding]
     fields: tuple[str, ...]
     file_name: str = ""
+    check: Callable[[Sequence[Any], Any, Any], None] | None = None
 
 
 FIELD_DEFAULTS: dict[str, Any] = {
@@ -165,6 +168,16 @@ def _pixels(train: Sequence[Any], data: Any) -> Encoding:
     return pixels.Pixels(*train[0].target.shape, num_classes=num_classes)
 
 
+def _check_pixels(train: Sequence[Any], data: Any, encoding: pixels.Pixels) -> None:
+    first = train[0].target if isinstance(train[0], Pair) else train[0]
+    height, width = first.shape
+    if (height, width) != (encoding.height, encoding.width):
+        raise UserError(
+            f"data.path={data.path}: has images of {height} x {width} pixels, the run was "
+            f"trained on {encoding.height} x {encoding.width}: give images of that size"
+        )
+
+
 def _strokes(train: Sequence[np.ndarray], data: Any) -> Encoding:
     return strokes.Strokes.from_training(train, data.max_offset, data.pen_states)
 
@@ -185,8 +198,32 @@ def _read_series(data: Any) -> RawSplits:
 
 
 def _series(train: Sequence[np.ndarray], data: Any) -> Encoding:
-    names = series_files.series(data.path, data.columns)["train"].names
-    return series.Series.from_training(train, names)
+    return series.Series.from_training(train, _names_of_series(data))
+
+
+def _names_of_series(data: Any) -> tuple[str, ...]:
+    return series_files.series(data.path, data.columns)["train"].names
+
+
+def _check_series(
+    train: Sequence[np.ndarray], data: Any, encoding: series.Series
+) -> None:
+    del train
+    names = _names_of_series(data)
+    if names != encoding.names:
+        here, there = map(_columns_in_words, (names, encoding.names))
+        raise UserError(
+            f"data.path={data.path}: has {here}, the run was trained on {there}: give a "
+            "file with the same columns in the same order"
+        )
+
+
+def _columns_in_words(names: Sequence[str]) -> str:
+    """The columns of a series: their number, and their names where there are any."""
+    count = f"{len(names)} column{'s' if len(names) > 1 else ''}"
+    if not series_files.has_names(names):
+        return f"{count} without names"
+    return f"{count}, {', '.join(names)}"
 
 
 def _read_lorenz(data: Any) -> RawSplits:
@@ -226,8 +263,11 @@ SOURCES: dict[str, Source] = {
         lambda data: _images(pixels.binarized_mnist(data.path, data.tfds_manual_dir)),
         _pixels,
         _IMAGE_FIELDS,
+        check=_check_pixels,
     ),
-    "mnist": Source(_read_mnist, _pixels, _IMAGE_FIELDS + _LABEL_FIELDS),
+    "mnist": Source(
+        _read_mnist, _pixels, _IMAGE_FIELDS + _LABEL_FIELDS, check=_check_pixels
+    ),
     "digits": Source(_read_digits, _pixels, ("path", *_LABEL_FIELDS)),
     "iam_ondb": Source(
         lambda data: iam_ondb.iam_ondb(data.path), _strokes, _STROKE_FIELDS
@@ -245,7 +285,7 @@ SOURCES: dict[str, Source] = {
         _piano_roll,
         ("path", "frames_per_second"),
     ),
-    "series": Source(_read_series, _series, ("path", "columns")),
+    "series": Source(_read_series, _series, ("path", "columns"), check=_check_series),
     "lorenz63": Source(_read_lorenz, _lorenz, ("observed", "noise"), "series"),
     "lorenz96": Source(_read_lorenz, _lorenz, ("observed", "noise"), "series"),
     "parallel": Source(
@@ -324,7 +364,8 @@ def load_dataset(data: Any, encoding: Encoding | None = None) -> Dataset:
 
     Raises:
         UserError: If the name is unknown, a field is set that the data set ignores, or the
-            data is missing or unusable.
+            data is missing or unusable, or has other columns or images of another size
+            than those of the run.
     """
     if is_own(data.name):
         return _load_own(data, encoding)
@@ -352,6 +393,8 @@ def load_dataset(data: Any, encoding: Encoding | None = None) -> Dataset:
             )
     if encoding is None:
         encoding = source.make_encoding(raw["train"], data)
+    elif source.check is not None:
+        source.check(raw["train"], data, encoding)
     return make_dataset(
         raw,
         encoding,

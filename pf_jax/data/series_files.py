@@ -93,6 +93,11 @@ def series(path: str, columns: Sequence[Column]) -> dict[str, Table]:
     return _split(files[0], _sole(files[0], tables))
 
 
+def has_names(cells: Iterable[str]) -> bool:
+    """Whether cells of a first line name columns: one that is not empty is no number."""
+    return any(cell and _number(cell) is None for cell in cells)
+
+
 def _by_split(where: str, split_by_name: Mapping[str, str | None]) -> dict[str, str]:
     """The name of each split's file or array; empty if none is named by a split."""
     named: dict[str, str] = {}
