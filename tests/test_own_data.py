@@ -311,6 +311,10 @@ class Forgetful(data.Vocabulary):
         return {"symbols": ["x"]}
 
 
+# One number in memory.
+MANY = np.broadcast_to(np.int32(0), 2**31)
+
+
 def dataset_of(encoding=LETTERS, **splits):
     encoded = data.make_dataset(RAW, LETTERS)
     return data.Dataset({**encoded.splits, **splits}, encoding)
@@ -330,6 +334,10 @@ def dataset_of(encoding=LETTERS, **splits):
             dataset_of(test=data.join_sequences([np.array([0.5, 1])], 0.0)),
             "split test has values of the shape [] and the type float64: must be [] and "
             "int32",
+        ),
+        (
+            dataset_of(test=data.Sequences(MANY, np.array([0, len(MANY)]))),
+            "split test has 2,147,483,648 values, first inputs included: must be at most",
         ),
         (
             dataset_of(data.Vocabulary(("x", "y"))),

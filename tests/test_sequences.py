@@ -56,6 +56,15 @@ def test_join_sequences_of_vectors_keeps_their_type():
     np.testing.assert_array_equal(joined.values[:, 0], [0, 1, 1, 0, 2])
 
 
+def test_join_sequences_error_for_more_values_than_positions():
+    # Of one number in memory.
+    half = np.broadcast_to(np.uint8(0), 2**30)
+    assert error_of(join_sequences, [half, half]) == (
+        "a split of the data has 2,147,483,650 values, first inputs included: must be at "
+        "most 2,147,483,647: give a part of it"
+    )
+
+
 def test_training_values_are_the_sequences_without_first_inputs():
     parts = [np.array([5, 6, 7]), np.array([8]), np.array([], int), np.array([9])]
     np.testing.assert_array_equal(

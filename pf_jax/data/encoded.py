@@ -10,7 +10,7 @@ from pf_jax.data.conditioned import encode_splits
 from pf_jax.data.encoding import Encoding
 from pf_jax.data.own_code import OwnCodeError, call_own
 from pf_jax.data.saved_encoding import encoding_from_json, encoding_to_json
-from pf_jax.data.sequences import Sequences
+from pf_jax.data.sequences import Sequences, check_offsets
 from pf_jax.errors import UserError
 
 SPLITS = ("train", "valid", "test")
@@ -57,7 +57,7 @@ def make_dataset(
         notes: Lines for the log, before those about sources.
 
     Raises:
-        UserError: If a split has no sequences.
+        UserError: If a split has no sequences, or too many values.
     """
     for split, sequences in splits.items():
         if not len(sequences):
@@ -76,8 +76,9 @@ def check_dataset(dataset: Any, where: str) -> Dataset:
         where: Start of error messages: where it comes from.
 
     Raises:
-        UserError: If it is no `Dataset`, a split is missing or empty, values have another
-            shape or type than the encoding says, or the encoding cannot be saved.
+        UserError: If it is no `Dataset`, a split is missing, empty or too large, values
+            have another shape or type than the encoding says, or the encoding cannot be
+            saved.
     """
     # The encoding is the user's code: it can fail in any way.
     call_own(_check, where, dataset, where)
@@ -113,6 +114,7 @@ def _check_split(sequences: Any, encoding: Encoding, where: str) -> None:
         )
     if not sequences.num_steps:
         raise UserError(f"{where} is empty: give more data")
+    check_offsets(sequences.offsets, where)
     values, first = np.asarray(sequences.values), encoding.first_input
     if values.shape[1:] != first.shape or values.dtype.kind != first.dtype.kind:
         raise UserError(

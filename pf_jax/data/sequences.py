@@ -22,6 +22,9 @@ from pf_jax.data.conditions import (
 from pf_jax.errors import UserError
 from pf_jax.types import Array, Batch
 
+MOST_VALUES = 2**31 - 1
+"""Largest number of values of a split: positions in it are 32-bit integers."""
+
 
 class Sequences(NamedTuple):
     """The sequences of a split.
@@ -53,11 +56,34 @@ class Sequences(NamedTuple):
 def join_sequences(
     parts: Sequence[np.ndarray], first_input: np.ndarray | int = 0
 ) -> Sequences:
-    """Concatenates sequences `[N_i, ...]`, each preceded by a first input `[...]`."""
+    """Concatenates sequences `[N_i, ...]`, each preceded by a first input `[...]`.
+
+    Raises:
+        UserError: If they have more than `MOST_VALUES` values together.
+    """
     first = np.asarray(first_input, parts[0].dtype)[None]
     pieces = [piece for part in parts for piece in (first, part)]
     offsets = np.cumsum([0, *(len(part) + 1 for part in parts)])
+    # Before memory is taken for so many.
+    check_offsets(offsets, "a split of the data")
     return Sequences(np.concatenate(pieces), offsets)
+
+
+def check_offsets(offsets: np.ndarray, where: str) -> None:
+    """Checks that 32-bit integers hold all positions of a split.
+
+    Args:
+        offsets: Position of each sequence, and of the end of the last one: `[S + 1]`.
+        where: Start of the error message: what the split is.
+
+    Raises:
+        UserError: If they do not.
+    """
+    if offsets[-1] > MOST_VALUES:
+        raise UserError(
+            f"{where} has {offsets[-1]:,} values, first inputs included: must be at most "
+            f"{MOST_VALUES:,}: give a part of it"
+        )
 
 
 def join_splits(first: Sequences, second: Sequences) -> Sequences:
