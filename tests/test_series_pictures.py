@@ -63,10 +63,24 @@ def test_binned_spectrum_keeps_the_power(monkeypatch):
     assert power[:-1].sum() + power[-1] / 2 == pytest.approx(500, rel=1e-6)
 
 
-def test_write_series_is_read_as_it_was_written(tmp_path):
-    sample, names = make_series(3, 100), ("a", "b, c", "d")
+@pytest.mark.parametrize(
+    "names", [("a", "b, c", "d"), ('a"b', "x\n(m)", "d;e"), ("0", "1", "2")]
+)
+def test_write_series_is_read_as_it_was_written(tmp_path, names):
+    sample = make_series(3, 100)
+    # Seconds since 1970, in halves: ten digits and one more.
+    sample[:, 0] = 1.7e9 + 0.5 * np.arange(100)
     pictures.write_series(sample, names, tmp_path / "sample_1.csv")
     tables = read_series(str(tmp_path / "sample_1.csv"), ())
     assert tables["train"].names == names
     joined = np.concatenate([table.sequences[0] for table in tables.values()])
-    np.testing.assert_allclose(joined, sample, rtol=1e-6)
+    np.testing.assert_allclose(joined, sample, rtol=1e-14)
+    np.testing.assert_array_equal(joined[:, 0], sample[:, 0])
+
+
+def test_write_series_of_float32_is_read_as_the_same_numbers(tmp_path):
+    sample = make_series(1, 100).astype(np.float32)
+    pictures.write_series(sample, ("a",), tmp_path / "sample_1.csv")
+    tables = read_series(str(tmp_path / "sample_1.csv"), ())
+    joined = np.concatenate([table.sequences[0] for table in tables.values()])
+    np.testing.assert_array_equal(joined.astype(np.float32), sample)

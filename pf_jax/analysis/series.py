@@ -1,6 +1,8 @@
 """Pictures and files of series of real numbers. Importing this module loads matplotlib."""
 
 import contextlib
+import csv
+import io
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 
@@ -8,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from pf_jax.analysis.plots import COLORS, finish_axes, make_figure, save_figure
+from pf_jax.data.series_files import DELIMITERS, has_names
 from pf_jax.files import written_in_pieces
 
 MAX_COLUMNS = 3
@@ -33,7 +36,8 @@ def write_series(sample: np.ndarray, names: Sequence[str], path: pathlib.Path) -
 
     Args:
         sample: Numbers `[N, D]` in the source's units.
-        names: Name of each column, the first line of the file.
+        names: Name of each column, the first line of the file; there is no such line where
+            all names are numbers.
         path: Path of the file.
     """
     with series_file(names, path) as add:
@@ -47,16 +51,31 @@ def series_file(
     """A `.csv` file that is written piece by piece; see `write_series`.
 
     Args:
-        names: Name of each column, the first line of the file.
+        names: Name of each column; see `write_series`.
         path: Path of the file.
 
     Yields:
-        Function that appends numbers `[N, D]`.
+        Function that appends numbers `[N, D]`, with as many digits as their type holds.
     """
-    quoted = [f'"{name}"' if set(name) & set(',;\t"') else name for name in names]
+
+    def add(rows: np.ndarray) -> None:
+        digits = "%.9g" if rows.dtype == np.float32 else "%.15g"
+        np.savetxt(file, rows, digits, ",")
+
     with written_in_pieces(path) as file:
-        file.write((",".join(quoted) + "\n").encode())
-        yield lambda rows: np.savetxt(file, rows, "%.7g", ",")
+        # The reader takes a line of numbers for the first step.
+        if has_names(names):
+            file.write(_header(names).encode())
+        yield add
+
+
+def _header(names: Sequence[str]) -> str:
+    # The reader takes other delimiters for that of the cells, unless they are quoted.
+    is_plain = not set("".join(names)) & set(DELIMITERS)
+    quoting = csv.QUOTE_MINIMAL if is_plain else csv.QUOTE_ALL
+    line = io.StringIO()
+    csv.writer(line, quoting=quoting, lineterminator="\n").writerow(names)
+    return line.getvalue()
 
 
 def plot_series(
