@@ -52,8 +52,9 @@ def test_cache_folder_is_that_of_the_user(monkeypatch):
     assert cache.cache_folder() == pathlib.Path("/big/cache/pf_jax")
     monkeypatch.setenv("PF_JAX_CACHE", "/own")
     assert cache.cache_folder() == pathlib.Path("/own")
-    monkeypatch.setenv("PF_JAX_CACHE", "")
-    assert cache.cache_folder() is None
+    for nothing in ("", "~nosuchuser/cache"):
+        monkeypatch.setenv("PF_JAX_CACHE", nothing)
+        assert cache.cache_folder() is None
 
 
 def test_cached_parses_once_until_the_file_changes(folder, tmp_path, monkeypatch):
@@ -193,3 +194,14 @@ def test_images_of_tfds_are_decoded_once(folder, tmp_path, monkeypatch):
         np.testing.assert_array_equal(again[split], images)
     (tmp_path / "mnist" / "mnist-train.array_record-00000").write_text("other")
     assert "TFDS cannot" in error_of(tfds.mnist, "")
+
+
+def test_iam_ondb_parses_anew_what_has_changed_behind_a_link(folder, tmp_path):
+    path, elsewhere = tmp_path / "iam", tmp_path / "disk"
+    path.mkdir()
+    strokes = _write_database(path) / "lineStrokes"
+    (strokes / "a01").rename(elsewhere)
+    (strokes / "a01").symlink_to(elsewhere)
+    assert len(iam_ondb.iam_ondb(str(path))["train"]) == 3
+    next(elsewhere.glob("*/a01-000u-02.xml")).unlink()
+    assert len(iam_ondb.iam_ondb(str(path))["train"]) == 2

@@ -30,15 +30,15 @@ Arrays = Mapping[str, np.ndarray]
 def cache_folder() -> pathlib.Path | None:
     """The folder of kept data; None where nothing is kept."""
     own = os.environ.get(FOLDER_VARIABLE)
-    if own is not None:
-        return pathlib.Path(own).expanduser() if own else None
     base = os.environ.get("XDG_CACHE_HOME", "")
-    # The specification of XDG: relative paths are to be ignored.
-    if os.path.isabs(base):
-        return pathlib.Path(base) / "pf_jax"
     try:
+        if own is not None:
+            return pathlib.Path(own).expanduser() if own else None
+        # The specification of XDG: relative paths are to be ignored.
+        if os.path.isabs(base):
+            return pathlib.Path(base) / "pf_jax"
         return pathlib.Path.home() / ".cache" / "pf_jax"
-    except RuntimeError:  # A user without a home.
+    except RuntimeError:  # A user without a home, or `~name` of no user.
         return None
 
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from pf_jax.data.cache import cached
 from pf_jax.errors import UserError
-from pf_jax.reading import existing, files_below, read_file
+from pf_jax.reading import existing, read_file
 
 SPLIT_FILES = {
     "train": ("trainset.txt", "testset_t.txt"),
@@ -85,7 +85,8 @@ def _files(folder: pathlib.Path) -> list[pathlib.Path]:
         for file in (folder / name, folder / "task1" / name)
         if file.is_file()
     ]
-    return lists + files_below(folder / "lineStrokes", (".xml",))
+    # As the lines of a form are found: through links to folders, too.
+    return lists + sorted((folder / "lineStrokes").glob("*/*/*.xml"))
 
 
 def iam_ondb_lines(path: str) -> dict[str, list[Line]]:
