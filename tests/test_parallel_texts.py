@@ -191,6 +191,19 @@ def test_translation_encodes_both_sides_with_their_ends(tmp_path):
     assert dataset.notes == (f"valid: 1 {phrase}", f"test: 1 {phrase}")
 
 
+def test_rare_symbols_of_both_sides_are_said_to_be_rare(tmp_path):
+    path = write(tmp_path, train_de="Ein Mann.\nZwei Hunde.", train_en="A.\nTwo.")
+    dataset = load_dataset(data_of(path, units="words", min_count=2))
+    phrase = "seen fewer than 2 times in training become one unknown symbol"
+    assert dataset.notes[0] == f"train: 4 source words {phrase}"
+    assert dataset.encoding.describe_unknown() == phrase
+    as_json = encoding_to_json(dataset.encoding)
+    assert encoding_from_json(as_json).describe_unknown() == phrase
+    # Runs of before have no such field.
+    assert as_json.pop("min_count") == 2
+    assert encoding_from_json(as_json) == dataset.encoding
+
+
 def test_translation_decodes_up_to_the_end():
     encoding = Translation("words", ("a",), ("b", "."))
     assert encoding.decode(np.array([2, 3, 0, 2, 2])) == "b."
@@ -208,6 +221,7 @@ def test_translation_comes_back_from_json(units):
     pairs = [Pair("Ein Mann", "A man"), Pair("Größe", "Size")]
     encoding = Translation.from_pairs(pairs, units, lowercase=True)
     assert encoding_from_json(encoding_to_json(encoding)) == encoding
+    assert "min_count" not in encoding_to_json(encoding)
     for source, target in pairs:
         assert encoding.decode(encoding.encode(target)) == target.lower()
         assert encoding.decode_source(encoding.encode_source(source)) == source.lower()

@@ -119,7 +119,8 @@ def _with_sources(
         ]
         if unknown := sum(int(np.sum(tokens == UNKNOWN)) for tokens in sources):
             notes.append(
-                f"{split}: {unknown:,} source {encoding.unit} {encoding.unknown_phrase}"
+                f"{split}: {unknown:,} source {encoding.unit} "
+                f"{encoding.describe_unknown()}"
             )
         targets[split] = [
             pair.target for pair, kept in zip(pairs, is_kept, strict=True) if kept

@@ -28,6 +28,8 @@ class Translation(Encoding):
         source_symbols: Symbol of each source token, from token 2.
         target_symbols: Symbol of each target token, from token 2.
         lowercase: Whether texts are read in lower case.
+        min_count: Smallest count in the training split of a symbol that is known, for the
+            log alone: encodings are equal whatever it is, since older runs lack it.
     """
 
     kind: ClassVar[str] = "translation"
@@ -36,6 +38,7 @@ class Translation(Encoding):
     source_symbols: tuple[str, ...]
     target_symbols: tuple[str, ...]
     lowercase: bool = False
+    min_count: int = dataclasses.field(default=1, compare=False)
 
     @classmethod
     def from_pairs(
@@ -74,7 +77,7 @@ class Translation(Encoding):
                 )
             sides.append(tuple(sorted(known.union(unit.alphabet) - {unit.unknown})))
         source, target = sides
-        return cls(units, source, target, lowercase)
+        return cls(units, source, target, lowercase, min_count)
 
     @property
     def unit(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -148,6 +151,15 @@ class Translation(Encoding):
         """How many symbols of a target text are unknown."""
         return int(np.sum(self.encode(raw) == UNKNOWN))
 
+    def describe_unknown(self) -> str:
+        """What becomes of unknown symbols."""
+        if self.min_count == 1:
+            return self.unknown_phrase
+        return (
+            f"seen fewer than {self.min_count:,} times in training become one unknown "
+            "symbol"
+        )
+
     def summary(self) -> str:
         """The number of symbols of both sides."""
         source, target = len(self.source_symbols), len(self.target_symbols)
@@ -158,14 +170,18 @@ class Translation(Encoding):
         return quoted(self.decode(values))
 
     def to_json(self) -> dict[str, Any]:
-        """The fields by name."""
-        return dataclasses.asdict(self)
+        """The fields by name, the smallest count where it is not 1."""
+        fields = dataclasses.asdict(self)
+        if self.min_count == 1:
+            del fields["min_count"]
+        return fields
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Translation":
         """The inverse of `to_json`."""
         source, target = values["source_symbols"], values["target_symbols"]
-        return cls(values["units"], tuple(source), tuple(target), values["lowercase"])
+        lowercase, min_count = values["lowercase"], values.get("min_count", 1)
+        return cls(values["units"], tuple(source), tuple(target), lowercase, min_count)
 
 
 def _split(text: str, unit: Unit, lowercase: bool) -> list[str]:
