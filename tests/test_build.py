@@ -71,6 +71,34 @@ def test_state_shapes_are_those_of_create_state(config):
 
 
 @pytest.mark.parametrize(
+    ("fields", "line"),
+    [
+        ({}, "the last 90 of 190 characters are left out: they fill no window of "),
+        (
+            {"train.carry": "passed_on", "train.sequence_length": 80},
+            "the last 30 of 190 ",
+        ),
+        ({"train.chunks": "random"}, ""),
+        ({"train.sequence_length": 95}, ""),
+        # 4 of 190 steps.
+        ({"train.sequence_length": 62}, ""),
+    ],
+)
+def test_the_end_of_a_text_that_fills_no_window_is_said(config, capsys, fields, line):
+    # 5 % of 210 characters are valid, and as many test.
+    pathlib.Path(config.data.path).write_text("ab" * 105, encoding="utf-8")
+    config.train.sequence_length, config.train.batch_size = 100, 1
+    config.update_from_flattened_dict(fields)
+    first_state._print_sizes(build.load_experiment(config))
+    lines = capsys.readouterr().out.splitlines()[1:]
+    assert len(lines) == (1 if line else 0)
+    for printed in lines:
+        assert printed.startswith(f"train: {line}")
+        length = {100: 95, 80: 63}[config.train.sequence_length]
+        assert printed.endswith(f"set --config.train.sequence_length={length}")
+
+
+@pytest.mark.parametrize(
     ("fields", "others"),
     [
         (("preactivation", "outputs"), "preactivation"),

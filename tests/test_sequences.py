@@ -135,6 +135,14 @@ def test_consecutive_windows_of_many_sequences_keep_their_ends():
     assert make_windows(many_of(8, 4), length=4, chunks="consecutive").are_whole
 
 
+@pytest.mark.parametrize("chunks", ["consecutive", "random"])
+def test_make_windows_counts_the_steps_that_no_window_reads(chunks: str):
+    left_out = make_windows(TEXT, length=LENGTH, chunks=chunks).num_steps_left_out
+    assert left_out == (NUM_TOKENS % LENGTH if chunks == "consecutive" else 0)
+    windows = make_windows(many_of(6, 2, 4), length=4, chunks=chunks)
+    assert windows.num_steps_left_out == 0
+
+
 def test_random_windows_of_many_sequences_start_anywhere_they_fit():
     windows = make_windows(many_of(6, 2, 4), length=4, chunks="random")
     rows = np.concatenate([windows.rows(0, step, 50) for step in range(20)])

@@ -177,11 +177,14 @@ class Windows(NamedTuple):
         are_whole: Whether every step of every window counts.
         num_too_long: Number of sequences with a condition that are longer than a window,
             and so are cut or left out.
+        num_steps_left_out: Number of steps that no window reads: the end of the only
+            sequence, where it fills no window.
     """
 
     rows: Callable[[int, int, int], np.ndarray]
     are_whole: bool
     num_too_long: int = 0
+    num_steps_left_out: int = 0
 
 
 def make_windows(
@@ -243,7 +246,9 @@ def _uniform(windows: np.ndarray, length: int) -> Windows:
 
 
 def _consecutive(sequences: Sequences, length: int) -> Windows:
-    return _each_once(consecutive_windows(sequences, length), length)
+    windows = consecutive_windows(sequences, length)
+    num_left_out = sequences.num_steps - int(windows[:, 1].sum())
+    return _each_once(windows, length)._replace(num_steps_left_out=num_left_out)
 
 
 def _each_once(windows: np.ndarray, length: int) -> Windows:

@@ -46,6 +46,7 @@ def successive_windows(
             f"of train.sequence_length={length} steps, and with train.carry=passed_on "
             "every row reads another one: lower one of them"
         )
+    num_left_out = sequences.num_steps - int(windows[:, 1].sum())
     windows = np.concatenate([windows, starts_anew[:, None]], axis=1, dtype=np.int32)
 
     def rows(seed: int, step: int, batch_size: int) -> np.ndarray:
@@ -53,4 +54,5 @@ def successive_windows(
         places = np.arange(batch_size) * len(windows) // batch_size
         return windows[(shift + places + step) % len(windows)]
 
-    return Windows(rows, bool(np.all(windows[:, 1] == length)))
+    are_whole = bool(np.all(windows[:, 1] == length))
+    return Windows(rows, are_whole, num_steps_left_out=num_left_out)

@@ -235,6 +235,7 @@ def _print_sizes(experiment: Experiment) -> None:
             f"train: {count:,} sequences have more steps than train.sequence_length="
             f"{config.train.sequence_length}: {done}"
         )
+    _print_left_out(experiment)
     num_outputs = encoding.output(config.generator.num_components).num_outputs
     sees_outputs = "outputs" in config.behavior.fields and has_discriminator(config)
     if sees_outputs and num_outputs >= MANY_OUTPUTS:
@@ -243,4 +244,23 @@ def _print_sizes(experiment: Experiment) -> None:
             f"behavior.fields={','.join(config.behavior.fields)}: {num_outputs:,} outputs "
             "of every step enter the discriminator, which is slow: leave them out with "
             f"--config.behavior.fields={','.join(others) or 'preactivation'}"
+        )
+
+
+MOST_LEFT_OUT = 0.05
+"""Largest share of the training steps that may be left out without a word."""
+
+
+def _print_left_out(experiment: Experiment) -> None:
+    """Prints how many training steps no window reads, where they are many."""
+    length = experiment.config.train.sequence_length
+    num_steps = experiment.dataset.splits["train"].num_steps
+    left_out = experiment.windows.num_steps_left_out
+    if left_out > MOST_LEFT_OUT * num_steps:
+        # One window more, of which all are a little shorter.
+        shorter = num_steps // (num_steps // length + 1)
+        tell(
+            f"train: the last {left_out:,} of {num_steps:,} {experiment.encoding.unit} "
+            f"are left out: they fill no window of train.sequence_length={length}: set "
+            f"--config.train.sequence_length={shorter}"
         )
