@@ -120,6 +120,21 @@ def test_series_reads_the_columns_that_are_named(tmp_path, mark):
         np.testing.assert_array_equal(table.sequences[0][:2], [[0.5, 1], [1, 2]])
 
 
+def test_series_reads_names_of_which_one_is_empty(tmp_path):
+    # As pandas writes them, with the numbers of the rows.
+    path = write_csv(tmp_path / "a.csv", [(i, i / 2, -i) for i in range(40)], ",x,y")
+    table = series(path, ())["train"]
+    assert table.names == ("", "x", "y")
+    np.testing.assert_array_equal(table.sequences[0][1], [1, 0.5, -1])
+
+
+def test_series_finds_the_delimiter_behind_blank_lines(tmp_path):
+    text = "\n\nx;y\n" + "".join(f"{i};{-i}\n" for i in range(40))
+    (tmp_path / "a.csv").write_text(text)
+    table = series(str(tmp_path / "a.csv"), ())["train"]
+    assert table.names == ("x", "y") and table.sequences[0].shape == (36, 2)
+
+
 @pytest.mark.parametrize("columns", [(1,), ("1",)])
 def test_series_chooses_columns_of_an_array_by_number(tmp_path, columns):
     table = series(write_npy(tmp_path / "a.npy", RAW), columns)["train"]
@@ -205,6 +220,7 @@ def test_series_error_for_a_number_that_is_not_finite(tmp_path, wrong):
         ("a,b\n1,2\n3\n", "line 3 has 1 cells: must have 2"),
         ("a,b\n1,2\n3,\n", "line 3, column b: is ''"),
         ("a,b\n1,2\nx,4\n", "line 3, column a: is 'x'"),
+        (",2\n3,4\n", "line 1, column 0: is ''"),
         ("\n\n", "has no columns"),
         ("", "empty"),
     ],

@@ -33,7 +33,8 @@ SUFFIXES = (".npy", ".npz", ".csv")
 SPLITS = ("train", "valid", "test")
 
 DELIMITERS = ",;\t"
-"""Characters that separate the cells of a `.csv` file: the first one that line 1 has."""
+"""Characters that separate the cells of a `.csv` file: the first one that its first line
+has which is not blank."""
 
 Column = str | int
 """A column's name, or its number from 0."""
@@ -55,7 +56,8 @@ def series(path: str, columns: Sequence[Column]) -> dict[str, Table]:
     """The columns of each split.
 
     Arrays are `[N]`, one column; `[N, D]`; or `[S, N, D]`, `S` sequences. A `.csv` file has
-    one row a line, and a first line of names if any of its cells is not a number.
+    one row a line, and a first line of names if any of its cells that are not empty is not
+    a number.
 
     Splits are the arrays train, valid (or validation) and test of an `.npz` file, or the
     files of a folder that are named so (`train.csv`, `my_test.npy`); then there must be all
@@ -227,13 +229,13 @@ def _array_table(where: str, array: np.ndarray, columns: Sequence[Column]) -> Ta
 
 def _csv_table(file: pathlib.Path, columns: Sequence[Column]) -> Table:
     text = io.TextIOWrapper(io.BytesIO(read_utf8(file).encode()), "utf-8")
-    first = text.readline()
+    first = next((line for line in text if line.strip()), "")
     text.seek(0)
     delimiter = next((mark for mark in DELIMITERS if mark in first), ",")
     rows = _rows(file, csv.reader(text, delimiter=delimiter))
     line, row = next(rows, (0, []))
     names = [str(number) for number in range(len(row))]
-    if any(_number(cell) is None for cell in row):
+    if has_names(row):
         names = row
     else:
         rows = itertools.chain([(line, row)] if row else [], rows)
