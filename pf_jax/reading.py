@@ -1,5 +1,6 @@
 """Files that users give, read within bounds: a hostile one ends in one line, too."""
 
+import contextlib
 import errno
 import gzip
 import io
@@ -9,7 +10,7 @@ import pathlib
 import stat
 import zipfile
 import zlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from pf_jax.errors import UserError
@@ -219,6 +220,16 @@ def inflate(file: pathlib.Path, content: bytes | memoryview, most: int) -> bytea
     return unpacked
 
 
+def member_names(file: pathlib.Path) -> list[str]:
+    """The names of the members of a zip file, such as an `.npz` file.
+
+    Raises:
+        UserError: If they cannot be read.
+    """
+    with _opened_zip(file) as archive:
+        return archive.namelist()
+
+
 def read_members(
     file: pathlib.Path, wanted: Collection[str] | None = None
 ) -> dict[str, bytes]:
@@ -231,17 +242,24 @@ def read_members(
     Raises:
         UserError: If they cannot be read, or unpack to more than `MOST_UNPACKED` bytes.
     """
+    with _opened_zip(file) as archive:
+        members = [
+            member
+            for member in archive.infolist()
+            if wanted is None or member.filename in wanted
+        ]
+        if sum(member.file_size for member in members) > MOST_UNPACKED:
+            raise too_large(file, "give a part of it")
+        return {member.filename: _member(archive, member) for member in members}
+
+
+@contextlib.contextmanager
+def _opened_zip(file: pathlib.Path) -> Iterator[zipfile.ZipFile]:
+    """A zip file that is read in the `with` statement, whose errors are one line."""
     check_file(file)
     try:
         with zipfile.ZipFile(file) as archive:
-            members = [
-                member
-                for member in archive.infolist()
-                if wanted is None or member.filename in wanted
-            ]
-            if sum(member.file_size for member in members) > MOST_UNPACKED:
-                raise too_large(file, "give a part of it")
-            return {member.filename: _member(archive, member) for member in members}
+            yield archive
     except UserError:
         raise
     except OSError as error:

@@ -1,6 +1,7 @@
 import json
 import os
 import pathlib
+import struct
 import tempfile
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import scipy.io
 from errors import error_of
 from figures import drawn_by
+from hostile_files import mat_element
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -119,6 +121,25 @@ def test_piano_rolls_finds_the_only_file_of_a_folder(tmp_path: pathlib.Path):
     _save(tmp_path / "a.mat")
     (tmp_path / "readme.txt").write_text("not a piano roll")
     assert len(piano.piano_rolls(str(tmp_path))["train"]) == 2
+
+
+def test_piano_rolls_leaves_strings_of_matlab_out(tmp_path: pathlib.Path):
+    def string(name: bytes) -> bytes:
+        # An object has no sizes, but three names: its own, its system's and its class's.
+        parts = [mat_element(6, struct.pack("<II", 17, 0))]
+        for part in (name, b"MCOS", b"string"):
+            parts += [mat_element(1, part), bytes(-len(part) % 8)]
+        return mat_element(14, b"".join(parts))
+
+    file = pathlib.Path(_save(tmp_path / "a.mat"))
+    expected, content = piano.piano_rolls(str(file)), file.read_bytes()
+    file.write_bytes(content + string(b"title"))
+    assert [len(part) for part in piano.piano_rolls(str(file)).values()] == [
+        len(part) for part in expected.values()
+    ]
+    _save(file, testdata=None)
+    file.write_bytes(file.read_bytes() + string(b"testdata"))
+    assert "no testdata in it" in error_of(piano.piano_rolls, str(file))
 
 
 def test_piano_rolls_error_for_a_folder_of_several_files(tmp_path: pathlib.Path):

@@ -174,6 +174,16 @@ def test_series_takes_the_arrays_of_an_npz_for_splits(tmp_path):
     assert len(series(path, ())["train"].sequences[0]) == 360
 
 
+@pytest.mark.parametrize(
+    "other", [np.float64(0.1), np.array(["x", "y"]), np.array([None])]
+)
+def test_series_reads_the_arrays_of_splits_alone(tmp_path, other):
+    splits = {"train": RAW, "valid": RAW[:30], "test": RAW[:9]}
+    np.savez(tmp_path / "a.npz", **splits, other=other)
+    for split, table in series(str(tmp_path / "a.npz"), ()).items():
+        np.testing.assert_array_equal(table.sequences[0], splits[split])
+
+
 def test_series_takes_the_files_of_a_folder_for_splits(tmp_path):
     write_npy(tmp_path / "my_train.npy", RAW)
     write_csv(tmp_path / "valid.csv", RAW[:30].tolist())

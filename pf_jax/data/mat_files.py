@@ -25,6 +25,7 @@ _HEADER = 128  # bytes of text before the first element
 _INT8, _INT32, _UINT32, _MATRIX, _PACKED = 1, 5, 6, 14, 15  # kinds of elements
 _CELLS = 1  # class of an array of cells
 _NUMBERS = range(6, 16)  # classes of arrays of numbers
+_OPAQUE = 17  # class of objects such as strings, whose elements are in another order
 
 
 def read_cells(file: pathlib.Path, names: Collection[str]) -> dict[str, Any]:
@@ -77,6 +78,8 @@ def _check(file: pathlib.Path, content: bytes, names: Collection[str]) -> None:
             kind, element = next(_elements(unpacked, order))
         if kind != _MATRIX:
             raise ValueError(f"an element of kind {kind}")
+        if _class(element, order) == _OPAQUE:
+            continue  # Scipy does not read it by a name, either.
         matrix = _matrix(element, order)
         if matrix.name in names and matrix.kind == _CELLS:
             _check_cells(matrix, len(element), order, f"{file}: {matrix.name}")
@@ -99,18 +102,23 @@ def _check_cells(matrix: _Matrix, size: int, order: str, where: str) -> None:
             )
 
 
+def _class(element: memoryview, order: str) -> int:
+    """The class of an array, the last byte of its flags."""
+    kind, flags = next(_elements(element, order))
+    # Scipy takes eight bytes for granted.
+    if kind != _UINT32 or len(flags) != 8:
+        raise ValueError("an array without its flags")
+    return struct.unpack_from(f"{order}I", flags)[0] & 0xFF
+
+
 def _matrix(element: memoryview, order: str) -> _Matrix:
     rest = _elements(element, order)
-    wanted = (_UINT32, (_INT32, _UINT32), (_INT8,))
-    (kind, flags), (of_sizes, sizes), (of_name, name) = (
-        next(rest),
-        next(rest),
-        next(rest),
-    )
-    if kind != wanted[0] or of_sizes not in wanted[1] or of_name not in wanted[2]:
+    next(rest)  # flags
+    (of_sizes, sizes), (of_name, name) = next(rest), next(rest)
+    if of_sizes not in (_INT32, _UINT32) or of_name != _INT8:
         raise ValueError("an array without its size or name")
     return _Matrix(
-        struct.unpack_from(f"{order}I", flags)[0] & 0xFF,
+        _class(element, order),
         struct.unpack(f"{order}{len(sizes) // 4}i", sizes),
         bytes(name).decode("latin-1"),
         rest,

@@ -22,6 +22,7 @@ from pf_jax.errors import UserError
 from pf_jax.reading import (
     MOST_UNPACKED,
     existing,
+    member_names,
     read_file,
     read_members,
     too_large,
@@ -182,9 +183,12 @@ def _read(file: pathlib.Path, columns: Sequence[Column]) -> dict[str, Table]:
 
 
 def _arrays(file: pathlib.Path) -> dict[str, np.ndarray]:
-    """The arrays of a file by name; the name is empty in an `.npy` file."""
+    """The arrays of a file by name; the name is empty in an `.npy` file.
+
+    Where there is one for each split, others are not read: they can be anything.
+    """
     is_packed = file.suffix.lower() == ".npz"
-    members = read_members(file) if is_packed else {"": read_file(file)}
+    members = _members(file) if is_packed else {"": read_file(file)}
     try:
         arrays = {
             name.removesuffix(".npy"): np.lib.format.read_array(
@@ -202,6 +206,17 @@ def _arrays(file: pathlib.Path) -> dict[str, np.ndarray]:
     if is_packed and sum(8 * array.size for array in arrays.values()) > MOST_UNPACKED:
         raise too_large(file, "give a part of it")
     return arrays
+
+
+def _members(file: pathlib.Path) -> dict[str, bytes]:
+    """The arrays of an `.npz` file as they are stored: those of splits, or all."""
+    split_by_name = {
+        name: SPLIT_NAMES.get(name.removesuffix(".npy").lower())
+        for name in member_names(file)
+    }
+    named = [name for name, split in split_by_name.items() if split]
+    has_all = set(SPLITS) <= set(split_by_name.values())
+    return read_members(file, named if has_all else None)
 
 
 def _array_table(where: str, array: np.ndarray, columns: Sequence[Column]) -> Table:
