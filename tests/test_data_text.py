@@ -173,7 +173,9 @@ def test_text_takes_the_splits_from_subfolders(tmp_path: pathlib.Path):
 
 def test_text_takes_the_splits_from_names_below(tmp_path: pathlib.Path):
     path = _write_below(tmp_path, a__train_txt="1", a__b__valid_txt="2", test_md="")
-    assert "none for test: add test.txt" in error_of(text.text, path)
+    message = error_of(text.text, path)
+    assert "none for test: add test.txt" in message
+    assert "named by splits, a/b/valid.txt, a/train.txt, but" in message
     _write_below(tmp_path, c__test_txt_gz="3")
     assert text.text(path) == {"train": "1", "valid": "2", "test": "3"}
     _write_below(tmp_path, d__test_txt="4")

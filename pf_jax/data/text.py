@@ -67,7 +67,8 @@ def text(path: str, errors: str = "strict") -> Splits:
 
     Files of a folder may be named by split (`train.txt`, `my.valid.txt`, `x_test.txt.gz`;
     `validation` means `valid`); then there must be one for each of the three. So may
-    subfolders: each split is then all the files below one of them. Otherwise the `.txt` and
+    subfolders: each split is then all the files below one of them. Next come files of any
+    subfolder that are named by split, one for each of the three. Otherwise the `.txt` and
     `.txt.gz` files of a folder and below it are joined in the order of their paths, and
     split by the fixed rule, as a single file is.
 
@@ -154,9 +155,10 @@ def _named_by_split(
         return {}
     for split in ("train", "valid", "test"):
         if split not in named:
+            others = ", ".join(_short(file, path) for file in named.values())
             raise UserError(
-                f"data.path={path}: has files named by splits, but none for {split}: "
-                f"add {split}.txt"
+                f"data.path={path}: has files named by splits, {others}, but none for "
+                f"{split}: add {split}.txt, or rename the others"
             )
     return {split: named[split] for split in ("train", "valid", "test")}
 
