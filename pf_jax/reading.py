@@ -66,7 +66,8 @@ def sole_file(path: str, suffix: str, example: str) -> pathlib.Path:
 
     Args:
         path: Path of a file or a folder.
-        suffix: Suffix of the file in a folder, such as `.npz`.
+        suffix: Suffix of the file in a folder, in lower case, such as `.npz`; files may
+            have it in upper case.
         example: File name that the error suggests where there is no such file.
 
     Raises:
@@ -75,7 +76,7 @@ def sole_file(path: str, suffix: str, example: str) -> pathlib.Path:
     source = existing(path)
     if source.is_file():
         return source
-    files = [file for file in visible(source) if file.name.endswith(suffix)]
+    files = [file for file in visible(source) if file.name.lower().endswith(suffix)]
     if len(files) != 1:
         names = ", ".join(file.name for file in files)
         count = (
@@ -107,8 +108,8 @@ def visible(folder: pathlib.Path) -> list[pathlib.Path]:
 def files_below(folder: pathlib.Path, suffixes: tuple[str, ...]) -> list[pathlib.Path]:
     """The files with these suffixes in a folder and below it, in the order of their paths.
 
-    Hidden files and folders are left out, and links to folders are not followed: they can
-    go in circles.
+    Hidden files and folders are left out. Links to folders are followed, but each folder is
+    read once, under its own path where that is below: links can go in circles.
 
     Args:
         folder: Path of the folder.
@@ -117,20 +118,28 @@ def files_below(folder: pathlib.Path, suffixes: tuple[str, ...]) -> list[pathlib
     Raises:
         UserError: If a folder cannot be read.
     """
-    files = []
+    files, seen, tops = [], set(), [str(folder)]
 
     def refuse(error: OSError) -> None:
         raise UserError(
             f"{error.filename}: cannot be read ({_cause(error)})"
         ) from error
 
-    for place, folders, names in os.walk(folder, onerror=refuse):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        files += [
-            pathlib.Path(place, name)
-            for name in names
-            if name.lower().endswith(suffixes) and not name.startswith(".")
-        ]
+    for top in tops:  # The folder, then what links lead to, as they are found.
+        for place, folders, names in os.walk(top, onerror=refuse):
+            status = os.stat(place)
+            if (status.st_dev, status.st_ino) in seen:
+                folders.clear()
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            below = [os.path.join(place, name) for name in folders]
+            tops += filter(os.path.islink, below)
+            files += [
+                pathlib.Path(place, name)
+                for name in names
+                if name.lower().endswith(suffixes) and not name.startswith(".")
+            ]
     return sorted(files)
 
 

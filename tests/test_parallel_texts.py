@@ -191,6 +191,20 @@ def test_translation_encodes_both_sides_with_their_ends(tmp_path):
     assert dataset.notes == (f"valid: 1 {phrase}", f"test: 1 {phrase}")
 
 
+def test_suffixes_in_upper_or_lower_case_are_the_same(tmp_path):
+    expected = parallel_texts(write(tmp_path), "de", "en")
+    for file in list(tmp_path.iterdir()):
+        file.rename(file.with_name(file.name.upper()))
+    packed = tmp_path / "TRAIN.DE"
+    (tmp_path / "TRAIN.DE.GZ").write_bytes(gzip.compress(packed.read_bytes()))
+    packed.unlink()
+    for suffixes in (("de", "en"), ("DE", "EN")):
+        assert parallel_texts(str(tmp_path), *suffixes) == expected
+    assert "the suffix of the source files too" in error_of(
+        parallel_texts, str(tmp_path), "de", "DE"
+    )
+
+
 def test_rare_symbols_of_both_sides_are_said_to_be_rare(tmp_path):
     path = write(tmp_path, train_de="Ein Mann.\nZwei Hunde.", train_en="A.\nTwo.")
     dataset = load_dataset(data_of(path, units="words", min_count=2))

@@ -117,8 +117,10 @@ def test_piano_rolls_reads_the_pieces_of_each_split(tmp_path: pathlib.Path, dtyp
             np.testing.assert_array_equal(piece, written)
 
 
-def test_piano_rolls_finds_the_only_file_of_a_folder(tmp_path: pathlib.Path):
+@pytest.mark.parametrize("name", ["a.mat", "JSB.MAT"])
+def test_piano_rolls_finds_the_only_file_of_a_folder(tmp_path: pathlib.Path, name: str):
     _save(tmp_path / "a.mat")
+    (tmp_path / "a.mat").rename(tmp_path / name)
     (tmp_path / "readme.txt").write_text("not a piano roll")
     assert len(piano.piano_rolls(str(tmp_path))["train"]) == 2
 

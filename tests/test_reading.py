@@ -192,3 +192,18 @@ def test_read_cells_refuses_claims_that_the_file_cannot_hold(tmp_path):
     fields = FILES["mat_cells"](tmp_path)
     message = error_of(read_cells, pathlib.Path(fields["path"]), ["traindata"])
     assert "traindata: claims 2,147,483,647 cells in 56 bytes" in message
+
+
+def test_files_below_follows_links_to_folders_once(tmp_path):
+    folder, elsewhere = tmp_path / "data", tmp_path / "disk"
+    for place in (folder / "b", elsewhere / "c"):
+        place.mkdir(parents=True)
+        (place / "a.txt").write_text("x")
+    # A folder below under another name, one elsewhere under two, and circles.
+    (folder / "a").symlink_to(folder / "b")
+    for name in ("d", "e"):
+        (folder / name).symlink_to(elsewhere)
+    (folder / "b" / "up").symlink_to(folder)
+    (elsewhere / "c" / "up").symlink_to(elsewhere)
+    found = reading.files_below(folder, (".txt",))
+    assert found == [folder / "b" / "a.txt", folder / "d" / "c" / "a.txt"]

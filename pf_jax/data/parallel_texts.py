@@ -48,8 +48,10 @@ def parallel_texts(path: str, source: str = "", target: str = "") -> ParallelTex
 
     Args:
         path: Folder of the files.
-        source: Suffix of source files, such as "de"; empty for `.tsv` files.
-        target: Suffix of target files, such as "en"; empty for `.tsv` files.
+        source: Suffix of source files, such as "de", in upper or lower case; empty for
+            `.tsv` files.
+        target: Suffix of target files, such as "en", in upper or lower case; empty for
+            `.tsv` files.
 
     Raises:
         UserError: If a file is missing, is not UTF-8 or too large, files differ in their
@@ -68,7 +70,7 @@ def parallel_texts(path: str, source: str = "", target: str = "") -> ParallelTex
                 f"data.{field} is empty: give the suffix of the {field} files, such as "
                 f"--config.data.{field}={example}"
             )
-    if source == target:
+    if source.lower() == target.lower():
         raise UserError(
             f"data.target={target}: the suffix of the source files too: give another one"
         )
@@ -160,7 +162,7 @@ def _files(folder: pathlib.Path, suffix: str) -> dict[str, pathlib.Path]:
     """
     files: dict[str, pathlib.Path] = {}
     for file, stem in _with_suffix(folder, suffix):
-        split = SPLIT_NAMES.get(re.split(r"[._-]", stem.lower())[0])
+        split = SPLIT_NAMES.get(re.split(r"[._-]", stem)[0])
         if split in files:
             raise UserError(
                 f"{folder}: {files[split].name} and {file.name} are both of the {split} "
@@ -174,17 +176,18 @@ def _files(folder: pathlib.Path, suffix: str) -> dict[str, pathlib.Path]:
 def _with_suffix(
     folder: pathlib.Path, suffix: str
 ) -> Iterator[tuple[pathlib.Path, str]]:
-    """Files with a suffix, packed or not, and their names without it."""
+    """Files with a suffix, packed or not, and their names without it, in lower case."""
+    ending = f".{suffix}".lower()
     for file in visible(folder):
-        name = file.name.removesuffix(".gz")
-        if name.endswith(f".{suffix}"):
-            yield file, name.removesuffix(f".{suffix}")
+        name = file.name.lower().removesuffix(".gz")
+        if name.endswith(ending):
+            yield file, name.removesuffix(ending)
 
 
 def _lines(file: pathlib.Path) -> list[str]:
     """The lines of a text file, packed or not."""
     content: Any = read_file(file)
-    if file.name.endswith(".gz"):
+    if file.name.lower().endswith(".gz"):
         content = gunzip(file, content)
     try:
         text = content.decode("utf-8").removeprefix("\ufeff")
