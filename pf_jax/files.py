@@ -211,7 +211,8 @@ def make_folder(folder: pathlib.Path, advice: str) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / ".writable"
         probe.touch()
-        probe.unlink()
+        # Another process may check the folder at the same time.
+        probe.unlink(missing_ok=True)
     except OSError as error:
         if error.errno in FULL_DISK:
             raise write_error(folder / "a file", BLOCK_BYTES, error.errno) from error

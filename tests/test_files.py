@@ -106,6 +106,18 @@ def test_make_folder_on_a_full_disk_tells_the_need(tmp_path, monkeypatch):
     assert "no room left (No space left on device)" in str(error.value)
 
 
+def test_make_folder_beside_another_process_that_checks_it(tmp_path, monkeypatch):
+    touch = pathlib.Path.touch
+
+    def touch_and_lose(path):
+        touch(path)
+        path.unlink()
+
+    monkeypatch.setattr(pathlib.Path, "touch", touch_and_lose)
+    make_folder(tmp_path / "run", "give another --workdir")
+    assert list((tmp_path / "run").iterdir()) == []
+
+
 def test_program_reports_a_full_disk_with_status_2(tmp_path):
     program = (
         "import pathlib, resource, sys\n"

@@ -432,6 +432,24 @@ def test_wav_too_loud_skips_without_moving_files_to_other_splits(
     assert len(numbers["train"]) == 35 and 3 not in numbers["train"]
 
 
+@pytest.mark.parametrize(
+    ("names", "files"),
+    [
+        (("a",), "every file"),
+        (("train/a", "valid/a", "test/a"), "every file of the train split"),
+    ],
+)
+def test_wav_error_where_all_files_are_too_loud(
+    tmp_path: pathlib.Path, names: tuple[str, ...], files: str
+):
+    for name in names:
+        _write(tmp_path / f"{name}.wav", LOUD)
+    assert error_of(wav.wav, str(tmp_path), RATE, "skip") == (
+        f"data.path={tmp_path}: {files} has samples beyond full scale and is left out: "
+        "set data.too_loud=clip or data.too_loud=normalize"
+    )
+
+
 def test_wav_error_names_all_files_that_are_wrong(tmp_path: pathlib.Path):
     _write(tmp_path / "good.wav", [1] * 100)
     (tmp_path / "below").mkdir()

@@ -69,6 +69,13 @@ def wav(path: str, sample_rate: int, too_loud: str = "clip") -> dict[str, Signal
         split: [read[file] for file in part if file in read]
         for split, part in files_of.items()
     }
+    for split, part in files_of.items():
+        if part and not signals_of[split]:
+            files = f"every file of the {split} split" if split else "every file"
+            raise UserError(
+                f"data.path={path}: {files} has samples beyond full scale and is left out: "
+                "set data.too_loud=clip or data.too_loud=normalize"
+            )
     return _split_in_time(path, signals_of[""]) if "" in signals_of else signals_of
 
 
