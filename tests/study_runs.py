@@ -32,6 +32,7 @@ def write_run(
     lines: list | None = None,
     evaluated: bool = True,
     fields: dict | None = None,
+    split: str = "valid",
 ) -> pathlib.Path:
     """Writes a run with the files of `train.py` and `evaluate.py`, but no checkpoint."""
     folder = workdir / "evaluation"
@@ -47,16 +48,16 @@ def write_run(
         "".join(json.dumps(line) + "\n" for line in lines)
     )
     if evaluated:
-        write_evaluation(workdir, value, measures or {}, curves or {})
+        write_evaluation(workdir, value, measures or {}, curves or {}, split)
         (folder / "samples.txt").write_text(f"=== sample 1 of 1 ===\n{sample}\n")
     return workdir
 
 
 def write_evaluation(
-    workdir: pathlib.Path, value: float, measures: dict, curves: dict
+    workdir: pathlib.Path, value: float, measures: dict, curves: dict, split: str
 ) -> None:
     metrics = {
-        "split": "valid",
+        "split": split,
         "step": 500,
         "nll": value * np.log(2),
         "bits_per_char": value,

@@ -114,6 +114,9 @@ def test_evaluations_of_two_splits_do_not_overwrite_one_another(evaluated, tmp_p
     assert (result.evaluation, result.evaluation_folder) == (metrics, folder / "test")
     text = read_sample(result.evaluation_folder).text
     assert text and text.startswith("bee")
+    result = read_result(workdir, "valid")
+    assert result.evaluation == evaluated[1]
+    assert result.evaluation_folder == folder / "valid"
 
 
 def contents_of(folder):

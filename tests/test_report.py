@@ -378,6 +378,11 @@ def test_report_refuses_runs_that_cannot_be_compared(tmp_path):
     twice = write_run(tmp_path / "twice")
     message = error_of(tmp_path, [first, twice])
     assert "twice: seed 0 of teacher_forcing is there already, in" in message
+    test = write_run(tmp_path / "test", seed=1, split="test")
+    assert error_of(tmp_path, [first, test]) == (
+        f"{test}: was last evaluated on test, and {first} on valid: run python "
+        f"evaluate.py --workdir {test} --split valid first"
+    )
     (tmp_path / "study.json").write_text("{}")
     assert "is a whole study" in error_of(tmp_path, [first, tmp_path])
 

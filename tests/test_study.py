@@ -306,6 +306,7 @@ def conducted(tmp_path, monkeypatch):
                     seed=task.seed,
                     objective=task.config.objective,
                     measures={"d_stsp": number(1.0 + task.seed, label="D_stsp")},
+                    split=task.study.split,
                 )
             yield group, [Outcome() for _ in group]
 
@@ -361,3 +362,24 @@ def test_run_study_trains_again_what_was_removed_and_nothing_else(conducted):
     shutil.rmtree(conducted.folder / "teacher_forcing" / "seed_1")
     assert conducted() == ["teacher_forcing 1"]
     assert json.loads(path.read_text()) == record
+
+
+def test_run_study_compares_what_was_measured_on_its_own_split(conducted):
+    assert conducted() == ALL
+    record = json.loads((conducted.folder / "study.json").read_text())
+    for variant in ("teacher_forcing", "professor_forcing"):
+        folder = conducted.folder / variant / "seed_0" / "evaluation"
+        (folder / "test").mkdir()
+        metrics = json.loads((folder / "metrics.json").read_text())
+        (folder / "test" / "metrics.json").write_text(json.dumps(metrics))
+        # As a later evaluation on the other split leaves it.
+        last = metrics | {"split": "valid", "bits_per_char": 9.0}
+        (folder / "metrics.json").write_text(json.dumps(last))
+    assert conducted() == []
+    assert json.loads((conducted.folder / "study.json").read_text()) == record
+    shutil.rmtree(folder / "test")
+    run = folder.parent
+    assert error_of(conducted) == (
+        f"{run}: has not been evaluated on test: run python evaluate.py --workdir {run} "
+        "--split test first"
+    )

@@ -154,7 +154,9 @@ def _check_primary(record: Record, study: Study) -> None:
     known: dict[str, Any] = {}
     for runs in record.values["runs"].values():
         for run in runs.values():
-            known |= numbers_of(read_result(record.folder / run["workdir"]))
+            known |= numbers_of(
+                read_result(record.folder / run["workdir"], study.split)
+            )
             if study.primary in known:
                 return
     if known:
@@ -183,7 +185,7 @@ def _note(record: Record, task: Task, outcome: Outcome) -> None:
         record.add_failure(task.variant, task.seed, outcome.error)
         tqdm.tqdm.write(f"failed: {task.variant}, seed {task.seed}: {outcome.error}")
         return
-    result = read_result(task.workdir)
+    result = read_result(task.workdir, task.study.split)
     record.add_run(
         task.variant,
         task.seed,

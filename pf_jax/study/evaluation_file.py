@@ -1,4 +1,4 @@
-"""`evaluation/metrics.json`, read back; a file that is damaged ends in one line."""
+"""The metrics of an evaluation, read back; a damaged file ends in one line."""
 
 import json
 import math
@@ -11,23 +11,26 @@ from pf_jax.commands import command, program
 from pf_jax.data.encoded import SPLITS
 from pf_jax.errors import UserError, warn
 from pf_jax.experiment.digests import json_digest
-from pf_jax.experiment.saved_files import EVALUATION
+from pf_jax.experiment.saved_files import evaluation_folder
 from pf_jax.reading import read_file
 
 
-def read_evaluation(workdir: pathlib.Path, measure: str) -> dict[str, Any] | None:
-    """The content of a run's `evaluation/metrics.json`; None where it has none.
+def read_evaluation(
+    workdir: pathlib.Path, measure: str, split: str | None = None
+) -> dict[str, Any] | None:
+    """The metrics of a run's evaluation; None where there is no such evaluation.
 
     Prints a warning where the file is not the one that was written.
 
     Args:
         workdir: Folder of the run.
         measure: Name of the measure of the likelihood, such as `bits_per_char`.
+        split: Split of the evaluation; None for the last evaluation, of any split.
 
     Raises:
         UserError: If the file cannot be read, or has values that no evaluation writes.
     """
-    path = workdir / EVALUATION / "metrics.json"
+    path = evaluation_folder(workdir, split) / "metrics.json"
     if not path.exists():
         return None
     try:
@@ -38,11 +41,19 @@ def read_evaluation(workdir: pathlib.Path, measure: str) -> dict[str, Any] | Non
         ) from error
     if not _is_evaluation(evaluation, measure):
         raise UserError(
-            f"{workdir}: evaluation/metrics.json is damaged: run "
-            f"{command('evaluate', '--workdir', str(workdir))} again"
+            f"{workdir}: {path.relative_to(workdir)} is damaged: run "
+            f"{evaluate_command(workdir, split)} again"
         )
+    if split and evaluation.get("split") not in (None, split):
+        return None  # Of an older version, which kept the last evaluation alone.
     _warn_of_changes(path, evaluation)
     return evaluation
+
+
+def evaluate_command(workdir: pathlib.Path, split: str | None) -> str:
+    """The command that evaluates a run, on a split if one is given."""
+    flags = ["--split", split] if split else []
+    return command("evaluate", "--workdir", str(workdir), *flags)
 
 
 def _warn_of_changes(path: pathlib.Path, evaluation: dict[str, Any]) -> None:

@@ -12,7 +12,6 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
-from pf_jax import commands
 from pf_jax.errors import UserError
 from pf_jax.experiment.environment import versions
 from pf_jax.files import FULL_DISK, write_whole
@@ -29,6 +28,7 @@ from pf_jax.study.comparisons import (
 )
 from pf_jax.study.curves import position_figures, training_figures
 from pf_jax.study.embedding import embed_states
+from pf_jax.study.evaluation_file import evaluate_command
 from pf_jax.study.results import (
     Result,
     check_same_data,
@@ -69,8 +69,9 @@ def write_report(
         failures: Messages of runs that failed and are in no group.
 
     Raises:
-        UserError: If runs are of different data or have not been evaluated, a name is
-            unknown, or the file cannot be written; nothing is written then.
+        UserError: If runs are of different data, have not been evaluated or on different
+            splits, a name is unknown, or the file cannot be written; nothing is written
+            then.
     """
     check_out(out)
     equal_seconds = equal_seconds or {}
@@ -79,6 +80,7 @@ def write_report(
     check_pairs(groups)
     for result in results:
         _check_evaluated(result)
+    _check_same_split(results)
     for variant, long in equal_seconds.items():
         check_known("equal_seconds", variant, groups)
         check_known("equal_seconds", long, groups)
@@ -148,10 +150,27 @@ def check_out(out: pathlib.Path) -> None:
 
 def _check_evaluated(result: Result) -> None:
     if result.evaluation is None:
-        evaluate = commands.command("evaluate", "--workdir", str(result.workdir))
+        where = f" on {result.split}" if result.split else ""
+        evaluate = evaluate_command(result.workdir, result.split)
         raise UserError(
-            f"{result.workdir}: has not been evaluated: run {evaluate} first"
+            f"{result.workdir}: has not been evaluated{where}: run {evaluate} first"
         )
+
+
+def _check_same_split(results: Sequence[Result]) -> None:
+    """Raises a UserError where evaluations are of several splits."""
+    first: Result | None = None
+    expected: str | None = None
+    for result in results:
+        split = (result.evaluation or {}).get("split")
+        if split is None:
+            continue  # Of an older version.
+        first, expected = first or result, expected or split
+        if split != expected:
+            raise UserError(
+                f"{result.workdir}: was last evaluated on {split}, and {first.workdir} on "
+                f"{expected}: run {evaluate_command(result.workdir, expected)} first"
+            )
 
 
 def check_known(flag: str, name: str, known: Mapping[str, Any]) -> None:

@@ -30,8 +30,9 @@ class Result(NamedTuple):
             `saved_config.PLACES`.
         encoding: Content of `encoding.json`.
         lines: Lines of `metrics.jsonl`, in order.
-        evaluation: Content of `evaluation/metrics.json`; None where the run has not been
+        evaluation: Metrics of the run's evaluation; None where the run has not been
             evaluated.
+        split: Split of the evaluation that was asked for; None for the last evaluation.
     """
 
     workdir: pathlib.Path
@@ -39,6 +40,7 @@ class Result(NamedTuple):
     encoding: Mapping[str, Any]
     lines: Sequence[Mapping[str, Any]]
     evaluation: Mapping[str, Any] | None
+    split: str | None = None
 
     @property
     def seed(self) -> int:
@@ -53,7 +55,7 @@ class Result(NamedTuple):
     @property
     def evaluation_folder(self) -> pathlib.Path:
         """The folder of the evaluation's samples and states."""
-        split = (self.evaluation or {}).get("split")
+        split = self.split or (self.evaluation or {}).get("split")
         return evaluation_folder(self.workdir, split)
 
     @property
@@ -68,8 +70,12 @@ class Result(NamedTuple):
         return int(self.lines[-1]["step"]) if self.lines else 0
 
 
-def read_result(workdir: pathlib.Path) -> Result:
+def read_result(workdir: pathlib.Path, split: str | None = None) -> Result:
     """Reads a run's workdir.
+
+    Args:
+        workdir: Folder of the run.
+        split: Split of the evaluation to read; None for the last evaluation, of any split.
 
     Raises:
         UserError: If the folder holds no run, or a file in it is damaged.
@@ -78,13 +84,13 @@ def read_result(workdir: pathlib.Path) -> Result:
     config = checked_config(workdir)
     encoding = checked_encoding(workdir)
     lines = checked_lines(workdir)
-    evaluation = read_evaluation(workdir, encoding.measure.name)
+    evaluation = read_evaluation(workdir, encoding.measure.name, split)
     fields = {
         name: value
         for name, value in flat(config.to_dict()).items()
         if name not in PLACES
     }
-    return Result(workdir, fields, encoding_to_json(encoding), lines, evaluation)
+    return Result(workdir, fields, encoding_to_json(encoding), lines, evaluation, split)
 
 
 def check_same_data(results: Sequence[Result]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from pf_jax import commands
+from pf_jax.data.encoded import SPLITS
 from pf_jax.errors import UserError
 from pf_jax.reading import read_file
 from pf_jax.study.report import check_out, write_report
@@ -105,7 +106,7 @@ def select(folders: Sequence[str]) -> Selection:
 
 
 def read_study(folder: pathlib.Path) -> Selection:
-    """The runs of a study, by its own names.
+    """The runs of a study, by its own names, as they were evaluated on its split.
 
     Args:
         folder: Folder with a `study.json`.
@@ -128,6 +129,9 @@ def read_study(folder: pathlib.Path) -> Selection:
             for variant, long in (study.get("equal_seconds") or {}).items()
             if variant in workdirs and long in workdirs
         }
+        split = study.get("split")
+        if split not in (None, *SPLITS):
+            raise ValueError(f"split {split!r}")
         failures = [
             f"{variant}, seed {seed}: {message}"
             for variant, messages in (study.get("failed") or {}).items()
@@ -142,7 +146,9 @@ def read_study(folder: pathlib.Path) -> Selection:
         reason = failures[0] if failures else f"run {commands.program('study')} first"
         raise UserError(f"{path}: no run is finished: {reason}")
     groups = {
-        variant: sorted(map(read_result, paths), key=lambda result: result.seed)
+        variant: sorted(
+            (read_result(path, split) for path in paths), key=lambda result: result.seed
+        )
         for variant, paths in workdirs.items()
     }
     return Selection(
