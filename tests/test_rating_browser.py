@@ -204,6 +204,31 @@ def test_code_in_the_address_is_filled_in(visit, tmp_path):
     assert session.page.is_visible("#rate")
 
 
+def test_code_in_the_address_comes_before_a_rater_who_has_not_finished(visit, served):
+    _, key, url = served
+    session = visit(url + "#rater=ann")
+    session.press("Enter", 1, 1)
+    session.wait(f"{STATUS} === '2 of 2 answers are stored'")
+    assert session.page.inner_text("#name") == "ann"
+    session.page.reload()
+    assert session.page.is_visible("#rate")
+    other = session.page = session.context.new_page()
+    for address in (url + "#rater=bob", url + "#rater=eve"):  # The second: no reload.
+        other.goto(address)
+        other.wait_for_selector("#rater", state="visible")
+        assert other.input_value("#rater") == address[-3:]
+        session.press("Enter", 4)
+        session.wait(f"{STATUS} === '1 of 1 answers are stored'")
+        assert other.inner_text("#name") == address[-3:]
+    lines = (served[0] / "judgements.jsonl").read_text().splitlines()
+    stored = [json.loads(line) for line in lines]
+    assert [(x["rater"], x["choice"]) for x in stored] == [
+        *[("ann", 1)] * 2,
+        ("bob", 4),
+        ("eve", 4),
+    ]
+
+
 def contents_of(encoding, rng, count):
     form = form_of(encoding)
     values = [form.noise(encoding, rng, 24) for _ in range(2 * count)]

@@ -101,13 +101,14 @@ function show(name) {
   stopNotes();
 }
 
+const given = () => new URLSearchParams(location.hash.slice(1)).get("rater");
+
 function start() {
   rater = null;
   storage.set("rater", null);
-  const given = new URLSearchParams(location.hash.slice(1)).get("rater");
   const bytes = crypto.getRandomValues(new Uint8Array(4));
   const made = [...bytes].map((x) => x.toString(16).padStart(2, "0")).join("");
-  element("rater").value = given ?? (data.raters.length ? "" : `r-${made}`);
+  element("rater").value = given() ?? (data.raters.length ? "" : `r-${made}`);
   show("start");
   element("rater").focus();
 }
@@ -121,6 +122,7 @@ function begin(name) {
     : "Take 1 to 40 letters, digits, or any of _ . -";
   if (!isKnown || !isName) return;
   rater = name;
+  element("name").textContent = rater;
   shown = showings(rater);
   const kept = storage.get(`by:${rater}`) ?? {};
   answers = kept.answers ?? {};
@@ -328,6 +330,10 @@ element("who").addEventListener("submit", (event) => {
 });
 
 element("page").textContent = data.page.slice(0, 16);
+window.addEventListener("hashchange", () => {
+  if (given() && given() !== rater) start();
+});
 const unfinished = storage.get("rater");
-if (unfinished) begin(unfinished);
+// A code in the address may be another person's.
+if (unfinished && (given() ?? unfinished) === unfinished) begin(unfinished);
 else start();
