@@ -229,6 +229,28 @@ def test_code_in_the_address_comes_before_a_rater_who_has_not_finished(visit, se
     ]
 
 
+def test_two_tabs_of_one_rater_keep_the_answers_of_both(visit, tmp_path):
+    key, _ = write_rating(tmp_path)
+    session = visit((tmp_path / "page.html").as_uri())
+    session.begin("ann")
+    session.press(1)
+    first, second = session.page, session.context.new_page()
+    second.goto(session.url)
+    session.page = second
+    session.press(*[2] * 4)
+    session.page = first  # Whose own answers are the first one alone.
+    session.press(3)
+    with first.expect_download() as waiting:
+        first.click("#download")
+    waiting.value.save_as(tmp_path / "ann.json")
+    kept = json.loads((tmp_path / "ann.json").read_text())["judgements"]
+    assert [(x["item"], x["choice"]) for x in kept] == list(
+        zip(list(key.showings("ann"))[:5], (1, 3, 2, 2, 2), strict=True)
+    )
+    first.reload()
+    assert first.evaluate(STATUS).startswith("5 of 34 answered")
+
+
 def contents_of(encoding, rng, count):
     form = form_of(encoding)
     values = [form.noise(encoding, rng, 24) for _ in range(2 * count)]

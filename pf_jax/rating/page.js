@@ -89,6 +89,14 @@ const judgements = () =>
 
 const firstOpen = () => shown.findIndex(({ item }) => !(item in answers));
 
+// Another tab of the same rater may have kept more since.
+function restore() {
+  if (!storage.isKept) return;
+  const kept = storage.get(`by:${rater}`) ?? {};
+  answers = { ...answers, ...kept.answers };
+  sent = { ...sent, ...kept.sent };
+}
+
 function keep() {
   storage.set(`by:${rater}`, { answers, sent });
 }
@@ -124,9 +132,9 @@ function begin(name) {
   rater = name;
   element("name").textContent = rater;
   shown = showings(rater);
-  const kept = storage.get(`by:${rater}`) ?? {};
-  answers = kept.answers ?? {};
-  sent = kept.sent ?? {};
+  answers = {};
+  sent = {};
+  restore();
   storage.set("rater", rater);
   document.activeElement?.blur();
   goTo(firstOpen());
@@ -160,6 +168,7 @@ function goTo(place) {
 }
 
 function choose(choice) {
+  restore();
   const isLast = firstOpen() < 0;
   answers[shown[position].item] = choice;
   keep();
@@ -254,6 +263,7 @@ async function send() {
       });
       if (!response.ok) throw new Error(await response.text());
       if (rater !== by) break;
+      restore();
       sent[open.item] = open.choice;
       keep();
     }
@@ -275,6 +285,7 @@ function report(problem = "") {
 }
 
 function download() {
+  restore();
   const content = { page: data.page, rater, judgements: judgements() };
   const link = document.createElement("a");
   const file = new Blob([`${JSON.stringify(content, null, 1)}\n`], {
