@@ -21,7 +21,12 @@ from pf_jax.data.waveform import Waveform
 from pf_jax.data.words import Words
 from pf_jax.rating import contents, scoring
 from pf_jax.rating.agreement import ordinal_alpha
-from pf_jax.rating.judgements import Judgement, checked_judgement, to_line
+from pf_jax.rating.judgements import (
+    Judgement,
+    checked_judgement,
+    read_judgements,
+    to_line,
+)
 from pf_jax.rating.key import read_key
 from pf_jax.rating.material import catch_contents
 from pf_jax.rating.order import Item, fnv1a, mulberry32, showings
@@ -403,6 +408,41 @@ def test_last_judgement_of_an_item_counts(tmp_path, capsys):
         "3 answers were changed later: the last one counts" in capsys.readouterr().out
     )
     assert scores == scores_of(key, [*later, *first[3:]])._replace(num_changed=3)
+
+
+def test_files_count_in_the_order_of_their_downloads(tmp_path):
+    key, _ = write_rating(tmp_path)
+    first = simulated(key, "ann", np.random.default_rng(0), for_a=5.0)
+    later = [x._replace(choice=5 - x.choice) for x in first]
+    contents = {
+        "x (1).json": download_of(key, later) | {"time": "2025-11-27T10:00:00.000Z"},
+        "x (2).json": download_of(key, first),  # Of an older version.
+        "x.json": download_of(key, first) | {"time": "2025-11-27T09:00:00.000Z"},
+    }
+    for name, content in contents.items():
+        (tmp_path / name).write_text(json.dumps(content))
+    files = [str(tmp_path / name) for name in sorted(contents)]
+    assert read_judgements(key, tmp_path, files) == [*first, *first, *later]
+    (tmp_path / "x.json").write_text(json.dumps(download_of(key, first) | {"time": 3}))
+    message = error_of(read_judgements, key, tmp_path, files)
+    assert "x.json: not a file that the page downloaded" in message
+
+
+def test_showings_of_a_rater_are_computed_once(tmp_path, monkeypatch):
+    written, _ = write_rating(tmp_path)
+    rng = np.random.default_rng(0)
+    judgements = [x for r in ("ann", "bob") for x in simulated(written, r, rng)]
+    lines = "".join(to_line(written, x) for x in sorted(judgements, key=lambda x: x[1]))
+    (tmp_path / "judgements.jsonl").write_text(lines)
+    raters = []
+
+    def counted(page, rater, pairs, items):
+        raters.append(rater)
+        return showings(page, rater, pairs, items)
+
+    monkeypatch.setattr("pf_jax.rating.key.showings", counted)
+    assert len(read_judgements(read_key(tmp_path), tmp_path, [])) == len(judgements)
+    assert sorted(raters) == ["ann", "bob"]
 
 
 def test_damaged_lines_are_left_out_with_a_warning(tmp_path, capsys):

@@ -1,6 +1,7 @@
 """Ratings in a real browser, by keyboard."""
 
 import dataclasses
+import datetime
 import json
 import threading
 import time
@@ -117,6 +118,8 @@ def test_session_by_keyboard_with_a_reload_is_scored(visit, tmp_path, capsys):
     scores = scoring.score(tmp_path, [str(path)])
     content = json.loads(path.read_text())
     assert [x["choice"] for x in content["judgements"]] == [x.choice for x in wanted]
+    downloaded = datetime.datetime.fromisoformat(content["time"])
+    assert abs(downloaded.timestamp() - time.time()) < 60
     assert sum(scores.counts) == 24 and not scores.dropped and not scores.num_changed
     assert "24 pairs by 1 rater" in capsys.readouterr().out
     assert session.messages == [] and session.fetched() == []

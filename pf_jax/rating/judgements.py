@@ -86,6 +86,9 @@ def read_judgements(
 ) -> list[Judgement]:
     """The judgements in a folder's `judgements.jsonl` and in downloaded files, in order.
 
+    Files come in the order in which they were downloaded: of one rater's two, a browser
+    names the later one `judgements-x (1).json`, which is sorted before `judgements-x.json`.
+
     Prints a warning for each line of `judgements.jsonl` that is damaged, and leaves it out.
 
     Args:
@@ -98,8 +101,9 @@ def read_judgements(
             judgement at all.
     """
     judgements = list(_read_lines(key, folder / JUDGEMENTS_FILE))
-    for file in files:
-        judgements += _read_download(key, pathlib.Path(file))
+    downloads = [_read_download(key, pathlib.Path(file)) for file in files]
+    for _, entries in sorted(downloads, key=lambda download: download[0]):
+        judgements += entries
     if not judgements:
         raise UserError(
             f"{folder}: no judgements yet: run {program('rate')} serve --dir={folder} and "
@@ -123,13 +127,17 @@ def _read_lines(key: Key, path: pathlib.Path) -> Iterator[Judgement]:
         warn(f"{path}: {num_wrong - MAX_WARNINGS:,} more lines are left out")
 
 
-def _read_download(key: Key, path: pathlib.Path) -> list[Judgement]:
+def _read_download(key: Key, path: pathlib.Path) -> tuple[str, list[Judgement]]:
+    """The time of a download and its judgements; pages of older versions had no time."""
     text = _content(path)
     try:
         content = json.loads(text)
         entries = content["judgements"]
         common = {"page": content["page"], "rater": content["rater"]}
-        return [checked_judgement(key, {**common, **entry}) for entry in entries]
+        time = content.get("time", "")
+        if not isinstance(time, str):
+            raise TypeError("time")
+        return time, [checked_judgement(key, {**common, **entry}) for entry in entries]
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:

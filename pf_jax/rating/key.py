@@ -9,7 +9,7 @@ import functools
 import hashlib
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from pf_jax.commands import program
@@ -21,6 +21,9 @@ PAGE_FILE = "page.html"
 JUDGEMENTS_FILE = "judgements.jsonl"
 
 VERSION = 1
+
+KEPT_RATERS = 256
+"""Number of raters whose showings are kept in memory."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,9 +124,19 @@ class Key:
 
     def showings(self, rater: str) -> Mapping[str, Showing]:
         """What a rater sees, by item, in order."""
+        return self._showings(rater)
+
+    @functools.cached_property
+    def _showings(self) -> Callable[[str], Mapping[str, Showing]]:
         pairs = [(pair.first, pair.second) for pair in self.pairs]
-        shown = showings(self.page, rater, pairs, self.items)
-        return {showing.item: showing for showing in shown}
+
+        # Kept: each judgement of a rater is compared with them.
+        @functools.lru_cache(KEPT_RATERS)
+        def by_item(rater: str) -> Mapping[str, Showing]:
+            shown = showings(self.page, rater, pairs, self.items)
+            return {showing.item: showing for showing in shown}
+
+        return by_item
 
 
 def read_key(folder: pathlib.Path) -> Key:

@@ -286,7 +286,8 @@ function report(problem = "") {
 
 function download() {
   restore();
-  const content = { page: data.page, rater, judgements: judgements() };
+  const time = new Date().toISOString();
+  const content = { page: data.page, rater, time, judgements: judgements() };
   const link = document.createElement("a");
   const file = new Blob([`${JSON.stringify(content, null, 1)}\n`], {
     type: "application/json",
