@@ -160,6 +160,20 @@ def test_measure_kind_of_a_series_is_scored_beside_training_data():
     assert measure_kind(short).numbers["d_h"].reference is None
 
 
+def test_measure_kind_of_a_series_too_short_for_delay_vectors():
+    encoding = Series((0.0,), (1.0,), ("x",))
+    part = np.float32(SOURCE.normal(size=(140, 1)))
+    subject = subject_of(encoding, [part], num_steps=21)
+    assert list(measure_kind(subject).numbers) == ["d_stsp", "d_h", "frozen_or_left"]
+    for length in (20, 2, 1):
+        split = join_sequences([part[:length]], encoding.first_input)
+        numbers = measure_kind(subject._replace(split=split)).numbers
+        assert list(numbers) == ["d_h", "frozen_or_left"]
+        assert all(
+            0 <= x.value <= 1 and 0 <= x.reference <= 1 for x in numbers.values()
+        )
+
+
 def test_measure_kind_of_a_lorenz_system_compares_with_the_truth(monkeypatch):
     lengths = {"train": 900, "valid": 50, "test": 3000, "other": 3000}
     monkeypatch.setattr(lorenz, "NUM_STEPS", lengths)

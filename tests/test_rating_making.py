@@ -326,17 +326,21 @@ def test_images_are_pictures_of_one_size(tmp_path):
             assert image.size == (8, 8) and set(np.unique(image)) <= {0, 255}
 
 
-@pytest.mark.slow
-def test_pen_strokes_are_drawings_and_take_a_bias(tmp_path):
+def drawings_file(folder):
     rng = np.random.default_rng(0)
     drawings = np.empty(6, object)
     for number in range(6):
         offsets = rng.integers(-9, 10, (12, 2))
         lifted = np.arange(12)[:, None] % 4 == 3
         drawings[number] = np.concatenate([offsets, lifted], axis=1).astype(np.int16)
-    path = tmp_path / "drawings.npz"
+    path = folder / "drawings.npz"
     np.savez(path, train=drawings, valid=drawings[:3], test=drawings[:2])
-    runs = runs_of(tmp_path, "sketch_rnn", str(path))
+    return str(path)
+
+
+@pytest.mark.slow
+def test_pen_strokes_are_drawings_and_take_a_bias(tmp_path):
+    runs = runs_of(tmp_path, "sketch_rnn", drawings_file(tmp_path))
     shown = []
     for bias in (0.0, 0.0, 3.0):
         out = tmp_path / f"out{len(shown)}"
@@ -347,6 +351,18 @@ def test_pen_strokes_are_drawings_and_take_a_bias(tmp_path):
     assert shown[0] == shown[1] and len(set(shown[0])) == 16
     # Catch pairs are as before, samples are not.
     assert len(set(shown[0]) & set(shown[2])) == 6
+
+
+@pytest.mark.slow
+def test_pen_strokes_of_three_pen_states_take_a_bias(tmp_path):
+    fields = {"data.pen_states": 3}
+    runs = runs_of(tmp_path, "sketch_rnn", drawings_file(tmp_path), **fields)
+    shown = []
+    for bias in (0.0, 3.0):
+        out = tmp_path / f"out{bias}"
+        make_rating(*runs, out, FEW, Sampling(sample_length=9, bias=bias))
+        shown.append(set(pictures_of(out)))
+    assert len(shown[0] - shown[1]) > 4
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from pf_jax.analysis.present import Sampling
 from pf_jax.analysis.samples import draw_samples, sample_text
 from pf_jax.data import Sequences
 from pf_jax.data.encoding import Encoding, TextEncoding
+from pf_jax.data.strokes import Strokes
 from pf_jax.errors import UserError
 from pf_jax.experiment.runs import Run
 from pf_jax.experiment.streams import Stream
@@ -88,8 +89,9 @@ def _samples(run: Run, seed: int, sampling: Sampling) -> list[Any]:
         return sample_text(state, encoding, key, prompt=sampling.prompt, **options)
     generator = state.settings.generator
     if sampling.bias:
+        assert isinstance(encoding, Strokes)
         num_components = run.experiment.config.generator.num_components
-        emission = biased_mixture(num_components, sampling.bias)
+        emission = biased_mixture(num_components, sampling.bias, encoding.pen_states)
         generator = generator._replace(emission=emission)
     read = encoding.first_input[None, None]
     # Equal for both runs, so that each pair is of one class.

@@ -198,6 +198,8 @@ def measure_dynamics(subject: Subject) -> Measured:
     the end of the training split, where that is as long. The free run is as long as the
     truth. It is one run, so that it also shows what happens late.
 
+    Without `d_stsp` where a series of one column is too short for a delay vector.
+
     Args:
         subject: The model and its data.
     """
@@ -205,15 +207,16 @@ def measure_dynamics(subject: Subject) -> Measured:
     assert isinstance(encoding, Series)
     truth, other = _truth_and_other(subject, encoding)
     run = free_run(subject, len(truth))
-    numbers = {
-        "d_stsp": _measurement(
+    numbers = {}
+    points = delay_vectors(truth)
+    if len(points):
+        numbers["d_stsp"] = _measurement(
             "D_stsp, nats",
-            lambda run: state_space_divergence(
-                delay_vectors(truth), delay_vectors(run)
-            ),
+            lambda run: state_space_divergence(points, delay_vectors(run)),
             run,
             other,
-        ),
+        )
+    numbers |= {
         "d_h": _measurement(
             "D_H of power spectra",
             lambda run: spectral_distance(truth, run),
