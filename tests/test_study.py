@@ -279,6 +279,52 @@ def test_add_equal_seconds_leaves_out_what_costs_the_same(tmp_path):
     assert add_equal_seconds(record, default.get_config(), range(2)) == []
 
 
+def record_of(folder, runs, **variants):
+    """A record of one seed: updates and seconds by variant, the first the baseline."""
+    values = {
+        "baseline": next(iter(runs)),
+        "variants": variants,
+        "equal_seconds": {},
+        "runs": {
+            name: {"0": {"workdir": "w", "step": step, "seconds": seconds}}
+            for name, (step, seconds) in runs.items()
+        },
+        "failed": {},
+    }
+    return Record(folder, values)
+
+
+def test_add_equal_seconds_counts_the_updates_of_each_variant(tmp_path):
+    config = default.get_config()
+    config.train.num_steps = 500
+    record = record_of(
+        tmp_path,
+        {"a": (500, 10.0), "few": (100, 9.0), "many": (5000, 250.0), "a2": (900, 18.0)},
+        a={"objective": "teacher_forcing"},
+        few={"objective": "professor_forcing", "train.num_steps": "100"},
+        many={"objective": "professor_forcing", "train.num_steps": "5000"},
+        # The baseline trained for longer: there is nothing to compare it with.
+        a2={"objective": "teacher_forcing", "train.num_steps": "900"},
+    )
+    fields = {"objective": "teacher_forcing", "train.num_steps": "12500"}
+    assert add_equal_seconds(record, config, [0]) == [Variant("a_x25", fields)]
+    assert record.values["equal_seconds"] == {"many": "a_x25"}
+
+
+def test_add_equal_seconds_counts_the_updates_before_patience_ended(tmp_path):
+    config = default.get_config()
+    config.train.num_steps, config.train.patience = 500, 2
+    variants = {"a": {"objective": "teacher_forcing"}, "b": {}}
+    # Updates that take twice as long, but a fourth of them.
+    record = record_of(tmp_path, {"a": (500, 50.0), "b": (125, 25.0)}, **variants)
+    assert add_equal_seconds(record, config, [0]) == []
+    record = record_of(tmp_path, {"a": (100, 10.0), "b": (500, 50.0)}, **variants)
+    fields = {"train.patience": "0", "train.num_steps": "500"}
+    assert add_equal_seconds(record, config, [0]) == [
+        Variant("a_x5", variants["a"] | fields)
+    ]
+
+
 def test_study_has_the_defaults_of_the_program():
     study = Study()
     assert (study.seeds, study.split, study.judge, study.jobs) == (6, "test", "auto", 1)

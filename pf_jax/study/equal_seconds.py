@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from ml_collections import config_dict
 
@@ -13,37 +13,42 @@ STEPS = (1, 1.25, 1.6, 2, 2.5, 3.2, 4, 5, 6.3, 8)
 """Steps of a decade, the preferred numbers R10, to which ratios are rounded up."""
 
 MIN_RATIO = 1.1
-"""Ratio of seconds an update from which on a variant gets a baseline of its own."""
+"""Ratio of seconds of training from which on a variant gets a baseline of its own."""
 
 
 def add_equal_seconds(
     record: Record, config: config_dict.ConfigDict, seeds: Iterable[int]
 ) -> list[Variant]:
-    """Longer runs of the baseline, for the variants whose updates take longer.
+    """Longer runs of the baseline, for the variants whose training takes longer.
 
     The number of updates is rounded up, in the baseline's favor, so that variants of about
     the same cost share one. What has been settled once stays.
     """
     baseline = record.values["baseline"]
     matched = record.values["equal_seconds"]
-    cost = {
-        variant.name: _seconds_per_update(record, variant.name, seeds)
-        for variant in record.variants
-        if variant.name not in matched.values()
-    }
-    first = cost.get(baseline)
-    for name, seconds in cost.items():
-        if name in matched or seconds is None or not first:
+    first = _median(record, baseline, seeds, "seconds")
+    for name, own in record.variants:
+        if name in (baseline, *matched, *matched.values()):
             continue
-        ratio = seconds / first
-        if name == baseline or ratio < MIN_RATIO:
-            continue
-        ratio = _rounded_up(ratio)
         fields = dict(record.values["variants"][baseline])
-        updates = fields.get("train.num_steps", config.train.num_steps)
-        fields["train.num_steps"] = str(round(int(updates) * ratio))
+        if _but_updates(own) == _but_updates(fields):
+            continue  # It is a longer run of the baseline itself.
+        seconds = _median(record, name, seeds, "seconds")
+        if not seconds or not first or seconds / first < MIN_RATIO:
+            continue
+        ratio = _rounded_up(seconds / first)
+        updates = int(fields.get("train.num_steps", config.train.num_steps))
+        if int(fields.get("train.patience", config.train.patience)):
+            # Patience would end it where it ended the baseline.
+            updates = _median(record, baseline, seeds, "step") or updates
+            fields["train.patience"] = "0"
+        fields["train.num_steps"] = str(round(updates * ratio))
         record.add_equal_seconds(Variant(f"{baseline}_x{ratio:g}", fields), [name])
     return [v for v in record.variants if v.name in matched.values()]
+
+
+def _but_updates(fields: Mapping[str, str]) -> dict[str, str]:
+    return {name: fields[name] for name in fields if name != "train.num_steps"}
 
 
 def _rounded_up(ratio: float) -> float:
@@ -53,10 +58,10 @@ def _rounded_up(ratio: float) -> float:
     return next(above, 10) * decade
 
 
-def _seconds_per_update(
-    record: Record, variant: str, seeds: Iterable[int]
+def _median(
+    record: Record, variant: str, seeds: Iterable[int], name: str
 ) -> float | None:
-    """The median over seeds; None without a finished run that logged its seconds."""
+    """The median of a number over seeds; None without a finished run that has it."""
     runs = [record.run(variant, seed) for seed in seeds]
-    costs = [run["seconds"] / run["step"] for run in runs if run and run["seconds"]]
-    return statistics.median(costs) if costs else None
+    values = [run[name] for run in runs if run and run[name]]
+    return statistics.median(values) if values else None
