@@ -12,6 +12,7 @@ import pytest
 from study_runs import (
     OBJECTIVES,
     curve,
+    log,
     number,
     write_picture,
     write_run,
@@ -84,6 +85,19 @@ def test_report_answers_with_the_paired_difference(pair):
     # Logs of 50 and 100 seconds, and a second more per seed.
     assert "took 2 times as long (102 s against 52.5 s)" in text
     assert "Caution" not in text
+
+
+def test_report_of_runs_that_patience_ended_has_their_updates(tmp_path):
+    folders = []
+    for seed in range(2):
+        for objective, last in (("teacher_forcing", 500), ("professor_forcing", 125)):
+            lines = [x for x in log(2.0 + seed, objective) if x["step"] <= last]
+            run = tmp_path / f"{objective}_{seed}"
+            write_run(run, seed=seed, objective=objective, value=1.5, lines=lines)
+            folders.append(str(run))
+    text = text_of(page_of(tmp_path, folders))
+    assert "at equal updates" not in text
+    assert "after 125 updates against 500." in text
 
 
 def test_report_tables_have_means_seeds_and_adjusted_p_values(pair):

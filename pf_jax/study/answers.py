@@ -73,11 +73,10 @@ def _at_updates(
         return _answer("unclear", variant, text)
     verdict = wording.answer(comparison, table.label, table.better)
     runs, base = groups[variant], groups[contest.baseline]
-    budgets = [
-        {run.config["train.num_steps"] for run in group} for group in (runs, base)
-    ]
-    if budgets[0] == budgets[1] and len(budgets[0]) == 1:
-        when = f"at equal updates ({budgets[0].pop():,})"
+    budgets = {run.config["train.num_steps"] for run in (*runs, *base)}
+    # Patience may have ended some of them before.
+    if len(budgets) == 1 and budgets == {run.step for run in (*runs, *base)}:
+        when = f"at equal updates ({budgets.pop():,})"
     else:
         counts = [
             f"{np.mean([run.step for run in group]):,.0f}" for group in (runs, base)
