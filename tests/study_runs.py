@@ -102,7 +102,7 @@ def number(value: float | None, *, label: str, better: str = "lower", reference=
     }
 
 
-def curve(values, *, label: str, reference=None):
+def curve(values, *, label: str, reference=None, **fields):
     """An entry of `curves` in `metrics.json`."""
     steps = list(range(1, len(values) + 1))
     return {
@@ -110,6 +110,7 @@ def curve(values, *, label: str, reference=None):
         "steps": steps,
         "values": list(values),
         "reference": reference,
+        **fields,
     }
 
 

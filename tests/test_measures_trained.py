@@ -397,6 +397,7 @@ def test_recovery_of_a_model_without_memory_takes_one_step():
     curve = measured.curves["recovery"]
     np.testing.assert_allclose(curve.values, 0, atol=1e-5)
     assert len(curve.steps) == 13 and curve.steps[0] == 1
+    assert curve.x_label == "steps after the last corrupted input"
 
 
 def test_recovery_is_not_known_where_no_float_holds_a_likelihood(model, monkeypatch):
@@ -420,6 +421,7 @@ def test_continuation_of_real_prefixes_by_the_data_model_is_at_zero(model, other
     worse = recovery.continuation(subject._replace(state=other), model)
     assert excludes_zero(worse.numbers["continuation"].interval)
     assert len(worse.curves["continuation"].steps) == LENGTH
+    assert worse.curves["continuation"].x_label == "steps after the prefix"
     short = make_subject(model)
     assert recovery.continuation(short, model).numbers == {}
 
@@ -447,7 +449,9 @@ def test_reverse_cross_entropy_of_own_samples_is_that_of_real_data(model, few_up
 
 def test_forward_cross_entropy_rises_with_temperature(model):
     measured = reverse.forward_cross_entropy(make_subject(model), model)
-    values = measured.curves["forward_cross_entropy"].values
+    curve = measured.curves["forward_cross_entropy"]
+    assert curve.x_label == "temperature"
+    values = curve.values
     assert np.all(np.diff(values) > 0)
     number = measured.numbers["forward_cross_entropy"]
     assert number.value == pytest.approx(number.reference, abs=0.1)

@@ -349,6 +349,7 @@ CURVE = {"label": "x", "steps": [1, 2], "values": [0.5, None], "reference": None
         {"curves": [3]},
         {"curves": {"a": None}},
         {"curves": {"a": CURVE | {"label": None}}},
+        {"curves": {"a": CURVE | {"x_label": 3}}},
         {"curves": {"a": CURVE | {"steps": 3}}},
         {"curves": {"a": CURVE | {"steps": [1, None]}}},
         {"curves": {"a": CURVE | {"values": [1.0]}}},

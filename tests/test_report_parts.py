@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 from scipy.io import wavfile
+from study_runs import curve, write_run, write_states
 from study_runs import number as measured
-from study_runs import write_run, write_states
 
+from pf_jax.analysis.measures.measurement import Curve
 from pf_jax.errors import UserError
 from pf_jax.study import curves, figures, samples, wording
 from pf_jax.study.comparisons import contest_of, default_baseline, tables_of
@@ -258,6 +259,26 @@ def test_curves_are_averaged_in_figures_and_gates_are_read(tmp_path):
     assert set(gates.open) == {"generator", "discriminator"}
     np.testing.assert_array_equal(gates.open["discriminator"].y, 1)
     assert len(gates.accuracy) == 1 and len(gates.accuracy[0].x) == 20
+
+
+def test_curves_have_labels_and_a_training_length_by_position_alone(tmp_path):
+    values, length = np.arange(200.0), 100
+    shown = {
+        "old": curve(values, label="old"),
+        "temperature": curve(values, label="t", x_label="temperature, $\\frac$"),
+        "judge": Curve("judge", np.arange(1, 201), values).to_json(),
+    }
+    run = write_run(
+        tmp_path / "run", curves=shown, fields={"train.sequence_length": length}
+    )
+    groups = {"a": [read_result(run)]}
+    pictures = curves.position_figures(groups, figures.looks_of(["a"]))
+    old, temperature, judge = (picture["svg"] for picture in pictures)
+    position = "steps since the start of the sequence"
+    assert position in old and position in judge
+    assert position not in temperature and "temperature, $\\frac$" in temperature
+    dashed = [x.count("stroke-dasharray") for x in (old, temperature, judge)]
+    assert dashed == [1, 0, 1]
 
 
 def test_dots_are_in_proportion():

@@ -180,6 +180,7 @@ def test_measure_translations_by_hand():
     assert numbers["exact_match"].reference == pytest.approx(4 / 5)
     assert numbers["token_accuracy"].reference == pytest.approx(30 / 31)
     curve = curves["exact_match_by_length"]
+    assert curve.x_label == "characters of the reference"
     np.testing.assert_array_equal(curve.steps, [10, 20])
     np.testing.assert_allclose(curve.values, [2 / 4, 0])
     np.testing.assert_allclose(curve.reference, [3 / 4, 1])

@@ -1,10 +1,11 @@
-"""The curves of a report: over training, and by position in a sequence."""
+"""The curves of a report: over training, and of measures."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from markupsafe import Markup
 
+from pf_jax.analysis.measures.measurement import POSITION
 from pf_jax.study import figures
 from pf_jax.study.comparisons import Groups
 from pf_jax.study.results import Result
@@ -63,25 +64,27 @@ def gates_of(groups: Groups) -> dict[str, figures.Gates]:
 def position_figures(
     groups: Groups, looks: Mapping[str, figures.Look]
 ) -> list[dict[str, Any]]:
-    """Every measure by position that any run has."""
+    """Every curve of a measure that any run has, most of them by position."""
     results = [result for group in groups.values() for result in group]
-    labels: dict[str, str] = {}
+    labels: dict[str, tuple[str, str]] = {}
     for result in results:
         for name, curve in ((result.evaluation or {}).get("curves") or {}).items():
-            labels.setdefault(name, curve["label"])
+            # Older versions had no label of positions.
+            texts = curve["label"], curve.get("x_label", POSITION)
+            labels.setdefault(name, texts)
     lengths = {result.config["train.sequence_length"] for result in results}
     length = lengths.pop() if len(lengths) == 1 else None
     shown = []
-    for name, label in labels.items():
+    for name, (label, x_label) in labels.items():
         curves = _curves(groups, lambda r, name=name: positioned(r, name))
         references = [positioned(result, name, "reference") for result in results]
         svg = figures.plot_curves(
             curves,
             looks,
-            x_label="steps since the start of the sequence",
+            x_label=x_label,
             y_label="",
             references=[series for series in references if series is not None],
-            training_length=length,
+            training_length=length if x_label == POSITION else None,
         )
         shown.append(_figure(svg, label[:1].upper() + label[1:]))
     return shown

@@ -124,6 +124,8 @@ def _is_measurement(entry: Any) -> bool:
 def _is_curve(entry: Any) -> bool:
     if not isinstance(entry, dict) or not isinstance(entry.get("label"), str):
         return False
+    if not isinstance(entry.get("x_label", ""), str):
+        return False
     steps = entry.get("steps")
     return (
         isinstance(steps, list)

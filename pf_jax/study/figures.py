@@ -276,7 +276,7 @@ def _finish(axes: Axes, x_label: str, y_label: str) -> None:
     axes.grid(color=FAINT, lw=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.set_xlabel(x_label)
+    axes.set_xlabel(x_label, parse_math=False)  # It can come from a file.
     axes.set_ylabel(y_label)
     axes.margins(x=0.01)
 

@@ -43,20 +43,26 @@ class Measurement(NamedTuple):
         }
 
 
+POSITION = "steps since the start of the sequence"
+"""Label of the positions of a curve by position in a sequence."""
+
+
 class Curve(NamedTuple):
-    """A measure by position in a sequence.
+    """A measure by position in a sequence, or by something else, such as temperature.
 
     Attributes:
         label: The measure in words with its unit.
-        steps: Positions, from 1, `[N]`.
+        steps: Positions in increasing order, `[N]`; in a sequence they count from 1.
         values: Value of the model at each position, `[N]`.
         reference: Value of real data at each position, `[N]`; None where there is none.
+        x_label: What `steps` are, in words with their unit.
     """
 
     label: str
     steps: np.ndarray
     values: np.ndarray
     reference: np.ndarray | None = None
+    x_label: str = POSITION
 
     def to_json(self) -> dict[str, Any]:
         """The fields by name, as `evaluation/metrics.json` has them in `curves`."""
@@ -66,6 +72,7 @@ class Curve(NamedTuple):
             "steps": np.asarray(self.steps).tolist(),
             "values": np.asarray(self.values).tolist(),
             "reference": None if reference is None else np.asarray(reference).tolist(),
+            "x_label": self.x_label,
         }
 
 
@@ -74,7 +81,7 @@ class Measured(NamedTuple):
 
     Attributes:
         numbers: Numbers by a short name, such as `d_stsp`; the order is that of reports.
-        curves: Measures by position, by a short name.
+        curves: Curves by a short name.
     """
 
     numbers: Mapping[str, Measurement] = {}

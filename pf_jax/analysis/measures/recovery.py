@@ -93,6 +93,7 @@ def recovery(subject: Subject) -> Measured:
                 np.arange(1, len(excess)),
                 np.mean(excess[1:], axis=1),
                 np.zeros(len(excess) - 1),
+                "steps after the last corrupted input",
             )
     return Measured(numbers, curves)
 
@@ -183,6 +184,7 @@ def continuation(subject: Subject, judge: TrainState) -> Measured:
                 np.arange(1, num_steps + 1),
                 np.mean(difference, axis=1),
                 np.mean(of_real_prefix - of_real, axis=1),
+                "steps after the prefix",
             )
         },
     )

@@ -144,6 +144,7 @@ def _over_temperatures(
                 np.asarray(TEMPERATURES),
                 values,
                 np.full(len(values), reference),
+                "temperature",
             )
         },
     )

@@ -116,13 +116,15 @@ def measure_translations(
         )
     curves = {
         "exact_match_by_length": _by_length(
-            f"{labels['exact_match']}, by {unit} of the reference",
+            labels["exact_match"],
+            unit,
             lambda is_right, rows: float(np.mean(is_right[rows])),
             (is_equal, could_equal),
             lengths,
         ),
         "token_accuracy_by_length": _by_length(
-            f"{labels['token_accuracy']}, by {unit} of the reference",
+            labels["token_accuracy"],
+            unit,
             lambda right, rows: float(right[rows].sum() / lengths[rows].sum()),
             (num_right, most_right),
             lengths,
@@ -171,6 +173,7 @@ def _share(label: str, is_right: np.ndarray, could_be: np.ndarray) -> Measuremen
 
 def _by_length(
     label: str,
+    unit: str,
     of: Callable[[np.ndarray, np.ndarray], float],
     right: tuple[np.ndarray, np.ndarray],
     lengths: np.ndarray,
@@ -179,6 +182,7 @@ def _by_length(
 
     Args:
         label: The measure in words.
+        unit: Name of tokens.
         of: Function from what is right of all pairs, and the numbers of the pairs of a
             class, to their measure.
         right: What is right of the translations, and of the references, `[N]` each.
@@ -195,7 +199,9 @@ def _by_length(
         np.array([of(each, np.flatnonzero(number == one)) for one in classes])
         for each in right
     )
-    return Curve(label, width * (classes + 1), values, reference)
+    x_label = f"{unit} of the reference"
+    steps = width * (classes + 1)
+    return Curve(f"{label}, by {x_label}", steps, values, reference, x_label)
 
 
 def corpus_scores(
