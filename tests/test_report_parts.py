@@ -61,6 +61,11 @@ def test_logged_needs_both_numbers(tmp_path):
         (-0.5, "−0.5"),
         (0.0, "0"),
         (123456.7, "123,457"),
+        (9999.7, "10,000"),
+        (-9999.4, "−9999"),
+        (9_999_700.0, "9,999,700"),
+        (0.000099996, "0.0001"),
+        (0.00009999, "9.999e−05"),
         (1e-7, "1.000e−07"),
         (1e9, "1.000e+09"),
         (float("nan"), "n/a"),
@@ -69,6 +74,11 @@ def test_logged_needs_both_numbers(tmp_path):
 )
 def test_number_has_four_digits(value, text):
     assert wording.number(value) == text
+
+
+def test_number_of_three_digits_that_is_rounded_up_has_no_exponent():
+    texts = [wording.number(value, 3) for value in (999.4, 999.7, -999.7, 1e7)]
+    assert texts == ["999", "1,000", "−1,000", "1.00e+07"]
 
 
 def test_answer_of_a_measure_that_is_better_where_higher():

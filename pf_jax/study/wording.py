@@ -26,10 +26,11 @@ def number(value: float | None, digits: int = 4) -> str:
         return "n/a"
     if value == 0:
         return "0"
-    size = abs(value)
-    if 1e-4 <= size < 10**digits:
+    # 999.7 with three digits is 1,000.
+    rounded = abs(float(f"{value:.{digits - 1}e}"))
+    if 1e-4 <= rounded < 10**digits:
         text = f"{value:.{digits}g}"
-    elif 1e-4 <= size < 1e7:
+    elif 10**digits <= rounded and abs(value) < 1e7:
         text = f"{value:,.0f}"
     else:
         text = f"{value:.{digits - 1}e}"
