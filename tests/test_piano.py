@@ -377,3 +377,18 @@ def test_plot_rolls_shows_the_first_part_of_long_rolls(
     assert axes.images[0].get_array().shape[1] == 4000 and axes.get_xlim() == (0, 4000)
     label = "the first 4,000 of 4,500 frames; dashed: training length"
     assert axes.get_xlabel() == label
+
+
+def test_plot_rolls_shows_the_first_of_many_rolls(
+    tmp_path: pathlib.Path, figures: list[Figure], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(rolls, "MOST_ROLLS", 2)
+    many = [np.eye(6, KEYS, dtype=np.uint8)] * 1200
+    titles = [str(number) for number in range(1200)]
+    rolls.plot_rolls(
+        many, tmp_path / "a.png", lowest_pitch=21, titles=titles, training_length=5
+    )
+    first, last = figures[0].axes
+    assert [axes.get_title(loc="left") for axes in (first, last)] == ["0", "1"]
+    expected = "frames; the first 2 of 1,200 rolls; dashed: training length"
+    assert last.get_xlabel() == expected

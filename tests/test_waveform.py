@@ -546,6 +546,20 @@ def test_plot_sound_marks_the_training_length_where_a_signal_is_longer(
         assert all(line.get_xdata()[0] == 0.1 for line in dashed)
 
 
+def test_plot_sound_shows_the_first_of_many_signals(
+    tmp_path: pathlib.Path, figures: list[Figure], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(sound, "MOST_SIGNALS", 1)
+    signals, titles = [np.ones(99)] * 1200, ["one"] + ["more"] * 1199
+    sound.plot_sound(
+        signals, 1000, tmp_path / "a.png", titles=titles, training_length=50
+    )
+    upper, lower, _ = figures[0].axes
+    assert upper.get_title(loc="left") == "one"
+    expected = "time (s); the first 1 of 1,200 signals; dashed: training length"
+    assert lower.get_xlabel() == expected
+
+
 @pytest.mark.parametrize("length", [1, 63])
 def test_plot_sound_takes_signals_shorter_than_a_window(
     tmp_path: pathlib.Path, length: int

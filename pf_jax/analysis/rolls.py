@@ -24,6 +24,9 @@ VELOCITY = 80
 MOST_FRAMES = 4000
 """Largest number of frames that a picture shows: it has fewer pixels."""
 
+MOST_ROLLS = 40
+"""Largest number of rolls that a picture shows: hundreds of rows take minutes to draw."""
+
 OCTAVE = 12
 
 MIN_HEIGHT = 2 * OCTAVE
@@ -133,7 +136,8 @@ def plot_rolls(
 ) -> None:
     """Plots pitches over frames, one roll above the other, all on the same scales.
 
-    Of longer rolls the first `MOST_FRAMES` frames are shown.
+    Of more rolls the first `MOST_ROLLS` are shown, of longer ones the first `MOST_FRAMES`
+    frames.
 
     Args:
         rolls: Piano rolls, `[N, num_keys]` each: at least one, of at least one frame.
@@ -143,6 +147,7 @@ def plot_rolls(
             rolls.
         titles: Title of each roll.
     """
+    count, rolls = len(rolls), rolls[:MOST_ROLLS]
     longest = max(map(len, rolls))
     rolls = [roll[:MOST_FRAMES] for roll in rolls]
     low, high = _shown_keys(rolls)
@@ -151,7 +156,8 @@ def plot_rolls(
     label = "frames"
     if longest > MOST_FRAMES:
         label = f"the first {MOST_FRAMES:,} of {longest:,} frames"
-    note = ""
+    note = f"; the first {len(rolls)} of {count:,} rolls" if count > len(rolls) else ""
+    marked = ""
     for index, (axes, roll) in enumerate(zip(rows, rolls, strict=True)):
         _plot_roll(axes, roll[:, low:high], lowest_pitch + low)
         axes.set_xlim(0, min(longest, MOST_FRAMES))
@@ -159,8 +165,8 @@ def plot_rolls(
             axes.set_title(titles[index], loc="left", fontsize=10)
         if training_length is not None and training_length < len(roll):
             axes.axvline(training_length, color=COLORS[1], lw=1, ls="--")
-            note = "; dashed: training length"
-    rows[-1].set_xlabel(label + note)
+            marked = "; dashed: training length"
+    rows[-1].set_xlabel(label + note + marked)
     save_figure(figure, path)
 
 

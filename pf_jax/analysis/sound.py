@@ -22,6 +22,9 @@ MIN_WINDOW = 64
 MAX_COLUMNS = 4000
 """Approximate largest number of a spectrogram's columns; a picture has fewer pixels."""
 
+MOST_SIGNALS = 20
+"""Largest number of signals that a picture shows: hundreds of rows take minutes to draw."""
+
 WINDOW_SECONDS = 0.032
 """Duration of a window: it resolves both the harmonics and the syllables of a voice."""
 
@@ -76,6 +79,8 @@ def plot_sound(
 ) -> None:
     """Plots each signal's waveform and, below it, its spectrogram, all on the same scales.
 
+    Of more signals the first `MOST_SIGNALS` are shown.
+
     Args:
         signals: Amplitudes `[N]` each, with full scale at 1: at least one signal, of at
             least one sample.
@@ -85,6 +90,10 @@ def plot_sound(
             signals.
         titles: Title of each signal.
     """
+    note = ""
+    if len(signals) > MOST_SIGNALS:
+        note = f"; the first {MOST_SIGNALS} of {len(signals):,} signals"
+        signals = signals[:MOST_SIGNALS]
     count = len(signals)
     figure = make_figure(height=0.4 + 2.9 * count)
     rows = figure.subplots(2 * count, height_ratios=[2, 3] * count)
@@ -93,7 +102,7 @@ def plot_sound(
     # If all signals are silent, any positive number serves.
     loudest = max(float(power.max()) for power, _ in spectra) or 1.0
     images = []
-    label = "time (s)"
+    label = f"time (s){note}"
     for index, signal in enumerate(signals):
         upper, lower = rows[2 * index : 2 * index + 2]
         _plot_waveform(upper, signal, sample_rate, peak or 1.0)
@@ -107,7 +116,7 @@ def plot_sound(
         if training_length is not None and training_length < len(signal):
             upper.axvline(training_length / sample_rate, color=COLORS[1], lw=1, ls="--")
             lower.axvline(training_length / sample_rate, color="white", lw=1, ls="--")
-            label = "time (s); dashed: training length"
+            label = f"time (s){note}; dashed: training length"
     rows[-1].set_xlabel(label)
     figure.colorbar(
         images[-1],
