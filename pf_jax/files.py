@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import math
 import os
 import pathlib
 import shutil
@@ -134,6 +135,38 @@ def written_in_pieces(path: pathlib.Path) -> Iterator[BinaryIO]:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
     flush_folder(path.parent)
+
+
+def most_open_files(wanted: int) -> float:
+    """The number of files that this process can have open.
+
+    Args:
+        wanted: Number to raise the limit to, as far as the system allows, if it is lower.
+
+    Returns:
+        The limit; infinity where there is none.
+    """
+    try:
+        import resource
+    except ImportError:  # Such as on Windows.
+        return math.inf
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return math.inf if soft == resource.RLIM_INFINITY else soft
+    limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+    except (OSError, ValueError):  # The kernel can have a lower limit of its own.
+        return soft
+    return limit
+
+
+def num_open_files() -> int:
+    """The number of files that this process has open; 0 where it is not known."""
+    try:
+        return len(os.listdir("/dev/fd"))
+    except OSError:
+        return 0
 
 
 def append_whole(path: pathlib.Path, text: str) -> None:

@@ -1,4 +1,5 @@
 import errno
+import math
 import os
 import pathlib
 import resource
@@ -16,6 +17,7 @@ from pf_jax.files import (
     append_whole,
     check_place,
     make_folder,
+    most_open_files,
     write_whole,
 )
 from pf_jax.reading import existing, read_file, visible
@@ -196,3 +198,23 @@ def test_a_folder_of_mode_000_is_one_line(tmp_path):
     finally:
         (folder / "run").chmod(0o755)
         shutil.rmtree(folder)
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "limit", "is_raised"),
+    [
+        (500, 4096, 500, False),
+        (256, 4096, 300, True),
+        (256, 280, 280, True),
+        (256, resource.RLIM_INFINITY, 300, True),
+        (resource.RLIM_INFINITY, resource.RLIM_INFINITY, math.inf, False),
+    ],
+)
+def test_most_open_files_raises_the_limit_as_far_as_it_can(
+    monkeypatch, soft, hard, limit, is_raised
+):
+    given = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (soft, hard))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, limits: given.append(limits))
+    assert most_open_files(300) == limit
+    assert given == ([(limit, hard)] if is_raised else [])

@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import resource
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from PIL import Image
 from trees import random_like
 
 from configs import default
+from pf_jax import files
 from pf_jax.analysis import drawings, rolls, sample_files, samples, series, sound
 from pf_jax.analysis.request import Request, Sampling
 from pf_jax.data import Bytes, Vocabulary, encoding_to_json, save_encoding
@@ -26,7 +28,7 @@ from pf_jax.data.series import Series
 from pf_jax.data.strokes import Strokes
 from pf_jax.data.waveform import Waveform
 from pf_jax.data.words import Words
-from pf_jax.experiment import build
+from pf_jax.experiment import build, sampling
 from pf_jax.experiment.checkpoint import Checkpoints
 from pf_jax.experiment.sampling import sample
 from pf_jax.experiment.saved_config import write_config
@@ -360,6 +362,80 @@ def test_sample_removes_the_earlier_samples_that_its_record_lists(
         (out / "sampling.json").write_text(content)
         sample(workdir, Sampling(1, 5), out=out)
         assert {path.name for path in out.iterdir()} == names
+
+
+def test_sample_removes_what_an_interrupted_one_left_and_nothing_else(texts, tmp_path):
+    own = {
+        "sample_1.txt.partial": None,
+        "notes.csv.partial": None,
+        "sample_a.csv.partial": None,
+        "parts_listing0": "drawer.txt",
+        "parts": "1.txt",
+    }
+    left = {
+        "sample_7.csv.partial": None,
+        "sample_12.svg.partial": None,
+        "parts_ab_3x9k1": "1.txt",
+        "parts_0000000_": "2.txt.partial",
+    }
+    for name, part in (own | left).items():
+        path = tmp_path / name
+        if part:
+            path.mkdir()
+        (path / (part or "")).write_text("x")
+    (tmp_path / "parts_emptyone").mkdir()
+    sample(texts, Sampling(1, 5), out=tmp_path)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {*own, "samples.txt", "sampling.json"}
+
+
+def test_sample_has_no_record_of_samples_while_it_draws_others(
+    texts, tmp_path, monkeypatch
+):
+    sample(texts, Sampling(1, 5), out=tmp_path)
+    assert (tmp_path / "sampling.json").exists()
+
+    def interrupted(request, earlier):
+        assert not (tmp_path / "sampling.json").exists()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sampling, "write_samples", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        sample(texts, Sampling(1, 5), out=tmp_path)
+
+
+@pytest.fixture
+def few_files():
+    """A limit of open files that 100 more do not fit into, and may be raised."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    low = files.num_open_files() + 90
+    resource.setrlimit(resource.RLIMIT_NOFILE, (low, limits[1]))
+    yield low
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+def test_sample_raises_the_limit_of_open_files(texts, tmp_path, few_files):
+    sample(texts, Sampling(100, 2), out=tmp_path)
+    assert "=== sample 100 of 100 ===" in (tmp_path / "samples.txt").read_text()
+    assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > few_files
+
+
+def test_sample_error_for_more_files_than_can_be_open(
+    texts, tmp_path, few_files, monkeypatch
+):
+    sample(texts, Sampling(1, 5), out=tmp_path)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def refuse(*_):
+        raise ValueError
+
+    monkeypatch.setattr(resource, "setrlimit", refuse)
+    message = error_of(sample, texts, Sampling(100, 2), out=tmp_path)
+    assert message == (
+        f"--num_samples=100: more files than this system lets a process open "
+        f"({few_files}): give fewer, or raise `ulimit -n`"
+    )
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_sample_needs_neither_log_nor_encoding_file(texts, tmp_path, capsys):

@@ -3,8 +3,11 @@
 Importing this module loads matplotlib.
 """
 
+import contextlib
 import math
+import pathlib
 import re
+import shutil
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -24,6 +27,7 @@ from pf_jax.data.waveform import Waveform
 from pf_jax.data.words import Words
 from pf_jax.decoding import MOST_NORMALIZATION
 from pf_jax.errors import UserError, warn
+from pf_jax.files import most_open_files, num_open_files
 
 FREE_RUN_LENGTHS = 10
 """Default length of samples in training windows, for data without a length of its own."""
@@ -31,6 +35,15 @@ FREE_RUN_LENGTHS = 10
 MOST_SAMPLES, MOST_STEPS, MOST_NUMBERS = 10_000, 10_000_000, 1 << 27
 """Largest number of samples, of steps of one, and of numbers of all: half a GB."""
 
+
+SPARE_FILES = 64
+"""Number of files that may be opened beside those of samples."""
+
+UNFINISHED = re.compile(r"sample_\d+\.(svg|wav|mid|csv)\.partial")
+"""Names of files of samples that are being written."""
+
+PARTS = re.compile(f"{sample_files.PARTS}[a-z0-9_]{{8}}")
+"""Names of folders of texts that are being written, as `tempfile` makes them."""
 
 MOST_BEAM = 100
 """Largest beam of a search."""
@@ -186,8 +199,34 @@ def warn_of_unknown(encoding: Encoding, prompt: str, source: str | None = None) 
         )
 
 
+def check_open_files(encoding: Encoding, sampling: Sampling) -> None:
+    """Makes sure that the files of all samples can be open at once.
+
+    Args:
+        encoding: Encoding of the run.
+        sampling: Settings of `settle_sampling`.
+
+    Raises:
+        UserError: If the system does not let this process open so many files.
+    """
+    count = sampling.num_samples or 0
+    if not isinstance(encoding, TextEncoding) and not files_of_samples(
+        encoding, sampling
+    ):
+        return
+    wanted = num_open_files() + SPARE_FILES + count
+    limit = most_open_files(wanted)
+    if limit < wanted:
+        raise UserError(
+            f"--num_samples={count}: more files than this system lets a process open "
+            f"({limit:,}): give fewer, or raise `ulimit -n`"
+        )
+
+
 def write_samples(request: Request, earlier: Iterable[str] = ()) -> np.ndarray:
     """Samples, and writes files in the form of the kind of data.
+
+    Removes what samplings that were interrupted left in the folder, whose lock is held.
 
     Args:
         request: The samples to draw, and the folder to write to.
@@ -197,9 +236,23 @@ def write_samples(request: Request, earlier: Iterable[str] = ()) -> np.ndarray:
     Returns:
         The samples `[N, T, ...]`; of longer ones the first `SHOWN_STEPS` steps.
     """
+    _remove_unfinished(request.folder)
     for name in earlier:
         (request.folder / name).unlink(missing_ok=True)
     return _presenter(request.encoding).write(request)
+
+
+def _remove_unfinished(folder: pathlib.Path) -> None:
+    """Removes files of samples that were not finished, and folders of texts."""
+    for path in folder.iterdir():
+        with contextlib.suppress(OSError):
+            if UNFINISHED.fullmatch(path.name) and path.is_file():
+                path.unlink()
+            elif PARTS.fullmatch(path.name) and all(
+                re.fullmatch(r"\d+\.txt(\.partial)?", part.name)
+                for part in path.iterdir()
+            ):
+                shutil.rmtree(path)
 
 
 def files_of_samples(encoding: Encoding, sampling: Sampling) -> list[str]:

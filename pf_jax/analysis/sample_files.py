@@ -29,6 +29,9 @@ from pf_jax.mixture import biased_mixture
 SHOWN_STEPS = 200_000
 """Number of steps of a sample that are described and shown in a picture: files have all."""
 
+PARTS = "parts_"
+"""Start of the name of a folder in which texts grow, `N.txt` each."""
+
 NUM_DRAWN = 4
 """Number of drawings from the data that are shown beside samples."""
 
@@ -146,7 +149,7 @@ def write_texts(request: Request) -> np.ndarray:
     """Writes `samples.txt`."""
     encoding, prompt = request.encoding, request.sampling.prompt
     # A folder of its own: the user may have a sample_1.txt there.
-    with tempfile.TemporaryDirectory(prefix="parts_", dir=request.folder) as folder:
+    with tempfile.TemporaryDirectory(prefix=PARTS, dir=request.folder) as folder:
         parts = pathlib.Path(folder)
 
         def open_file(number: int) -> contextlib.AbstractContextManager[Add]:

@@ -9,6 +9,7 @@ from pf_jax.analysis import plots
 from pf_jax.analysis.gap import HiddenGap, hidden_gap
 from pf_jax.analysis.measures.measurement import Measured
 from pf_jax.analysis.present import (
+    check_open_files,
     check_sampling,
     describe_sample,
     files_of_samples,
@@ -95,6 +96,7 @@ def evaluate(
     experiment = run.experiment
     encoding, length = experiment.encoding, experiment.config.train.sequence_length
     sampling = settle_sampling(sampling, encoding, length)
+    check_open_files(encoding, sampling)
     check_measures(encoding, measures)
     judge = load_judge(run, workdir, measures)
     warn_of_unknown(encoding, sampling.prompt)

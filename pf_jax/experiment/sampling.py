@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 from pf_jax.analysis.present import (
+    check_open_files,
     check_sampling,
     describe_sample,
     files_of_samples,
@@ -71,6 +72,7 @@ def sample(
     encoding, length = model.encoding, model.config.train.sequence_length
     sampling = settle_sampling(sampling, encoding, length)
     _check_source(encoding, sampling)
+    check_open_files(encoding, sampling)
     warn_of_unknown(encoding, sampling.prompt, sampling.source)
     folder = workdir / SAMPLES if out is None else pathlib.Path(out)
     make_folder(folder, "give another folder, with --out=FOLDER")
@@ -84,9 +86,11 @@ def sample(
         lock.take()
         key = model.key(Stream.SAMPLES, seed)
         page = folder / "sampling.json"
+        earlier = recorded_files(read_json(page))
+        # An interruption would leave a record of files that are gone.
+        page.unlink(missing_ok=True)
         samples = write_samples(
-            Request(state, encoding, None, key, sampling, length, folder),
-            recorded_files(read_json(page)),
+            Request(state, encoding, None, key, sampling, length, folder), earlier
         )
         write_whole(page, json.dumps(record, indent=2) + "\n")
     if isinstance(encoding, Translation):
