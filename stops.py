@@ -55,5 +55,6 @@ def _install() -> None:
             signal.signal(number, end)
 
 
-if multiprocessing.parent_process() is None:
+# While a new process imports the program, it has no parent process yet, but its name.
+if multiprocessing.current_process().name == "MainProcess":
     _install()

@@ -26,7 +26,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         parser.add_argument(f"--{name}", type=timing.positive, default=default)
     parser.add_argument("--peers", default="", help=f"any of {','.join(PEERS)}")
     parser.add_argument("--repeats", type=timing.positive, default=7)
-    parser.add_argument("--json", type=pathlib.Path)
+    parser.add_argument("--json", type=timing.writable)
     parser.add_argument("--torch-worker", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     arguments.peers = timing.names_of(parser, "--peers", arguments.peers, PEERS)

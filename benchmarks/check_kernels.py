@@ -345,7 +345,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--steps", type=timing.positive, default=64)
     parser.add_argument("--repeats", type=timing.positive, default=3)
     parser.add_argument("--time", action="store_true", help="time the kernels too")
-    parser.add_argument("--json", type=pathlib.Path)
+    parser.add_argument("--json", type=timing.writable)
     arguments = parser.parse_args(argv)
     arguments.kinds = arguments.kinds.split(",")
     for kind in arguments.kinds:

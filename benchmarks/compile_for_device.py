@@ -54,8 +54,8 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--above", type=timing.positive, metavar="MB", help="list larger instructions"
     )
-    parser.add_argument("--json", type=pathlib.Path, help="file for the numbers")
-    parser.add_argument("--hlo", type=pathlib.Path, help="file for the program")
+    parser.add_argument("--json", type=timing.writable, help="file for the numbers")
+    parser.add_argument("--hlo", type=timing.writable, help="file for the program")
     parser.add_argument(
         "--kernels", type=pathlib.Path, help="folder for PTX and machine code"
     )

@@ -226,6 +226,19 @@ def names_of(
     return names
 
 
+def writable(text: str) -> pathlib.Path:
+    """An argument that is a file to write, checked before anything is measured."""
+    path = pathlib.Path(text)
+    folder = path.absolute().parent
+    while not folder.exists():
+        folder = folder.parent
+    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise argparse.ArgumentTypeError(
+            f"{text}: cannot be written: give another path"
+        )
+    return path
+
+
 def positive(text: str) -> int:
     """An argument that must be at least 1."""
     try:

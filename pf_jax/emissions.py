@@ -81,6 +81,8 @@ def _sample_token(
 
 
 def _token_log_prob(logits: Array, tokens: Array) -> Array:
+    if tokens.dtype == bool:
+        tokens = tokens.astype(jnp.int32)
     # NaN for a token outside the vocabulary; "fill" alone lets negative ones wrap round.
     chosen = jnp.take_along_axis(logits, tokens[..., None], axis=-1, mode="fill")
     chosen = jnp.where(tokens >= 0, chosen[..., 0], jnp.nan)

@@ -29,7 +29,8 @@ def replicate(tree: Any) -> Any:
     """The arrays on all devices of this process, placed as an update returns them.
 
     Updates that start from them compile once: the second call's arguments are placed alike.
-    Arrays on devices are copied, so that an update which donates its state leaves them.
+    Nothing is copied where it lies there already: copy a state before, with
+    `jax.tree.map(jnp.copy, state)`, that is to be used after an update that donates it.
 
     Args:
         tree: Arrays on any devices, or across hosts, such as a training state.
@@ -40,7 +41,7 @@ def replicate(tree: Any) -> Any:
         if isinstance(x, jax.Array) and not x.is_fully_addressable:
             copies = [shard.data for shard in x.addressable_shards]
             return jax.make_array_from_single_device_arrays(x.shape, here, copies)
-        return jax.device_put(jnp.copy(x) if isinstance(x, jax.Array) else x, here)
+        return jax.device_put(x, here)
 
     return jax.tree.map(place, tree)
 

@@ -6,7 +6,7 @@ typed, would be accepted and do nothing, so that it is refused.
 
 import difflib
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any, NamedTuple
 
 from pf_jax.errors import UserError
@@ -128,15 +128,12 @@ def check_rules(config: Any, rules: Iterable[Rule]) -> None:
 
     Args:
         config: Sections of fields, as a `ConfigDict`.
-        rules: Rules of all fields of some sections; fields that are in no section count as
-            one.
+        rules: Rules of some of them.
 
     Raises:
-        UserError: If a field is missing, its value is not legal, or one of these sections
-            has a field without a rule, which nothing would read. The message on a value is
-            the field and its value as typed on the command line, then the legal values.
+        UserError: If a field is missing or its value is not legal. The message is the field
+            and its value as typed on the command line, then the legal values.
     """
-    rules = tuple(rules)
     for field, holds, message in rules:
         value = value_of(config, field)
         try:
@@ -145,17 +142,21 @@ def check_rules(config: Any, rules: Iterable[Rule]) -> None:
             is_legal = False
         if not is_legal:
             raise UserError(f"{field}={as_typed(value)}: must be {message}")
-    _check_no_others(config, list(dict.fromkeys(rule.field for rule in rules)))
 
 
-def _check_no_others(config: Any, known: list[str]) -> None:
-    """Checks that the sections of some fields have no other ones."""
+def unknown_fields(config: Any, known: Collection[str]) -> list[str]:
+    """The fields of some sections that are none of those that are known.
+
+    Args:
+        config: Sections of fields, as a `ConfigDict` or nested dictionaries.
+        known: All fields of these sections; fields that are in no section count as one.
+    """
     sections = {field.rpartition(".")[0] for field in known}
-    for field in field_names(config):
-        if field.rpartition(".")[0] in sections and field not in known:
-            nearest = nearest_name(field, known)
-            hint = f": did you mean {nearest}?" if nearest else ""
-            raise UserError(f"unknown field {field}{hint}")
+    return [
+        field
+        for field in field_names(config)
+        if field.rpartition(".")[0] in sections and field not in known
+    ]
 
 
 def field_names(config: Any, prefix: str = "") -> list[str]:

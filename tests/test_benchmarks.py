@@ -107,6 +107,8 @@ def test_bench_scaling_spreads_a_batch_over_simulated_devices(tmp_path):
 @pytest.mark.parametrize(
     ("module", "flags", "message"),
     [
+        (bench_update, ["--json=/dev/null/a.json"], "cannot be written: give another"),
+        (bench_unroll, ["--plot=/"], "cannot be written: give another path"),
         (bench_update, ["--steps=0"], "must be a whole number, at least 1"),
         (bench_update, ["--peers=plain,jaxx"], "--peers=jaxx: unknown; choose from"),
         (bench_unroll, ["--repeats=x"], "must be a whole number, at least 1"),

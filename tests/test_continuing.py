@@ -272,6 +272,30 @@ def test_run_without_its_config_goes_on_with_that_of_its_checkpoint(
 
 
 @pytest.mark.usefixtures("untrained")
+def test_field_that_nothing_reads_is_left_out_of_a_run_that_had_it(
+    text, workdir, capsys
+):
+    checkpoints = Checkpoints(workdir / "checkpoints")
+    digests, state = checkpoints.digests(6), load_run(workdir).state
+    assert digests is not None
+    settings = json.loads(json.dumps(digests.settings))
+    settings["train"]["note"] = settings["mark"] = "x"
+    encoding = checkpoints.restore_encoding(6)
+    state = create_state(load_experiment(small_config(text)))
+    state = state.replace(step=jax.numpy.asarray(9, jax.numpy.int32))
+    checkpoints.save(state, encoding, 1.0, settings=settings)
+    checkpoints.close()
+    (workdir / "config.json").write_text(json.dumps(settings))
+    capsys.readouterr()
+    assert "note" not in checked_config(workdir).train
+    config = run_config((str(workdir),), default.get_config())
+    assert config is not None and "mark" not in config
+    train_and_evaluate(config, workdir)
+    assert "config.json" not in capsys.readouterr().err
+    assert "note" not in (workdir / "config.json").read_text()
+
+
+@pytest.mark.usefixtures("untrained")
 def test_change_is_known_where_the_newest_checkpoint_is_damaged(text, workdir, capsys):
     checkpoints = Checkpoints(workdir / "checkpoints")
     newest, _ = load_model(workdir, "latest")[1], capsys.readouterr()

@@ -1,5 +1,6 @@
 import functools
 import logging
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -471,6 +472,40 @@ def test_compile_ptx_runs_nvrtc_once_for_all_processes(monkeypatch, tmp_path):
     nvrtc.compile_ptx("forward.cu", (("STEPS", 2),))
     assert len(runs) == len(list(tmp_path.rglob("*.ptx"))) == 2
     nvrtc._compiled.cache_clear()
+
+
+@pytest.mark.parametrize("content", [b"", b"// 00\n.version 8.1", b"\xff\xfe"])
+def test_compile_ptx_compiles_again_what_is_damaged(monkeypatch, tmp_path, content):
+    monkeypatch.setattr(nvrtc, "_run_nvrtc", lambda *_: ".version 8.1\nwhole")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for _ in range(2):
+        nvrtc._compiled.cache_clear()
+        assert nvrtc.compile_ptx("forward.cu", (("STEPS", 1),)).endswith("whole")
+        (kept,) = tmp_path.rglob("*.ptx")
+        assert kept.read_text().endswith("whole")
+        kept.write_bytes(content)
+    nvrtc._compiled.cache_clear()
+
+
+def test_compile_ptx_needs_no_home(monkeypatch):
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(nvrtc, "_run_nvrtc", lambda *_: "whole")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(pathlib.Path, "home", no_home)
+    nvrtc._compiled.cache_clear()
+    assert nvrtc.compile_ptx("forward.cu", (("STEPS", 1),)) == "whole"
+    nvrtc._compiled.cache_clear()
+
+
+def test_find_library_error_for_what_is_no_library(monkeypatch, tmp_path):
+    (tmp_path / "libnvrtc.so.13").write_text("no library")
+    monkeypatch.setattr(nvrtc, "_folders", lambda: [str(tmp_path)])
+    nvrtc.find_library.cache_clear()
+    with pytest.raises(nvrtc.UnavailableError, match="cannot be loaded"):
+        nvrtc.find_library()
+    nvrtc.find_library.cache_clear()
 
 
 def test_compile_ptx_error_without_nvrtc(monkeypatch, tmp_path):

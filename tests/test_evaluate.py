@@ -376,6 +376,9 @@ def test_evaluate_refuses_data_that_is_gone(workdir):
         "data.path=gone.txt: no such file or folder; where it lies elsewhere now, "
         "evaluate.py takes --data_path=PATH, and sample.py needs no data"
     )
+    with pytest.raises(UserError) as error:
+        evaluation.evaluate(workdir, FEW, data_path="elsewhere.txt")
+    assert str(error.value) == "data.path=elsewhere.txt: no such file or folder"
 
 
 def test_evaluate_reads_data_that_has_moved(evaluated, workdir, tmp_path):

@@ -249,7 +249,11 @@ def test_finished_run_is_left_as_it_is(base, config_with, tmp_path):
     workdir = _copy(base[1], tmp_path / "run")
     state = train_and_evaluate(config_with(), workdir)
     _assert_same_states(state, base[0])
-    assert _contents(workdir) == _contents(base[1])
+    before, after = _contents(base[1]), _contents(workdir)
+    new = after.keys() - before.keys()
+    assert all(name.startswith("events.out.tfevents") for name in new)
+    assert _timeless(workdir) == _timeless(base[1])
+    assert {name: after[name] for name in before} == before
 
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -330,6 +334,19 @@ def test_signal_while_the_last_checkpoint_is_written_lets_it_be_written(
     assert not ends
     _assert_same_states(state, base[0])
     assert 12 in _checkpoint_steps(tmp_path / "run")
+
+
+def test_checkpoint_that_a_killed_run_was_replacing_is_put_back(
+    base, config_with, tmp_path, capsys
+):
+    workdir = _copy(base[1], tmp_path / "run")
+    folder = workdir / "checkpoints"
+    (folder / "removed").mkdir()
+    (folder / "12").rename(folder / "removed" / "12")
+    state = train_and_evaluate(config_with(), workdir)
+    _assert_same_states(state, base[0])
+    assert "nothing left to do: 12 updates" in capsys.readouterr().out
+    assert _checkpoint_steps(workdir) == _checkpoint_steps(base[1])
 
 
 def test_stop_where_the_newest_checkpoint_is_damaged_saves(

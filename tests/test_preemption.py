@@ -25,6 +25,7 @@ from processes import (
 )
 from trees import assert_same_bits
 
+from configs import default
 from pf_jax.data import Measure
 from pf_jax.errors import UserError
 from pf_jax.experiment import checkpoint
@@ -33,6 +34,7 @@ from pf_jax.experiment.checkpoint import Checkpoints
 from pf_jax.experiment.digests import Digests, LogDigest, json_digest
 from pf_jax.experiment.pace import DISPATCH_SECONDS, Pace
 from pf_jax.experiment.progress import Progress, Totals
+from pf_jax.experiment.restoring import RemovedError, restore_whole
 from pf_jax.experiment.run_log import RunLog
 from pf_jax.experiment.signals import requests_so_far, stop_requests
 from pf_jax.metrics import Average
@@ -338,14 +340,15 @@ def _ended(error):
 
 
 @pytest.mark.parametrize(
-    ("place", "name", "error", "raised"),
+    ("place", "name", "error", "raised", "is_closed"),
     [
-        (checkpoint, "flush_file", OSError(errno.ENOSPC, "No space"), UserError),
-        (ocp.CheckpointManager, "save", KeyboardInterrupt(), KeyboardInterrupt),
+        (checkpoint, "flush_file", OSError(errno.ENOSPC, "No space"), UserError, True),
+        (ocp.CheckpointManager, "save", KeyboardInterrupt(), KeyboardInterrupt, False),
+        (ocp.CheckpointManager, "save", KeyboardInterrupt(), KeyboardInterrupt, True),
     ],
 )
 def test_checkpoint_remains_until_the_one_in_its_place_is_written(
-    tmp_path, monkeypatch, place, name, error, raised
+    tmp_path, monkeypatch, place, name, error, raised, is_closed
 ):
     from test_loop import _tiny_state
 
@@ -359,6 +362,9 @@ def test_checkpoint_remains_until_the_one_in_its_place_is_written(
         checkpoints.wait()
     # A process that is killed puts nothing back; the next one does.
     assert (tmp_path / "checkpoints" / "3").exists() == (raised is UserError)
+    if is_closed:
+        checkpoints.close()
+        assert checkpoints.steps() == [3]
     again = Checkpoints(tmp_path / "checkpoints")
     again.recover()
     assert again.steps() == [3] and _progress(again, 3) == due
@@ -379,10 +385,38 @@ def test_checkpoint_that_a_killed_run_was_removing_is_gone(tmp_path):
     assert checkpoints.steps() == [1, 3]  # The best and the newest.
     (folder / "removed").mkdir()
     (folder / "3").rename(folder / "removed" / "3")
-    (folder / "discarded" / "2" / "state").mkdir(parents=True)
+    (folder / "discarded_1" / "2" / "state").mkdir(parents=True)
     checkpoints.recover()
     assert sorted(path.name for path in folder.iterdir()) == ["1", "3"]
     assert_same_bits(checkpoints.restore(_tiny_state(0), 3), _tiny_state(3))
+
+
+def test_checkpoints_that_cannot_be_moved_are_replaced_and_removed(
+    tmp_path, monkeypatch
+):
+    from test_loop import _tiny_state
+
+    folder = tmp_path / "checkpoints"
+    with contextlib.closing(Checkpoints(folder, keep=1)) as checkpoints:
+        checkpoints.save(_tiny_state(1), [], 2.0)
+    rename = pathlib.Path.rename
+
+    def as_overlayfs(path, target):
+        if path == folder / "1":
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        return rename(path, target)
+
+    monkeypatch.setattr(pathlib.Path, "rename", as_overlayfs)
+    with contextlib.closing(Checkpoints(folder, keep=1)) as checkpoints:
+        checkpoints.save(_tiny_state(1), [], 3.0)
+        checkpoints.save(_tiny_state(2), [], 1.0)
+    assert [path.name for path in folder.iterdir() if path.name.isdigit()] == ["2"]
+
+
+def test_no_checkpoint_is_one_line(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    with pytest.raises(RemovedError, match="holds no checkpoint"):
+        restore_whole(checkpoints, [], default.get_config(), lambda *_: None)
 
 
 def test_digests_of_an_older_run_have_no_progress():

@@ -254,6 +254,40 @@ def test_two_tabs_of_one_rater_keep_the_answers_of_both(visit, tmp_path):
     assert first.evaluate(STATUS).startswith("5 of 34 answered")
 
 
+NO_STORAGE = """
+Storage.prototype.setItem = Storage.prototype.getItem = () => { throw new Error("off") };
+"""
+
+
+def test_answers_remain_where_the_address_changes_and_nothing_is_kept(visit, tmp_path):
+    write_rating(tmp_path)
+    session = visit((tmp_path / "page.html").as_uri())
+    session.context.add_init_script(NO_STORAGE)
+    session.page.reload()
+    session.begin("ann")
+    session.press(1, 1, 1)
+    session.page.evaluate("location.hash = 'rater=bob'")
+    session.page.wait_for_selector("#start:not([hidden])")
+    session.page.fill("#rater", "ann")
+    session.press("Enter")
+    assert session.page.evaluate(STATUS).startswith("3 of 34 answered")
+
+
+def test_answers_are_stored_before_the_next_rater_of_an_address(visit, served):
+    def slow(route):
+        time.sleep(0.3)
+        route.continue_()
+
+    session = visit(served[2] + "#rater=ann")
+    session.press("Enter")
+    session.page.route("**/judgements", slow)
+    session.press(1, 1, 1)
+    session.page.evaluate("location.hash = 'rater=bob'")
+    session.page.wait_for_selector("#start:not([hidden])")
+    lines = (served[0] / "judgements.jsonl").read_text().splitlines()
+    assert [json.loads(line)["rater"] for line in lines] == ["ann"] * 3
+
+
 def contents_of(encoding, rng, count):
     form = form_of(encoding)
     values = [form.noise(encoding, rng, 24) for _ in range(2 * count)]

@@ -329,6 +329,12 @@ def test_load_dataset_error_for_other_columns_than_the_runs(
     assert "same columns in the same order" in message
 
 
+def test_load_dataset_takes_as_many_columns_where_names_are_not_known(tmp_path):
+    path = write_csv(tmp_path / "a.csv", RAW[:400, :2].tolist(), "x,y")
+    encoding = Series((0.0,) * 2, (1.0,) * 2, ("0", "1"))
+    assert load_dataset(data_of(path), encoding).encoding == encoding
+
+
 def test_windows_error_for_a_series_shorter_than_one(tmp_path):
     dataset = load_dataset(data_of(write_npy(tmp_path / "a.npy", RAW[:50])))
     message = error_of(

@@ -6,11 +6,11 @@ from errors import error_of
 from study_runs import number, write_run
 
 from configs import default
-from pf_jax.study import conduct
+from pf_jax.study import conduct, trial
 from pf_jax.study.equal_seconds import add_equal_seconds
 from pf_jax.study.plan import Study, Variant, make_variants, with_fields
 from pf_jax.study.record import Record, open_record
-from pf_jax.study.trial import Outcome
+from pf_jax.study.trial import Outcome, Task
 
 SETTINGS = {
     "split": "test",
@@ -325,6 +325,31 @@ def test_add_equal_seconds_counts_the_updates_before_patience_ended(tmp_path):
     ]
 
 
+def test_add_equal_seconds_keeps_what_a_longer_baseline_is(tmp_path):
+    config = default.get_config()
+    config.train.num_steps, config.train.patience = 500, 2
+    variants = {"a": {"objective": "teacher_forcing"}, "b": {}, "c": {"dtype": "x"}}
+    runs = {"a": (100, 10.0), "b": (500, 50.0)}
+    record = record_of(tmp_path, runs, **variants)
+    (longer,) = add_equal_seconds(record, config, [0])
+    # More seeds that patience ended later, and one more variant.
+    record.add_run("a", 1, {"workdir": "w", "step": 300, "seconds": 10.0})
+    record.add_run("c", 0, {"workdir": "w", "step": 500, "seconds": 50.0})
+    assert add_equal_seconds(record, config, [0, 1]) == [longer]
+    assert record.values["equal_seconds"] == {"b": "a_x5", "c": "a_x5"}
+
+
+def test_add_equal_seconds_reads_numbers_as_the_program_does(tmp_path):
+    record = record_of(
+        tmp_path,
+        {"a": (100, 10.0), "b": (100, 20.0)},
+        a={"objective": "teacher_forcing", "train.num_steps": "0x64"},
+        b={"train.num_steps": "0x64"},
+    )
+    (longer,) = add_equal_seconds(record, default.get_config(), [0])
+    assert longer.fields["train.num_steps"] == "200"
+
+
 def test_study_has_the_defaults_of_the_program():
     study = Study()
     assert (study.seeds, study.split, study.judge, study.jobs) == (6, "test", "auto", 1)
@@ -382,7 +407,7 @@ def test_run_study_refuses_a_measure_as_soon_as_measures_are_known(
     assert runs == {
         "teacher_forcing": {
             str(seed): {"workdir": f"teacher_forcing/seed_{seed}", "step": 500}
-            | {"seconds": 50.0 + seed}
+            | {"seconds": 50.0 + seed, "jobs": 1}
             for seed in range(first)
         }
     }
@@ -429,3 +454,29 @@ def test_run_study_compares_what_was_measured_on_its_own_split(conducted):
         f"{run}: has not been evaluated on test: run python evaluate.py --workdir {run} "
         "--split test first"
     )
+
+
+def test_run_study_warns_where_runs_had_another_share_of_the_processor(
+    conducted, capsys
+):
+    conducted()
+    assert conducted() == [] and "--jobs" not in capsys.readouterr().err
+    shutil.rmtree(conducted.folder / "professor_forcing" / "seed_1")
+    assert conducted(jobs=2) == ["professor_forcing 1"]
+    assert (
+        "has runs that were trained with --jobs=1: with --jobs=2 the seconds of a run "
+        "differ" in capsys.readouterr().err
+    )
+
+
+def test_run_is_measured_on_data_where_it_lies_now(tmp_path, monkeypatch):
+    asked = {}
+    monkeypatch.setattr(
+        "pf_jax.experiment.evaluation.evaluate",
+        lambda *_, **keywords: asked.update(keywords),
+    )
+    config = default.get_config()
+    config.data.path, config.data.tfds_manual_dir = "here.txt", "there"
+    task = Task("a", 0, config, tmp_path / "a" / "seed_0", Study(), None)
+    assert trial._measure(task) == Outcome()
+    assert (asked["data_path"], asked["tfds_manual_dir"]) == ("here.txt", "there")

@@ -322,6 +322,47 @@ def test_run_side_by_side_ends_its_processes_without_a_word(tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def _save_or_wait(path):
+    """A run whose last checkpoint takes a second, or a task that is no run."""
+    path.write_text("")
+    if path.name == "idle":
+        return
+    if path.name == "wait":
+        time.sleep(60)
+    with stop_requests() as requests:
+        wait_until(lambda: requests, 60)
+        time.sleep(1)
+        path.write_text("saved")
+    raise SystemExit(130)
+
+
+@pytest.mark.parametrize(
+    "other", ["idle", pytest.param("wait", marks=pytest.mark.slow)]
+)
+def test_run_that_is_asked_to_stop_saves_beside_a_process_that_ends_at_once(
+    tmp_path, other
+):
+    def ask_to_stop():
+        wait_until(lambda: len(list(tmp_path.iterdir())) == 2, 60)
+        time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=ask_to_stop).start()
+    with pytest.raises(SystemExit) as stop:
+        list(run_side_by_side(_save_or_wait, [tmp_path / other, tmp_path / "run"], 2))
+    assert stop.value.code == 130
+    assert (tmp_path / "run").read_text() == "saved"
+
+
+def test_run_side_by_side_is_stopped_when_nothing_is_running_any_more():
+    results = []
+    with pytest.raises(SystemExit) as stop:
+        for task, _ in run_side_by_side(_double, [1], 1):
+            results.append(task)
+            os.kill(os.getpid(), signal.SIGTERM)
+    assert stop.value.code == 130 and results == [1]
+
+
 def _wait_to_be_stopped(path):
     """A task that ends, as a run does, when it is asked to stop."""
     with stop_requests() as requests:

@@ -14,6 +14,7 @@ from whole_runs import copy_of, small_config, steps_in, timeless, write_text
 
 from pf_jax.errors import UserError
 from pf_jax.experiment import milestones, run_log
+from pf_jax.experiment.checkpoint import Checkpoints
 from pf_jax.experiment.feed import StackedFeed
 from pf_jax.experiment.loop import train_and_evaluate
 from pf_jax.experiment.patience import Patience
@@ -68,6 +69,27 @@ def assert_close_logs(found, expected, rtol=1e-4):
         for name, value in line.items():
             if name not in ("step", "split"):
                 np.testing.assert_allclose(value, other[name], rtol, 1e-5)
+
+
+def test_signal_while_the_last_checkpoints_are_written_lets_them_be_written(
+    text, whole, tmp_path, monkeypatch
+):
+    def flush_and_ask_to_stop(self):
+        if self._saving[0] == 12 and self.directory.parent.name == "seed_2":
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.2)  # The main thread handles it while this one writes.
+        flush(self)
+
+    flush, ends = Checkpoints._flush, []
+    before = signal.signal(signal.SIGTERM, lambda *_: ends.append("at once"))
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(Checkpoints, "_flush", flush_and_ask_to_stop)
+            train(text, tmp_path)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert not ends
+    assert logs_of(tmp_path) == logs_of(whole)
 
 
 @pytest.mark.slow

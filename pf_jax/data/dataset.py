@@ -210,7 +210,8 @@ def _check_series(
 ) -> None:
     del train
     names = _names_of_series(data)
-    if names != encoding.names:
+    are_named = all(map(series_files.has_names, (names, encoding.names)))
+    if len(names) != len(encoding.names) or (are_named and names != encoding.names):
         here, there = map(_columns_in_words, (names, encoding.names))
         raise UserError(
             f"data.path={data.path}: has {here}, the run was trained on {there}: give a "

@@ -20,6 +20,7 @@ from pf_jax.experiment.digests import (
     Digests,
     LogDigest,
     array_digests,
+    checkpoint_steps,
     json_digest,
 )
 from pf_jax.experiment.orbax_noise import silence_orbax
@@ -41,7 +42,7 @@ REMOVED = "removed"
 """Folder to which orbax moves what it removes, so that nothing is half removed."""
 
 DISCARDED = "discarded"
-"""Name of that folder once nothing of it can be needed any more."""
+"""Start of that folder's name once nothing of it can be needed any more."""
 
 
 def check_path(directory: pathlib.Path) -> None:
@@ -146,6 +147,8 @@ class Checkpoints(SavedCheckpoints):
     def _open_manager(self) -> ocp.CheckpointManager:
         if self._manager is None:
             silence_orbax()
+            # Process 0 alone moves them.
+            can_move = bool(jax.process_index()) or self._can_move()
             self._manager = ocp.CheckpointManager(
                 self.directory,
                 options=ocp.CheckpointManagerOptions(
@@ -157,7 +160,7 @@ class Checkpoints(SavedCheckpoints):
                     lightweight_initialize=True,
                     # Of runs that were killed. One run at a time writes here.
                     cleanup_tmp_directories=True,
-                    todelete_subdir=REMOVED,
+                    todelete_subdir=REMOVED if can_move else None,
                     async_options=ocp.options.AsyncOptions(
                         post_finalization_callback=self._flush
                     ),
@@ -203,9 +206,10 @@ class Checkpoints(SavedCheckpoints):
         if self._manager is None or self._saving is None:
             return
         self._write(self._manager.wait_until_finished)
-        self._saving = None
+        (step, _), self._saving = self._saving, None
         flush_folder(self.directory)
         if not jax.process_index():
+            self._put_back(step)  # Where an exception ended the saving before it began.
             self._discard()
 
     def recover(self) -> None:
@@ -225,11 +229,24 @@ class Checkpoints(SavedCheckpoints):
 
     def _discard(self) -> None:
         """Removes what orbax has moved away."""
-        removed, discarded = self.directory / REMOVED, self.directory / DISCARDED
-        shutil.rmtree(discarded, ignore_errors=True)  # Half removed by a killed run.
+        removed = self.directory / REMOVED
         if removed.exists():
-            removed.rename(discarded)
+            # A name of its own: on a network disk, what another process reads stays.
+            removed.rename(self.directory / f"{DISCARDED}_{time.time_ns()}")
+        for discarded in self.directory.glob(f"{DISCARDED}_*"):
             shutil.rmtree(discarded, ignore_errors=True)
+
+    def _can_move(self) -> bool:
+        """Whether checkpoints can be moved; overlayfs does not move a lower layer's."""
+        removed = self.directory / REMOVED
+        removed.mkdir(parents=True, exist_ok=True)
+        for step in checkpoint_steps(self.directory):
+            try:
+                (self.directory / str(step)).rename(removed / str(step))
+            except OSError:
+                return False
+            self._put_back(step)
+        return True
 
     def _write(self, write: Callable[[], None]) -> None:
         """Calls a function that writes, and turns orbax's errors into a `WriteError`."""

@@ -17,12 +17,14 @@ from pf_jax.rules import (
     Rule,
     Rules,
     check_rules,
+    nearest_name,
     number,
     one_of,
     optional,
     share,
     text,
     true_or_false,
+    unknown_fields,
     value_of,
     whole,
 )
@@ -215,7 +217,7 @@ def check_objective(config: config_dict.ConfigDict) -> None:
         raise UserError(
             f"objective={config.objective}: must be one of {', '.join(OBJECTIVES)}"
         )
-    OBJECTIVES[config.objective].check(config)
+    check_rules(config, OBJECTIVES[config.objective].rules)
 
 
 def _check_no_overrides(config: config_dict.ConfigDict) -> None:
@@ -255,6 +257,21 @@ def _check_defaults(
             )
 
 
+def fields_not_read(config: Any) -> list[str]:
+    """The fields of a config that nothing reads, but for sections that are not known.
+
+    Args:
+        config: Settings of an experiment, as a `ConfigDict` or nested dictionaries.
+    """
+    return unknown_fields(config, _known_fields(config))
+
+
+def _known_fields(config: Any) -> list[str]:
+    objective = OBJECTIVES.get(config.get("objective"))
+    rules = (*_RULES, *(objective.rules if objective else ()))
+    return [*dict.fromkeys(rule.field for rule in rules)]
+
+
 def check_config(config: config_dict.ConfigDict) -> None:
     """Checks every value whose legal range does not depend on the data.
 
@@ -262,11 +279,16 @@ def check_config(config: config_dict.ConfigDict) -> None:
         config: Settings of an experiment, with all fields of `configs/default.py`.
 
     Raises:
-        UserError: If a field is missing or a value is not legal. The message is the
-            field and its value as typed on the command line, then the legal values.
+        UserError: If a field is missing or unknown, or a value is not legal. The message
+            on a value is the field and its value as typed on the command line, then the
+            legal values.
     """
     check_rules(config, _RULES)
     check_objective(config)
+    for field in fields_not_read(config):
+        nearest = nearest_name(field, _known_fields(config))
+        hint = f": did you mean {nearest}?" if nearest else ""
+        raise UserError(f"unknown field {field}{hint}")
     if not has_discriminator(config):
         _check_no_overrides(config)
     _check_ignored_fields(config)

@@ -77,7 +77,7 @@ def load_run(
     try:
         restored = _restored(workdir, checkpoint, config, load)
     except UserError as error:
-        if not str(error).startswith("data.path="):
+        if data_path is not None or not str(error).startswith("data.path="):
             raise
         raise UserError(
             f"{error}; where it lies elsewhere now, {program('evaluate')} takes "

@@ -87,8 +87,9 @@ def sample(
         key = model.key(Stream.SAMPLES, seed)
         page = folder / "sampling.json"
         earlier = recorded_files(read_json(page))
-        # An interruption would leave a record of files that are gone.
-        page.unlink(missing_ok=True)
+        # An interruption leaves a record of all that it may leave, and of no settings.
+        files = [*dict.fromkeys([*earlier, *record["files"]])]
+        write_whole(page, json.dumps({"files": files}) + "\n")
         samples = write_samples(
             Request(state, encoding, None, key, sampling, length, folder), earlier
         )

@@ -9,7 +9,7 @@ from ml_collections import config_dict
 
 from pf_jax.commands import program
 from pf_jax.errors import UserError
-from pf_jax.experiment.checks import PLAYER_FIELDS
+from pf_jax.experiment.checks import PLAYER_FIELDS, fields_not_read
 from pf_jax.files import write_whole
 from pf_jax.reading import read_file
 from pf_jax.recurrence import kernel_choice
@@ -116,7 +116,11 @@ def read_config(workdir: pathlib.Path) -> config_dict.ConfigDict:
 
 
 def complete_config(values: dict[str, Any]) -> config_dict.ConfigDict:
-    """A config from its JSON values, with the fields that older runs lack."""
+    """A config from its JSON values, with the fields that older runs lack.
+
+    Fields that nothing reads are left out.
+    """
+    values = without_others(values)
     for field, value in ADDED_FIELDS.items():
         section, name = field.split(".")
         values.setdefault(section, {}).setdefault(name, value)
@@ -133,6 +137,15 @@ def complete_config(values: dict[str, Any]) -> config_dict.ConfigDict:
         del config[section][name]
         config[section][name] = reference
     return config
+
+
+def without_others(values: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of JSON values without fields that nothing reads, which a run may have had."""
+    kept: dict[str, Any] = json.loads(json.dumps(values))
+    for field in fields_not_read(kept):
+        section, _, name = field.rpartition(".")
+        del (kept[section] if section else kept)[name]
+    return kept
 
 
 def _present_kernels(kernels: Any) -> Any:

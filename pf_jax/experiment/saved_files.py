@@ -30,6 +30,7 @@ from pf_jax.experiment.saved_config import (
     flat,
     is_model_field,
     read_config,
+    without_others,
 )
 from pf_jax.reading import read_file
 
@@ -134,7 +135,7 @@ def _saved_settings(workdir: pathlib.Path) -> tuple[int, dict[str, Any]]:
     newest = newest_digests(workdir / CHECKPOINTS)
     if newest is None:
         return 0, {}
-    return newest[0], dict(newest[1].settings)
+    return newest[0], without_others(newest[1].settings)
 
 
 def _whole_config(

@@ -1,6 +1,7 @@
 """Requests to stop a run, by signals."""
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import threading
@@ -48,6 +49,8 @@ def stop_requests() -> Iterator[list[int]]:
         if not requests:
             requests.append(number)
             return
+        if number == signal.SIGTERM and multiprocessing.parent_process() is not None:
+            return  # A pool whose process has ended sends it to all others, once more.
         handler = previous[signal.Signals(number)]
         if callable(handler):
             handler(number, frame)

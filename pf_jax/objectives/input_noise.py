@@ -22,7 +22,7 @@ from pf_jax.objectives.objective import (
     total_nll,
 )
 from pf_jax.randomness import RowStream
-from pf_jax.rules import check_rules, number, share
+from pf_jax.rules import number, share
 from pf_jax.state import TrainState
 from pf_jax.types import Array, Batch, Carry
 from pf_jax.unroll import unroll_teacher_forced
@@ -140,17 +140,12 @@ def make_options(config: Any) -> InputNoise:
     return InputNoise(config.input_noise.probability, config.input_noise.deviation)
 
 
-_RULES = (
+RULES = (
     *share("input_noise.probability"),
     *number("input_noise.deviation", 1e-8, 1e6, or_zero=True),
 )
 
 
-def check(config: Any) -> None:
-    """Raises a `UserError` where a field of the noise is not legal."""
-    check_rules(config, _RULES)
-
-
 objective = Objective(
-    make_step=lambda config: input_noise_step, make_options=make_options, check=check
+    make_step=lambda config: input_noise_step, make_options=make_options, rules=RULES
 )

@@ -41,5 +41,5 @@ objective = Objective(
     make_step=lambda config: _STEPS[config.train["update"]],
     has_discriminator=True,
     make_options=input_noise.make_options,
-    check=input_noise.check,
+    rules=input_noise.RULES,
 )

@@ -19,6 +19,7 @@ from pf_jax.generator import Context, Dropout, GeneratorParams, encode_condition
 from pf_jax.metrics import Metrics, average, sum_over_devices
 from pf_jax.players import update_player
 from pf_jax.randomness import draw_dropout, row_keys
+from pf_jax.rules import Rules
 from pf_jax.state import Settings, TrainState
 from pf_jax.types import Array, Batch, Carry, Unroll, vary_over
 
@@ -37,8 +38,7 @@ class Objective(NamedTuple):
         make_step: Function `(config) -> Step`, of a config as in `configs/default.py`.
         has_discriminator: Whether the training state holds a discriminator.
         make_options: Function `(config) -> Settings.options`, which must be hashable.
-        check: Function `(config) -> None` that raises a `UserError` where a field of the
-            objective is not legal.
+        rules: Rules of all fields of the objective's own section, if it has one.
         least_rows: Function `(config) -> int`: sequences that each device needs in an
             update.
     """
@@ -46,7 +46,7 @@ class Objective(NamedTuple):
     make_step: Callable[[Any], Step]
     has_discriminator: bool = False
     make_options: Callable[[Any], Any] = lambda config: None
-    check: Callable[[Any], None] = lambda config: None
+    rules: Rules = ()
     least_rows: Callable[[Any], int] = lambda config: 1
 
 

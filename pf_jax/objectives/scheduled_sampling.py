@@ -23,7 +23,7 @@ from pf_jax.objectives.objective import (
     total_nll,
 )
 from pf_jax.randomness import RowStream
-from pf_jax.rules import Rule, check_rules, number, one_of, share
+from pf_jax.rules import Rule, number, one_of, share
 from pf_jax.state import TrainState
 from pf_jax.types import Array, Batch, Carry
 from pf_jax.unroll import unroll_mixed
@@ -152,12 +152,8 @@ _RULES = (
 )
 
 
-def _check(config: Any) -> None:
-    check_rules(config, _RULES)
-
-
 objective = Objective(
     make_step=lambda config: scheduled_sampling_step,
     make_options=_make_options,
-    check=_check,
+    rules=_RULES,
 )

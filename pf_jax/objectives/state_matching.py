@@ -24,7 +24,7 @@ from pf_jax.objectives.objective import (
     readable,
     total_nll,
 )
-from pf_jax.rules import check_rules, number, one_of, true_or_false
+from pf_jax.rules import number, one_of, true_or_false
 from pf_jax.state import TrainState
 from pf_jax.types import Array, Batch, Carry
 from pf_jax.unroll import split_modes, unroll_paired
@@ -180,13 +180,9 @@ _RULES = (
 )
 
 
-def _check(config: Any) -> None:
-    check_rules(config, _RULES)
-
-
 objective = Objective(
     make_step=lambda config: state_matching_step,
     make_options=_make_options,
-    check=_check,
+    rules=_RULES,
     least_rows=lambda config: LEAST_ROWS[config.state_matching.distance],
 )

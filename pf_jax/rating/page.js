@@ -81,6 +81,7 @@ let position = 0;
 let answers = {}; // choice by item
 let sent = {}; // choice by item that the server has
 let isSending = false;
+const inMemory = {}; // answers and what the server has, by rater: a browser may keep nothing
 
 const judgements = () =>
   shown
@@ -98,6 +99,7 @@ function restore() {
 }
 
 function keep() {
+  inMemory[rater] = { answers, sent };
   storage.set(`by:${rater}`, { answers, sent });
 }
 
@@ -132,8 +134,8 @@ function begin(name) {
   rater = name;
   element("name").textContent = rater;
   shown = showings(rater);
-  answers = {};
-  sent = {};
+  answers = { ...inMemory[rater]?.answers };
+  sent = { ...inMemory[rater]?.sent };
   restore();
   storage.set("rater", rater);
   document.activeElement?.blur();
@@ -330,11 +332,14 @@ for (const button of document.querySelectorAll("[data-choice]")) {
 element("back").addEventListener("click", back);
 element("forward").addEventListener("click", forward);
 element("review").addEventListener("click", back);
-element("next").addEventListener("click", async () => {
+// What is being stored is this rater's: the next one begins behind it.
+async function leave() {
   await send();
   while (isSending) await new Promise((resolve) => setTimeout(resolve, 50));
   start();
-});
+}
+
+element("next").addEventListener("click", leave);
 element("download").addEventListener("click", download);
 element("who").addEventListener("submit", (event) => {
   event.preventDefault();
@@ -343,7 +348,7 @@ element("who").addEventListener("submit", (event) => {
 
 element("page").textContent = data.page.slice(0, 16);
 window.addEventListener("hashchange", () => {
-  if (given() && given() !== rater) start();
+  if (given() && given() !== rater) leave();
 });
 const unfinished = storage.get("rater");
 // A code in the address may be another person's.

@@ -11,7 +11,7 @@ from typing import Any
 import tqdm
 from ml_collections import config_dict
 
-from pf_jax.errors import UserError
+from pf_jax.errors import UserError, warn
 from pf_jax.experiment.lock import FolderLock
 from pf_jax.files import make_folder, write_whole
 from pf_jax.study.checks import check_study
@@ -69,6 +69,7 @@ def _run(
     """Trains and evaluates what the record lacks, and writes the report."""
     folder = record.folder
     _check_primary(record, study)
+    _warn_of_jobs(record, study)
     record.values |= {"command": study.command, "primary": study.primary}
     record.write()
     judge = _judge(config, folder, study)
@@ -81,6 +82,20 @@ def _run(
         tasks = [make_task(variant, seed) for variant in added for seed in seeds]
         _run_all(record, tasks, study)
     write_results(folder)
+
+
+def _warn_of_jobs(record: Record, study: Study) -> None:
+    """Prints a warning where runs were trained with another share of the processor."""
+    runs = [run for runs in record.values["runs"].values() for run in runs.values()]
+    # Older versions did not note it.
+    others = {run["jobs"] for run in runs if "jobs" in run} - {study.jobs}
+    if others:
+        told = " and ".join(f"--jobs={jobs}" for jobs in sorted(others))
+        warn(
+            f"{record.folder}: has runs that were trained with {told}: with "
+            f"--jobs={study.jobs} the seconds of a run differ, and say nothing beside "
+            "theirs"
+        )
 
 
 def _settings(study: Study) -> dict[str, Any]:
@@ -189,7 +204,12 @@ def _note(record: Record, task: Task, outcome: Outcome) -> None:
     record.add_run(
         task.variant,
         task.seed,
-        {"workdir": place, "step": result.step, "seconds": result.seconds},
+        {
+            "workdir": place,
+            "step": result.step,
+            "seconds": result.seconds,
+            "jobs": task.study.jobs,
+        },
     )
     measurement = next(iter(numbers_of(result).values()))
     tqdm.tqdm.write(

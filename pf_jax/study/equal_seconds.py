@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from ml_collections import config_dict
 
-from pf_jax.study.plan import Variant
+from pf_jax.study.plan import Variant, with_fields
 from pf_jax.study.record import Record
 
 STEPS = (1, 1.25, 1.6, 2, 2.5, 3.2, 4, 5, 6.3, 8)
@@ -37,13 +37,20 @@ def add_equal_seconds(
         if not seconds or not first or seconds / first < MIN_RATIO:
             continue
         ratio = _rounded_up(seconds / first)
-        updates = int(fields.get("train.num_steps", config.train.num_steps))
-        if int(fields.get("train.patience", config.train.patience)):
+        longer = f"{baseline}_x{ratio:g}"
+        if longer in record.values["variants"]:
+            record.add_equal_seconds(
+                Variant(longer, record.values["variants"][longer]), [name]
+            )
+            continue
+        train = with_fields(config, fields, config.seed).train
+        updates = train.num_steps
+        if train.patience:
             # Patience would end it where it ended the baseline.
             updates = _median(record, baseline, seeds, "step") or updates
             fields["train.patience"] = "0"
         fields["train.num_steps"] = str(round(updates * ratio))
-        record.add_equal_seconds(Variant(f"{baseline}_x{ratio:g}", fields), [name])
+        record.add_equal_seconds(Variant(longer, fields), [name])
     return [v for v in record.variants if v.name in matched.values()]
 
 

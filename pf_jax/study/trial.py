@@ -113,6 +113,9 @@ def _measure(task: Task) -> Outcome:
                 Sampling(),
                 split=study.split,
                 measures=Measures(study.critic, study.reverse, task.judge),
+                # The run's config has where the data lay when it was trained.
+                data_path=task.config.data.path,
+                tfds_manual_dir=task.config.data.tfds_manual_dir,
             )
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)

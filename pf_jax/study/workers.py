@@ -64,7 +64,7 @@ def run_side_by_side(
             # One task for each free process, and none in advance: a process whose run was
             # asked to stop would go on with the next one in its queue.
             for task in itertools.islice(remaining, jobs - len(running)):
-                running[pool.submit(function, task)] = task
+                running[pool.submit(_run, function, task)] = task
 
         try:
             start_next()
@@ -89,6 +89,17 @@ def run_side_by_side(
             raise
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+        if requests:  # When nothing was running any more.
+            raise SystemExit(INTERRUPTED)
+
+
+def _run(function: Callable[[Any], Any], task: Any) -> Any:
+    """Calls the function; a run that was asked to stop ends its process, too."""
+    try:
+        return function(task)
+    except (KeyboardInterrupt, SystemExit):
+        # It would wait for the next task, and one that ended may hold the queue's lock.
+        os._exit(INTERRUPTED)
 
 
 def _start(started: Any, jobs: int, programs: str) -> None:

@@ -1,5 +1,6 @@
 """CUDA C++ to PTX by NVRTC, which jax's CUDA wheels install; no compiler is needed."""
 
+import contextlib
 import ctypes
 import ctypes.util
 import functools
@@ -9,6 +10,7 @@ import importlib.util
 import os
 import pathlib
 import re
+import tempfile
 
 SOURCES = pathlib.Path(__file__).parent / "sources"
 VERSION = "8.1"
@@ -49,29 +51,42 @@ def architecture(name: str) -> str:
 def _compiled(texts: tuple[tuple[str, str], ...], defines: Defines) -> str:
     """The PTX of a source and its headers, kept in a file for other processes."""
     key = repr((texts, defines, architecture(texts[0][0]), VERSION)).encode()
-    path = cache_folder() / f"{hashlib.sha256(key).hexdigest()[:32]}.ptx"
-    try:
-        return path.read_text()
-    except OSError:
-        pass
+    name = f"{hashlib.sha256(key).hexdigest()[:32]}.ptx"
+    # A cache is no more than that: it may be damaged, read-only, or of no user.
+    with contextlib.suppress(OSError, RuntimeError, ValueError):
+        digest, _, ptx = (cache_folder() / name).read_text().partition("\n")
+        if digest == _digest(ptx):
+            return ptx
     ptx = _run_nvrtc(texts, defines)
-    try:
-        _write(path, ptx)
-    except OSError:  # A cache is no more than that.
-        pass
+    with contextlib.suppress(OSError, RuntimeError):
+        _write(cache_folder() / name, f"{_digest(ptx)}\n{ptx}")
     return ptx
+
+
+def _digest(ptx: str) -> str:
+    """First line of a kept file: comment of PTX with the digest of what follows."""
+    return f"// {hashlib.sha256(ptx.encode()).hexdigest()}"
 
 
 def _write(path: pathlib.Path, text: str) -> None:
     """Writes a file atomically, also where other processes write the same one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}")
-    temporary.write_text(text)
-    temporary.replace(path)
+    descriptor, temporary = tempfile.mkstemp(".partial", path.stem, path.parent)
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(text)
+        os.replace(temporary, path)
+    except OSError:
+        os.unlink(temporary)
+        raise
 
 
 def cache_folder() -> pathlib.Path:
-    """The folder of compiled kernels, in the user's cache."""
+    """The folder of compiled kernels, in the user's cache.
+
+    Raises:
+        RuntimeError: If the user has no home.
+    """
     caches = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
     return pathlib.Path(caches) / "pf_jax" / "ptx"
 
@@ -92,8 +107,15 @@ def find_library() -> ctypes.CDLL:
     """NVRTC.
 
     Raises:
-        UnavailableError: If it is not installed.
+        UnavailableError: If it is not installed, or is no library.
     """
+    try:
+        return _load_library()
+    except OSError as error:
+        raise UnavailableError(f"NVRTC cannot be loaded: {error}") from error
+
+
+def _load_library() -> ctypes.CDLL:
     for folder in _folders():
         for path in sorted(glob.glob(f"{folder}/libnvrtc.so.1[23]"), reverse=True):
             # NVRTC would search the system's folders alone for this one.
