@@ -369,21 +369,21 @@ def test_sample_removes_what_an_interrupted_one_left_and_nothing_else(texts, tmp
         "sample_1.txt.partial": None,
         "notes.csv.partial": None,
         "sample_a.csv.partial": None,
-        "parts_listing0": "drawer.txt",
-        "parts": "1.txt",
+        ".parts_listing0": "drawer.txt",
+        "parts_original": "1.txt",
     }
     left = {
         "sample_7.csv.partial": None,
         "sample_12.svg.partial": None,
-        "parts_ab_3x9k1": "1.txt",
-        "parts_0000000_": "2.txt.partial",
+        ".parts_ab_3x9k1": "1.txt",
+        ".parts_0000000_": "2.txt.partial",
     }
     for name, part in (own | left).items():
         path = tmp_path / name
         if part:
             path.mkdir()
         (path / (part or "")).write_text("x")
-    (tmp_path / "parts_emptyone").mkdir()
+    (tmp_path / ".parts_emptyone").mkdir()
     sample(texts, Sampling(1, 5), out=tmp_path)
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {*own, "samples.txt", "sampling.json"}

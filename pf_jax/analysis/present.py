@@ -42,7 +42,7 @@ SPARE_FILES = 64
 UNFINISHED = re.compile(r"sample_\d+\.(svg|wav|mid|csv)\.partial")
 """Names of files of samples that are being written."""
 
-PARTS = re.compile(f"{sample_files.PARTS}[a-z0-9_]{{8}}")
+PARTS = re.compile(re.escape(sample_files.PARTS) + "[a-z0-9_]{8}")
 """Names of folders of texts that are being written, as `tempfile` makes them."""
 
 MOST_BEAM = 100

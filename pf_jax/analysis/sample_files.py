@@ -29,8 +29,8 @@ from pf_jax.mixture import biased_mixture
 SHOWN_STEPS = 200_000
 """Number of steps of a sample that are described and shown in a picture: files have all."""
 
-PARTS = "parts_"
-"""Start of the name of a folder in which texts grow, `N.txt` each."""
+PARTS = ".parts_"
+"""Start of the name of a hidden folder in which texts grow, `N.txt` each."""
 
 NUM_DRAWN = 4
 """Number of drawings from the data that are shown beside samples."""
