@@ -155,7 +155,8 @@ def unknown_fields(config: Any, known: Collection[str]) -> list[str]:
     return [
         field
         for field in field_names(config)
-        if field.rpartition(".")[0] in sections and field not in known
+        # A section that is a number is no field: its fields are missing.
+        if field.rpartition(".")[0] in sections and field not in {*known, *sections}
     ]
 
 

@@ -36,6 +36,7 @@ from pf_jax.objectives import (
     teacher_forcing_step,
 )
 from pf_jax.objectives.professor_forcing import adversarial_weight
+from pf_jax.rules import check_rules
 from pf_jax.state import GeneratorSizes, Settings, create_train_state
 from pf_jax.types import Batch
 
@@ -83,7 +84,7 @@ def as_type(state, dtype):
 def test_step_of_every_objective_by_its_config(name):
     config = default.get_config()
     config.objective, objective = name, OBJECTIVES[name]
-    objective.check(config)
+    check_rules(config, objective.rules)
     options = objective.make_options(config)
     assert hash(options) == hash(objective.make_options(config))
     state = make_state(options=options)

@@ -232,7 +232,8 @@ class Checkpoints(SavedCheckpoints):
         removed = self.directory / REMOVED
         if removed.exists():
             # A name of its own: on a network disk, what another process reads stays.
-            removed.rename(self.directory / f"{DISCARDED}_{time.time_ns()}")
+            with contextlib.suppress(OSError):  # A lower layer's: it stays.
+                removed.rename(self.directory / f"{DISCARDED}_{time.time_ns()}")
         for discarded in self.directory.glob(f"{DISCARDED}_*"):
             shutil.rmtree(discarded, ignore_errors=True)
 
