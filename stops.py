@@ -4,7 +4,7 @@ Importing this module is enough. Programs import it before anything that takes s
 import, so that there is no time at which SIGINT, SIGTERM or SIGHUP end in a traceback or
 without a word. It holds until a program that has something to save replaces the handlers,
 as `pf_jax.experiment.signals.stop_requests` does. Processes that a program starts with
-`multiprocessing` import the program too, and are left alone: they answer to it.
+`multiprocessing` import the program too, and end without a word: they answer to it.
 """
 
 import multiprocessing
@@ -58,3 +58,5 @@ def _install() -> None:
 # While a new process imports the program, it has no parent process yet, but its name.
 if multiprocessing.current_process().name == "MainProcess":
     _install()
+else:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # It ends without a traceback.

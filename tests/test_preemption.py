@@ -182,6 +182,36 @@ def test_program_that_is_stopped_while_it_is_imported_says_so(launcher, tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
+CHILD = """
+import multiprocessing
+import signal
+
+import stops
+
+HANDLERS = [signal.getsignal(number) for number in stops.NUMBERS]
+
+def child():
+    print([handler is signal.SIG_DFL for handler in HANDLERS])
+
+if __name__ == "__main__":
+    process = multiprocessing.get_context("spawn").Process(target=child)
+    process.start()
+    process.join()
+"""
+
+
+def test_processes_of_a_program_end_without_a_word_while_they_import_it(tmp_path):
+    (tmp_path / "program.py").write_text(CHILD)
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "program.py")],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.stdout, done.stderr) == ("[True, True, True]\n", "")
+
+
 def test_program_under_nohup_ignores_that_the_terminal_closes():
     code = "import stops, signal; print(signal.getsignal(signal.SIGHUP).name)"
     result = subprocess.run(
