@@ -734,7 +734,8 @@ def test_an_lstm_is_trained_validated_and_resumed_to_the_bit(config_with, tmp_pa
     ],
 )
 def test_every_objective_is_resumed_to_the_bit(objective, config_with, tmp_path):
-    fields = {"objective": objective, "generator.dropout": 0.1}
+    # Two sequences on each of eight devices: a distance of states is of pairs.
+    fields = {"objective": objective, "generator.dropout": 0.1, "train.batch_size": 16}
     whole = train_and_evaluate(config_with(fields), tmp_path / "whole")
     train_and_evaluate(config_with(fields | {"train.num_steps": 6}), tmp_path / "cut")
     resumed = train_and_evaluate(config_with(fields), tmp_path / "cut")

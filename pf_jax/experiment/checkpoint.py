@@ -147,8 +147,13 @@ class Checkpoints(SavedCheckpoints):
     def _open_manager(self) -> ocp.CheckpointManager:
         if self._manager is None:
             silence_orbax()
-            # Process 0 alone moves them.
-            can_move = bool(jax.process_index()) or self._can_move()
+            can_move = True  # Process 0 alone moves and removes them.
+            if not jax.process_index():
+                can_move = self._can_move()
+                # Of runs that were killed. One run at a time writes here, and orbax's own
+                # removal, in the background, can end in an error.
+                for folder in self._unfinished("*"):
+                    shutil.rmtree(folder, ignore_errors=True)
             self._manager = ocp.CheckpointManager(
                 self.directory,
                 options=ocp.CheckpointManagerOptions(
@@ -158,8 +163,6 @@ class Checkpoints(SavedCheckpoints):
                     best_mode="min",
                     # Otherwise orbax reads the losses, and ends at a damaged one.
                     lightweight_initialize=True,
-                    # Of runs that were killed. One run at a time writes here.
-                    cleanup_tmp_directories=True,
                     todelete_subdir=REMOVED if can_move else None,
                     async_options=ocp.options.AsyncOptions(
                         post_finalization_callback=self._flush
@@ -184,7 +187,7 @@ class Checkpoints(SavedCheckpoints):
                 (flush_folder if path.is_dir() else flush_file)(path)
             flush_folder(folder)
 
-    def _unfinished(self, step: int) -> list[pathlib.Path]:
+    def _unfinished(self, step: int | str) -> list[pathlib.Path]:
         return list(self.directory.glob(f"{step}.orbax-checkpoint-tmp*"))
 
     def _remove_unfinished(self, step: int) -> None:
