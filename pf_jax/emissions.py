@@ -223,7 +223,7 @@ def _with_zero(x: Array) -> Array:
 
 
 LARGEST_READABLE = 1e6
-"""Largest number that a masked step may hold: squares of much larger ones overflow."""
+"""Larger numbers of masked steps are read as zero: their squares could overflow."""
 
 
 def without_unreadable(

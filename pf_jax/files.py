@@ -6,6 +6,7 @@ import math
 import os
 import pathlib
 import shutil
+import tempfile
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -105,6 +106,30 @@ def write_whole(path: pathlib.Path, content: str | bytes) -> None:
                 temporary.unlink(missing_ok=True)
             raise
     flush_folder(path.parent)
+
+
+def write_shared(path: pathlib.Path, content: bytes) -> None:
+    """Writes a file of a cache, whole or not at all, which others may write too.
+
+    Not flushed to the disk: what is read from a cache is checked.
+
+    Args:
+        path: Path of the file; its folder is made.
+        content: Content of the file.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(".partial", path.stem, path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
 
 
 @contextlib.contextmanager

@@ -160,15 +160,20 @@ def unknown_fields(config: Any, known: Collection[str]) -> list[str]:
     ]
 
 
-def field_names(config: Any, prefix: str = "") -> list[str]:
-    """The full names of a config's fields, such as `train.num_steps`, in order."""
-    names = []
-    for name, value in config.items():
-        if hasattr(value, "items"):
-            names += field_names(value, f"{prefix}{name}.")
+def flat(values: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested settings by full name, in order, such as `train.num_steps`."""
+    fields: dict[str, Any] = {}
+    for name, value in values.items():
+        if hasattr(value, "items"):  # Importing pf_jax is not to load ml_collections.
+            fields |= flat(value, f"{prefix}{name}.")
         else:
-            names.append(prefix + name)
-    return names
+            fields[prefix + name] = value
+    return fields
+
+
+def field_names(config: Any) -> list[str]:
+    """The full names of a config's fields, such as `train.num_steps`, in order."""
+    return [*flat(config)]
 
 
 def nearest_name(name: str, known: Iterable[str]) -> str | None:

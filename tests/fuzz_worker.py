@@ -147,7 +147,7 @@ def _run(case, arguments: list[str], here: pathlib.Path, programs: str | None) -
 def _stop_where_it_compiles(found: pathlib.Path, programs: str | None) -> None:
     """Replaces what takes long in the programs."""
     from pf_jax.experiment import build, evaluation, first_state, loop, memory
-    from pf_jax.experiment.saved_config import flat
+    from pf_jax.rules import flat
     from pf_jax.study import conduct, selection
 
     train, check_memory = loop._train, first_state.check_memory

@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from typing import Any
 
 import jax
@@ -19,7 +18,7 @@ import optax
 import pytest
 from flax import struct
 from trees import assert_close, assert_same_bits
-from whole_runs import SIZES
+from whole_runs import SIZES, stopped_while_written
 
 from configs import default
 from pf_jax.data import gather_windows, join_sequences, load_dataset, make_windows
@@ -318,20 +317,8 @@ def test_signal_during_validation_saves_and_the_next_run_validates(
 def test_signal_while_the_last_checkpoint_is_written_lets_it_be_written(
     base, config_with, tmp_path, monkeypatch
 ):
-    def flush_and_ask_to_stop(self):
-        if self._saving[0] == 12:
-            os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(0.2)  # The main thread handles it while this one writes.
-        flush(self)
-
-    flush, ends = Checkpoints._flush, []
-    before = signal.signal(signal.SIGTERM, lambda *_: ends.append("at once"))
-    try:
-        monkeypatch.setattr(Checkpoints, "_flush", flush_and_ask_to_stop)
+    with stopped_while_written(monkeypatch, 12):
         state = train_and_evaluate(config_with(), tmp_path / "run")
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    assert not ends
     _assert_same_states(state, base[0])
     assert 12 in _checkpoint_steps(tmp_path / "run")
 

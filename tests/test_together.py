@@ -10,11 +10,17 @@ import jax
 import numpy as np
 import pytest
 from errors import error_of
-from whole_runs import copy_of, small_config, steps_in, timeless, write_text
+from whole_runs import (
+    copy_of,
+    small_config,
+    steps_in,
+    stopped_while_written,
+    timeless,
+    write_text,
+)
 
 from pf_jax.errors import UserError
 from pf_jax.experiment import milestones, run_log
-from pf_jax.experiment.checkpoint import Checkpoints
 from pf_jax.experiment.feed import StackedFeed
 from pf_jax.experiment.loop import train_and_evaluate
 from pf_jax.experiment.patience import Patience
@@ -74,21 +80,8 @@ def assert_close_logs(found, expected, rtol=1e-4):
 def test_signal_while_the_last_checkpoints_are_written_lets_them_be_written(
     text, whole, tmp_path, monkeypatch
 ):
-    def flush_and_ask_to_stop(self):
-        if self._saving[0] == 12 and self.directory.parent.name == "seed_2":
-            os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(0.2)  # The main thread handles it while this one writes.
-        flush(self)
-
-    flush, ends = Checkpoints._flush, []
-    before = signal.signal(signal.SIGTERM, lambda *_: ends.append("at once"))
-    try:
-        with monkeypatch.context() as patch:
-            patch.setattr(Checkpoints, "_flush", flush_and_ask_to_stop)
-            train(text, tmp_path)
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    assert not ends
+    with stopped_while_written(monkeypatch, 12, "seed_2"):
+        train(text, tmp_path)
     assert logs_of(tmp_path) == logs_of(whole)
 
 

@@ -1,14 +1,19 @@
 """A small run, and damage to it."""
 
+import contextlib
 import json
+import os
 import pathlib
 import random
 import shutil
+import signal
+import time
 
 import jax
 import numpy as np
 
 from configs import default
+from pf_jax.experiment.checkpoint import Checkpoints
 from pf_jax.experiment.digests import ITEM, STEP_FILE
 
 SIZES = {
@@ -55,6 +60,33 @@ def copy_of(workdir: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
 
 def leaves_of(state) -> list[bytes]:
     return [np.asarray(leaf).tobytes() for leaf in jax.tree.leaves(state)]
+
+
+@contextlib.contextmanager
+def stopped_while_written(monkeypatch, step: int, name: str = "run"):
+    """Asks a run to stop by a signal while a checkpoint is written; it must not end.
+
+    Args:
+        monkeypatch: The fixture.
+        step: Step of the checkpoint.
+        name: Name of the run's folder.
+    """
+
+    def flush_and_ask_to_stop(self):
+        if self._saving[0] == step and self.directory.parent.name == name:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.2)  # The main thread handles it while this one writes.
+        flush(self)
+
+    flush, ends = Checkpoints._flush, []
+    before = signal.signal(signal.SIGTERM, lambda *_: ends.append("at once"))
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(Checkpoints, "_flush", flush_and_ask_to_stop)
+            yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert not ends
 
 
 def timeless(workdir: pathlib.Path) -> list[dict]:

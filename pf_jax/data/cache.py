@@ -10,12 +10,12 @@ import io
 import json
 import os
 import pathlib
-import tempfile
 from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
 from pf_jax.errors import UserError
+from pf_jax.files import write_shared
 from pf_jax.reading import read_file
 
 FORMAT = 1
@@ -67,7 +67,7 @@ def cached(
     # As it was before it was read: a file that changes meanwhile is not kept.
     if path == _path(name, files):
         with contextlib.suppress(OSError):
-            _write(path, _sealed(arrays))
+            write_shared(path, _sealed(arrays))
     return arrays
 
 
@@ -107,17 +107,3 @@ def _opened(sealed: bytes) -> Arrays:
         raise ValueError("damaged")
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
         return dict(arrays)
-
-
-def _write(path: pathlib.Path, content: bytes) -> None:
-    """Writes a file whole or not at all, while other processes may write the same one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(".partial", path.stem, path.parent)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.unlink(temporary)
-        raise

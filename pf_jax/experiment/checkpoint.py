@@ -147,13 +147,6 @@ class Checkpoints(SavedCheckpoints):
     def _open_manager(self) -> ocp.CheckpointManager:
         if self._manager is None:
             silence_orbax()
-            can_move = True  # Process 0 alone moves and removes them.
-            if not jax.process_index():
-                can_move = self._can_move()
-                # Of runs that were killed. One run at a time writes here, and orbax's own
-                # removal, in the background, can end in an error.
-                for folder in self._unfinished("*"):
-                    shutil.rmtree(folder, ignore_errors=True)
             self._manager = ocp.CheckpointManager(
                 self.directory,
                 options=ocp.CheckpointManagerOptions(
@@ -163,7 +156,7 @@ class Checkpoints(SavedCheckpoints):
                     best_mode="min",
                     # Otherwise orbax reads the losses, and ends at a damaged one.
                     lightweight_initialize=True,
-                    todelete_subdir=REMOVED if can_move else None,
+                    todelete_subdir=REMOVED if self._can_move() else None,
                     async_options=ocp.options.AsyncOptions(
                         post_finalization_callback=self._flush
                     ),
@@ -216,13 +209,17 @@ class Checkpoints(SavedCheckpoints):
             self._discard()
 
     def recover(self) -> None:
-        """Puts back what a run had moved away that was killed before it was replaced.
+        """Mends what a killed run left.
 
-        Called by the one process that writes here, before anything is read.
+        Puts back what it had moved away and not replaced yet, and removes what it had not
+        finished; orbax's own removal, in the background, can end in an error. Called by
+        the one process that writes here, before anything is read.
         """
         for folder in (self.directory / REMOVED).glob("*"):
             self._put_back(folder.name)
         self._discard()
+        for folder in self._unfinished("*"):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _put_back(self, name: int | str) -> None:
         """Puts a checkpoint back that orbax has moved away, unless there is a new one."""
@@ -242,6 +239,8 @@ class Checkpoints(SavedCheckpoints):
 
     def _can_move(self) -> bool:
         """Whether checkpoints can be moved; overlayfs does not move a lower layer's."""
+        if jax.process_index():
+            return True  # Process 0 alone moves them.
         removed = self.directory / REMOVED
         removed.mkdir(parents=True, exist_ok=True)
         for step in checkpoint_steps(self.directory):

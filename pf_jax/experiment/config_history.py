@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 from ml_collections import config_dict
 
 from pf_jax.experiment.agreement import tell
-from pf_jax.experiment.saved_config import flat
 from pf_jax.files import write_whole
+from pf_jax.rules import flat
 
 HISTORY = "config_history.jsonl"
 """File of a workdir with one JSON object a line: a step, and what changed there."""

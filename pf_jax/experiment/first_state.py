@@ -1,7 +1,6 @@
 """What a run starts from: its data, and a new state or that of the newest checkpoint."""
 
 import functools
-import json
 import pathlib
 from typing import NamedTuple
 
@@ -28,7 +27,6 @@ from pf_jax.experiment.saved_config import (
     PLACES,
     check_same_model,
     complete_config,
-    flat,
 )
 from pf_jax.experiment.saved_files import trained_config, warn_of_encoding, warn_of_log
 from pf_jax.experiment.trained_start import (
@@ -39,6 +37,7 @@ from pf_jax.experiment.trained_start import (
 )
 from pf_jax.experiment.waiting import told_if_long
 from pf_jax.parallel import all_devices, replicate
+from pf_jax.rules import flat
 from pf_jax.state import TrainState
 
 
@@ -158,8 +157,7 @@ def _config_at(
     """The config that a checkpoint was saved with; `saved` where that is not known."""
     if digests is None or not digests.settings:
         return saved
-    # A copy: missing fields are filled in.
-    return complete_config(json.loads(json.dumps(digests.settings)))
+    return complete_config(digests.settings)
 
 
 def _with_discriminator(experiment: Experiment, state: TrainState) -> TrainState:

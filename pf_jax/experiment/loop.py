@@ -36,11 +36,12 @@ from pf_jax.experiment.feed import Feed
 from pf_jax.experiment.first_state import Start, continued_start, new_start
 from pf_jax.experiment.lock import FolderLock
 from pf_jax.experiment.pace import Pace
-from pf_jax.experiment.saved_config import flat, write_config
+from pf_jax.experiment.saved_config import write_config
 from pf_jax.experiment.saved_files import CHECKPOINTS
 from pf_jax.experiment.signals import requests_so_far, stop_requests
 from pf_jax.files import check_place, make_folder
 from pf_jax.objectives import OBJECTIVES
+from pf_jax.rules import flat
 from pf_jax.state import TrainState
 
 INTERRUPTED = 130

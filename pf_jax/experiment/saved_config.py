@@ -13,6 +13,7 @@ from pf_jax.experiment.checks import PLAYER_FIELDS, fields_not_read
 from pf_jax.files import write_whole
 from pf_jax.reading import read_file
 from pf_jax.recurrence import kernel_choice
+from pf_jax.rules import flat
 
 MODEL_SECTIONS = ("generator", "behavior", "discriminator", "data", "dtype")
 """Sections that settle a model's shapes and its encoding."""
@@ -115,21 +116,21 @@ def read_config(workdir: pathlib.Path) -> config_dict.ConfigDict:
         raise UserError(f"{path}: damaged: copy it from a like run") from error
 
 
-def complete_config(values: dict[str, Any]) -> config_dict.ConfigDict:
+def complete_config(values: Mapping[str, Any]) -> config_dict.ConfigDict:
     """A config from its JSON values, with the fields that older runs lack.
 
     Fields that nothing reads are left out.
     """
-    values = without_others(values)
+    complete = without_others(values)
     for field, value in ADDED_FIELDS.items():
         section, name = field.split(".")
-        values.setdefault(section, {}).setdefault(name, value)
+        complete.setdefault(section, {}).setdefault(name, value)
     for field in TUPLE_FIELDS:
         section, name = field.split(".")
-        values[section][name] = tuple(values[section][name])
-    kernels = values["generator"]["kernels"]
-    values["generator"]["kernels"] = _present_kernels(kernels)
-    config = config_dict.ConfigDict(values)
+        complete[section][name] = tuple(complete[section][name])
+    kernels = complete["generator"]["kernels"]
+    complete["generator"]["kernels"] = _present_kernels(kernels)
+    config = config_dict.ConfigDict(complete)
     for field, kind in OPTIONAL_FIELDS.items():
         section, name = field.split(".")
         reference = config_dict.placeholder(kind)
@@ -164,17 +165,6 @@ def complete_fields(fields: Mapping[str, Any]) -> dict[str, Any]:
 def is_model_field(field: str) -> bool:
     """Whether a field settles a model's shapes or its encoding."""
     return field.split(".")[0] in MODEL_SECTIONS and field not in FREE_FIELDS
-
-
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by full name, such as `train.num_steps`."""
-    fields: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping | config_dict.ConfigDict):
-            fields |= flat(value, f"{prefix}{name}.")
-        else:
-            fields[prefix + name] = value
-    return fields
 
 
 def check_same_model(

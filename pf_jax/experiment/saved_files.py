@@ -27,12 +27,12 @@ from pf_jax.experiment.run_log import log_digest, read_metrics, read_valid_lines
 from pf_jax.experiment.saved_config import (
     PLACES,
     complete_config,
-    flat,
     is_model_field,
     read_config,
     without_others,
 )
 from pf_jax.reading import read_file
+from pf_jax.rules import flat
 
 CHECKPOINTS = "checkpoints"
 """Folder of the checkpoints in a workdir."""

@@ -18,8 +18,9 @@ from pf_jax.experiment.agreement import tell
 from pf_jax.experiment.build import Experiment, Model, load_experiment, make_experiment
 from pf_jax.experiment.checks import PLAYER_FIELDS, check_config
 from pf_jax.experiment.runs import load_model
-from pf_jax.experiment.saved_config import flat, is_model_field
+from pf_jax.experiment.saved_config import is_model_field
 from pf_jax.players import Player, create_player
+from pf_jax.rules import flat
 from pf_jax.state import TrainState
 
 

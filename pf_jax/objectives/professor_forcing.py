@@ -217,9 +217,7 @@ def adversarial_weight(settings: Settings, step: Array) -> Array | float:
     """The weight of the adversarial terms at this update, its warm-up included."""
     if not settings.warmup_steps and not settings.start_step:
         return settings.weight
-    if not settings.warmup_steps:
-        return jnp.where(step >= settings.start_step, settings.weight, 0.0)
-    risen = (step - settings.start_step + 1) / settings.warmup_steps
+    risen = (step - settings.start_step + 1) / max(settings.warmup_steps, 1)
     return settings.weight * jnp.clip(risen, 0.0, 1.0)
 
 

@@ -30,7 +30,7 @@ def add_equal_seconds(
     for name, own in record.variants:
         if name in (baseline, *matched, *matched.values()):
             continue
-        fields = dict(record.values["variants"][baseline])
+        fields = record.values["variants"][baseline]
         if _but_updates(own) == _but_updates(fields):
             continue  # It is a longer run of the baseline itself.
         seconds = _median(record, name, seeds, "seconds")
@@ -38,20 +38,27 @@ def add_equal_seconds(
             continue
         ratio = _rounded_up(seconds / first)
         longer = f"{baseline}_x{ratio:g}"
-        if longer in record.values["variants"]:
-            record.add_equal_seconds(
-                Variant(longer, record.values["variants"][longer]), [name]
-            )
-            continue
-        train = with_fields(config, fields, config.seed).train
-        updates = train.num_steps
-        if train.patience:
-            # Patience would end it where it ended the baseline.
-            updates = _median(record, baseline, seeds, "step") or updates
-            fields["train.patience"] = "0"
-        fields["train.num_steps"] = str(round(updates * ratio))
+        fields = record.values["variants"].get(longer) or _longer_fields(
+            record, config, seeds, ratio
+        )
         record.add_equal_seconds(Variant(longer, fields), [name])
     return [v for v in record.variants if v.name in matched.values()]
+
+
+def _longer_fields(
+    record: Record, config: config_dict.ConfigDict, seeds: Iterable[int], ratio: float
+) -> dict[str, str]:
+    """The fields of a baseline that trains for `ratio` times as many updates."""
+    baseline = record.values["baseline"]
+    fields = dict(record.values["variants"][baseline])
+    train = with_fields(config, fields, config.seed).train
+    updates = train.num_steps
+    if train.patience:
+        # Patience would end it where it ended the baseline.
+        updates = _median(record, baseline, seeds, "step") or updates
+        fields["train.patience"] = "0"
+    fields["train.num_steps"] = str(round(updates * ratio))
+    return fields
 
 
 def _but_updates(fields: Mapping[str, str]) -> dict[str, str]:

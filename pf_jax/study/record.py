@@ -9,9 +9,10 @@ from typing import Any
 from ml_collections import config_dict
 
 from pf_jax.errors import UserError
-from pf_jax.experiment.saved_config import PLACES, complete_fields, flat
+from pf_jax.experiment.saved_config import PLACES, complete_fields
 from pf_jax.files import write_whole
 from pf_jax.reading import read_file
+from pf_jax.rules import flat
 from pf_jax.study.plan import Variant
 from pf_jax.study.results import STUDY_FILE
 

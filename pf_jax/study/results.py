@@ -7,13 +7,14 @@ from typing import Any, NamedTuple
 from pf_jax.analysis.measures.measurement import Measurement
 from pf_jax.data import Measure, encoding_from_json, encoding_to_json
 from pf_jax.errors import UserError
-from pf_jax.experiment.saved_config import PLACES, flat
+from pf_jax.experiment.saved_config import PLACES
 from pf_jax.experiment.saved_files import (
     checked_config,
     checked_encoding,
     checked_lines,
     evaluation_folder,
 )
+from pf_jax.rules import flat
 from pf_jax.study.evaluation_file import read_evaluation
 from pf_jax.study.statistics import Comparison, compare
 

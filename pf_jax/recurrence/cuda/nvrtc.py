@@ -10,7 +10,8 @@ import importlib.util
 import os
 import pathlib
 import re
-import tempfile
+
+from pf_jax.files import write_shared
 
 SOURCES = pathlib.Path(__file__).parent / "sources"
 VERSION = "8.1"
@@ -59,26 +60,13 @@ def _compiled(texts: tuple[tuple[str, str], ...], defines: Defines) -> str:
             return ptx
     ptx = _run_nvrtc(texts, defines)
     with contextlib.suppress(OSError, RuntimeError):
-        _write(cache_folder() / name, f"{_digest(ptx)}\n{ptx}")
+        write_shared(cache_folder() / name, f"{_digest(ptx)}\n{ptx}".encode())
     return ptx
 
 
 def _digest(ptx: str) -> str:
     """First line of a kept file: comment of PTX with the digest of what follows."""
     return f"// {hashlib.sha256(ptx.encode()).hexdigest()}"
-
-
-def _write(path: pathlib.Path, text: str) -> None:
-    """Writes a file atomically, also where other processes write the same one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(".partial", path.stem, path.parent)
-    try:
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text)
-        os.replace(temporary, path)
-    except OSError:
-        os.unlink(temporary)
-        raise
 
 
 def cache_folder() -> pathlib.Path:
