@@ -141,7 +141,7 @@ def test_piano_rolls_leaves_strings_of_matlab_out(tmp_path: pathlib.Path):
     ]
     _save(file, testdata=None)
     file.write_bytes(file.read_bytes() + string(b"testdata"))
-    assert "no testdata in it" in error_of(piano.piano_rolls, str(file))
+    assert "testdata is an object" in error_of(piano.piano_rolls, str(file))
 
 
 def test_piano_rolls_error_for_a_folder_of_several_files(tmp_path: pathlib.Path):

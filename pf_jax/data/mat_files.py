@@ -79,7 +79,14 @@ def _check(file: pathlib.Path, content: bytes, names: Collection[str]) -> None:
         if kind != _MATRIX:
             raise ValueError(f"an element of kind {kind}")
         if _class(element, order) == _OPAQUE:
-            continue  # Scipy does not read it by a name, either.
+            # Scipy before 1.18 does not read it by its name; later it fails on damaged ones.
+            name = _object_name(element, order)
+            if name in names:
+                raise UserError(
+                    f"{file}: {name} is an object: must be a cell array: get the file "
+                    "again from its publisher"
+                )
+            continue
         matrix = _matrix(element, order)
         if matrix.name in names and matrix.kind == _CELLS:
             _check_cells(matrix, len(element), order, f"{file}: {matrix.name}")
@@ -109,6 +116,13 @@ def _class(element: memoryview, order: str) -> int:
     if kind != _UINT32 or len(flags) != 8:
         raise ValueError("an array without its flags")
     return struct.unpack_from(f"{order}I", flags)[0] & 0xFF
+
+
+def _object_name(element: memoryview, order: str) -> str:
+    """The name of an object, which stands right behind its flags."""
+    rest = _elements(element, order)
+    next(rest)  # flags
+    return bytes(next(rest)[1]).decode("latin-1")
 
 
 def _matrix(element: memoryview, order: str) -> _Matrix:
