@@ -2,12 +2,13 @@
 
 from typing import NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from trees import assert_close, assert_same_bits
+from trees import assert_close, assert_same_bits, to_numpy
 
 import pf_jax
 from pf_jax.behavior import behavior_size
@@ -178,7 +179,11 @@ def test_a_mask_may_be_of_any_type(step, params_dtype, dtype):
     run = jax.jit(step)
     found = run(state, BATCH._replace(mask=jnp.asarray(MASK, dtype)), KEY)
     expected = run(state, BATCH._replace(mask=jnp.asarray(MASK)), KEY)
-    assert_same_bits(found[0].generator.params, expected[0].generator.params)
+    found_params, expected_params = found[0].generator.params, expected[0].generator.params
+    chex.assert_trees_all_equal_dtypes(found_params, expected_params)
+    # Two programs, which some processors round differently.
+    few = 8 * float(jnp.finfo(params_dtype).eps)
+    assert_close(to_numpy(found_params), to_numpy(expected_params), rtol=few, atol=few / 8)
     assert found[1]["nll"].weight == np.sum(MASK)
 
 
