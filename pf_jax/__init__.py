@@ -40,6 +40,7 @@ from pf_jax.encoders import (
 )
 from pf_jax.errors import UserError
 from pf_jax.gate import AccuracyGate
+from pf_jax.gaussians import gaussian_mixture
 from pf_jax.generator import (
     Context,
     Dropout,
@@ -169,6 +170,7 @@ __all__ = [
     "eval_step",
     "first_carry",
     "free_running_loss",
+    "gaussian_mixture",
     "generator_step",
     "greedy",
     "gru",

@@ -38,7 +38,8 @@ class Decoded(NamedTuple):
         lengths: Number of tokens that count, `[N]` int32: up to the first end, which is
             among them, or `T` without an end.
         log_probs: Log-probability of the tokens that count, `[N]`, in nats.
-        scores: What was maximized, `log_probs / lengths ** length_normalization`, `[N]`.
+        scores: What was maximized, `[N]`: `log_probs / lengths ** length_normalization`
+            by `beam_search`, `log_probs` by `greedy`.
     """
 
     tokens: Array
@@ -56,7 +57,7 @@ def greedy(
     end: int | Array = 0,
     generator: Generator,
 ) -> Decoded:
-    """The most likely token at each step; it is `beam_search` with a beam of 1.
+    """The most likely token at each step: the tokens of `beam_search` with a beam of 1.
 
     Args:
         params: Weights.
@@ -149,9 +150,13 @@ def _check(context: Context, num_steps: int, generator: Generator) -> None:
 
 
 def _check_tokens(params: GeneratorParams, **tokens: int | Array) -> None:
-    """Checks tokens whose values are known before a function is traced."""
+    """Checks tokens, whose values may be known only when a traced function runs."""
     num_tokens = params.readout.bias.shape[0]
     for name, token in tokens.items():
+        if jnp.ndim(token):
+            raise ValueError(
+                f"{name} has shape {jnp.shape(token)}: must be one token for all rows"
+            )
         if not isinstance(token, Tracer) and not 0 <= int(token) < num_tokens:
             raise ValueError(
                 f"{name}={token}: must be a token, from 0 to {num_tokens - 1}"
@@ -344,9 +349,17 @@ def _beam_search(
     )
     first, _ = vary_alike(first, (params, context))
     found = lax.while_loop(is_running, advance, first)
+    # A live beam that could only draw level with an ended one has ended the search, too.
+    is_whole = found.is_done | (found.step == num_steps)
+    best = jnp.argmax(jnp.where(is_whole, found.scores, -jnp.inf), axis=1)
+
+    def of_best(x: Array) -> Array:
+        index = best.reshape(num_rows, *[1] * (x.ndim - 1))
+        return jnp.take_along_axis(x, index, axis=1)[:, 0]
+
     return Decoded(
-        found.tokens[:, 0].T,
-        found.lengths[:, 0],
-        found.log_probs[:, 0],
-        found.scores[:, 0],
+        of_best(found.tokens).T,
+        of_best(found.lengths),
+        of_best(found.log_probs),
+        of_best(found.scores),
     )

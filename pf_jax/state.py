@@ -23,7 +23,7 @@ class Settings(NamedTuple):
     Attributes:
         generator: How the generator computes.
         discriminator: Kind of the discriminator.
-        fields: What the discriminator sees, keys of `behavior.FIELDS`.
+        fields: What the discriminator sees: keys of `behavior.FIELDS`, and "context".
         gate: The accuracy gate.
         weight: Weight of the adversarial terms beside the likelihood.
         warmup_steps: Updates over which the weight rises linearly; 0 for none.

@@ -433,6 +433,11 @@ def _unroll(
             "Generator.encoder"
         )
     num_rows = reading.given.shape[1]
+    if constants.context is not None and len(constants.context.summary) != num_rows:
+        raise ValueError(
+            f"the context is of {len(constants.context.summary)} conditions: must be one "
+            f"for each of the {num_rows} rows"
+        )
     if carry is None:
         first = initial_carry(
             params, num_rows, context=constants.context, generator=generator

@@ -146,6 +146,18 @@ def test_context_and_logits_equal_the_reference(generator):
                 assert_close(attended[2, row], expected, 1e-12, 1e-13)
 
 
+@pytest.mark.parametrize("num_conditions", [1, B - 1])
+def test_a_context_of_other_rows_is_refused(generator, num_conditions):
+    params, batch = make_state(generator).generator.params, make_batch(generator)
+    context = encode_condition(params, batch.condition, generator=generator)
+    context = jax.tree.map(lambda x: x[:num_conditions], context)
+    message = f"the context is of {num_conditions} conditions: must be one for each of"
+    with pytest.raises(ValueError, match=message):
+        unroll_teacher_forced(
+            params, batch.inputs, context=context, generator=generator
+        )
+
+
 @pytest.mark.parametrize("num_windows", [1, 2])
 def test_context_is_seen_where_outputs_are_not(num_windows):
     # Then logits are computed for the rows that read data alone.

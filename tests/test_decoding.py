@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
+from numpy.testing import assert_allclose
 from trees import random_like
 
 from pf_jax.decoding import beam_search, greedy
@@ -291,6 +292,10 @@ def test_a_wider_beam_that_holds_all_is_no_worse_than_greedy():
         ({"generator": DOT._replace(emission=bernoulli)}, "not categorical"),
         ({"end": V}, "end=3: must be a token, from 0 to 2"),
         ({"first_input": np.int64(-1)}, "first_input=-1: must be a token, from 0 to 2"),
+        (
+            {"first_input": jnp.zeros(N, jnp.int32)},
+            r"first_input has shape \(5,\): must be one token for all rows",
+        ),
         ({"context": None}, "context=None: must come from encode_condition"),
     ],
 )
@@ -304,6 +309,23 @@ def test_beam_search_refuses(options, message):
     } | options
     with pytest.raises(ValueError, match=message):
         beam_search(params, **options)
+
+
+def test_of_sequences_that_score_alike_one_that_has_ended_is_found():
+    params = jax.tree.map(jnp.zeros_like, make_params(DOT, 2))
+    context = encode(params, make_condition(DOT), generator=DOT)
+    found = beam_search(
+        params,
+        context,
+        beam_size=2,
+        num_steps=5,
+        end=1,
+        length_normalization=0.0,
+        generator=DOT,
+    )
+    np.testing.assert_array_equal(found.tokens, np.ones((5, N)))
+    np.testing.assert_array_equal(found.lengths, np.ones(N))
+    assert_allclose(found.log_probs, np.full(N, -np.log(2)), rtol=1e-6)
 
 
 def test_greedy_takes_an_end_of_any_integer_type():

@@ -108,6 +108,13 @@ def test_noisy_inputs_replaces_frames_as_it_does_tokens(mask):
     np.testing.assert_array_equal(outputs[..., 1], 2 * replaced + 1)
 
 
+def test_noisy_inputs_replaces_bools_as_it_does_integers():
+    pixels = make_inputs() % 2
+    outputs = noisy(pixels.astype(bool), probability=0.6)
+    assert outputs.dtype == bool
+    np.testing.assert_array_equal(outputs, noisy(pixels, probability=0.6))
+
+
 # Numbers
 
 

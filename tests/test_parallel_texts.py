@@ -143,6 +143,14 @@ def test_parallel_texts_errors_for_what_cannot_be_read(tmp_path):
         ('He said "no!" twice', ["He", "said", '"', "no", "!", '"', "twice"]),
         ("Er sagt: „Nein“, oft", ["Er", "sagt", ":", "„", "Nein", "“", ",", "oft"]),
         ("zwei- und drei", ["zwei-", "und", "drei"]),
+        ("»Ja«, sagt er", ["»", "Ja", "«", ",", "sagt", "er"]),
+        ("il dit «oui» ici", ["il", "dit", "«", "oui", "»", "ici"]),
+        ("हिन्दी में।", ["हिन्दी", "में", "।"]),
+        ("u\u0308ber مُحَمَّد", ["u\u0308ber", "مُحَمَّد"]),
+        (
+            "می\u200cخواهم 👨\u200d👩\u200d👧 🇩🇪",
+            ["می\u200cخواهم", "👨\u200d👩\u200d👧", "🇩🇪"],
+        ),
         ("¿Qué? [a] – b…", ["¿", "Qué", "?", "[", "a", "]", "–", "b", "…"]),
     ],
 )
@@ -187,7 +195,7 @@ def test_translation_encodes_both_sides_with_their_ends(tmp_path):
         dataset.splits["test"].conditions.values, [[7, 1, 3, 0]]
     )
     assert dataset.unknown == {"train": 0, "valid": 1, "test": 1}
-    phrase = "source words not seen in training become one unknown symbol"
+    phrase = "source words unseen in training become one unknown symbol"
     assert dataset.notes == (f"valid: 1 {phrase}", f"test: 1 {phrase}")
 
 

@@ -135,6 +135,12 @@ def test_distance_with_a_mask_of_ones_equals_none(distance):
     assert_close(distance(x, y, np.ones((3, 5), np.float32)), distance(x, y))
 
 
+def test_energy_distance_of_nan_is_nan():
+    x = jnp.float32(points(3, 5, 2))
+    distances = energy_distance(x.at[1, 2, 0].set(jnp.nan), x + 1)
+    np.testing.assert_array_equal(np.isnan(distances), [False, True, False])
+
+
 def test_energy_distance_of_one_row_is_zero():
     x = jnp.float32(points(3, 1, 2))
     np.testing.assert_array_equal(energy_distance(x, x + 1), np.zeros(3))

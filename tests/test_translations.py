@@ -43,6 +43,7 @@ from pf_jax.experiment.build import make_model, state_shapes
 from pf_jax.experiment.loop import train_and_evaluate
 from pf_jax.experiment.measuring import Measures
 from pf_jax.experiment.sampling import sample
+from pf_jax.experiment.translating import longest_target
 from pf_jax.generator import encode_condition
 from pf_jax.rating.contents import form_of
 
@@ -271,6 +272,15 @@ def test_sampled_labels_are_the_classes_in_turn_or_the_one_asked_for():
 
 def test_rating_refuses_translations():
     assert "translation: no way to show such data" in error_of(form_of, ENCODING)
+
+
+@pytest.mark.parametrize(
+    ("most", "too_long", "expected"),
+    [(9, "drop", 6), (6, "drop", 3), (9, "cut", 6), (6, "cut", 6), (5, "cut", 5)],
+)
+def test_longest_target_is_of_those_that_training_reads(most, too_long, expected):
+    lengths = np.array([3, 7, 4])  # ends included
+    assert longest_target(lengths, most, too_long) == expected
 
 
 def test_printable_shows_blanks_and_what_the_font_has():

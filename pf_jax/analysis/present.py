@@ -185,7 +185,7 @@ def warn_of_unknown(encoding: Encoding, prompt: str, source: str | None = None) 
         count = int(np.sum(encoding.encode_source(source) == UNKNOWN))
         if count:
             warn(
-                f"--source: {count} {encoding.unit} unseen in training are read as one "
+                f"--source: {count} {encoding.unit} {encoding.rarity} are read as one "
                 "unknown symbol"
             )
     if not isinstance(encoding, TextEncoding):

@@ -163,6 +163,13 @@ class Encoding(abc.ABC):
         return cls(**values)
 
 
+def rarity(min_count: int) -> str:
+    """What symbols have in common that training has seen less often, in words."""
+    if min_count == 1:
+        return "unseen in training"
+    return f"seen fewer than {min_count:,} times in training"
+
+
 @dataclasses.dataclass(frozen=True)
 class TextEncoding(Encoding):
     """Symbols of a text as tokens, int32 `[N]`.
@@ -178,9 +185,7 @@ class TextEncoding(Encoding):
     @property
     def rarity(self) -> str:
         """What unknown symbols have in common, in words."""
-        if self.min_count == 1:
-            return "unseen in training"
-        return f"seen fewer than {self.min_count:,} times in training"
+        return rarity(self.min_count)
 
     def describe_unknown(self) -> str:
         """What becomes of unknown symbols."""

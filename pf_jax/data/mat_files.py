@@ -79,7 +79,7 @@ def _check(file: pathlib.Path, content: bytes, names: Collection[str]) -> None:
         if kind != _MATRIX:
             raise ValueError(f"an element of kind {kind}")
         if _class(element, order) == _OPAQUE:
-            # Scipy before 1.18 does not read it by its name; later it fails on damaged ones.
+            # Scipy reads objects by their names from 1.18 on.
             name = _object_name(element, order)
             if name in names:
                 raise UserError(

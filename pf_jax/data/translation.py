@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from pf_jax.data.conditions import END, UNKNOWN, Condition, Pair
-from pf_jax.data.encoding import Encoding, Measure, Output, quoted
+from pf_jax.data.encoding import Encoding, Measure, Output, quoted, rarity
 from pf_jax.data.units import UNITS, Unit
 from pf_jax.emissions import categorical
 from pf_jax.errors import UserError
@@ -151,14 +151,14 @@ class Translation(Encoding):
         """How many symbols of a target text are unknown."""
         return int(np.sum(self.encode(raw) == UNKNOWN))
 
+    @property
+    def rarity(self) -> str:
+        """What unknown symbols have in common, in words."""
+        return rarity(self.min_count)
+
     def describe_unknown(self) -> str:
         """What becomes of unknown symbols."""
-        if self.min_count == 1:
-            return self.unknown_phrase
-        return (
-            f"seen fewer than {self.min_count:,} times in training become one unknown "
-            "symbol"
-        )
+        return f"{self.rarity} become one unknown symbol"
 
     def summary(self) -> str:
         """The number of symbols of both sides."""

@@ -1,17 +1,22 @@
 """Units of a text: what its tokens are, for sentences that are translated."""
 
 import math
-import re
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
+
+import regex
 
 from pf_jax.data.encoding import Measure
 from pf_jax.data.words import perplexity
 
-_WORD = re.compile(r"\d+(?:[.,:]\d+)+|\w+(?:['’\-]\w+)*(?:-(?=\s))?|[^\w\s]")
-_NO_BLANK_BEFORE = frozenset(".,!?;:%…)]}'’”»")
-_NO_BLANK_AFTER = frozenset("([{¿¡„«")
-_OPENING, _CLOSING, _EITHER = frozenset("„«"), frozenset("”»"), frozenset('"“')
+# Letters carry marks, such as accents and vowel signs, and joiners, which are no letters.
+_LETTER = r"[\w\p{M}\u00ad\u200c\u200d]"
+_WORD = regex.compile(
+    rf"\d+(?:[.,:]\d+)+|\w{_LETTER}*(?:['’\-]\w{_LETTER}*)*(?:-(?=\s))?|(?=\S)\X"
+)
+_NO_BLANK_BEFORE = frozenset(".,!?;:%…)]}'’”।؟،؛")
+_NO_BLANK_AFTER = frozenset("([{¿¡„")
+_OPENING, _CLOSING, _EITHER = frozenset("„"), frozenset("”"), frozenset('"“«»')
 
 
 class Unit(NamedTuple):
@@ -35,11 +40,13 @@ class Unit(NamedTuple):
 
 
 def split_words(text: str) -> list[str]:
-    """The words of a text and, each alone, its punctuation marks.
+    """The words of a text and, each alone, its punctuation marks and symbols.
 
-    Inner apostrophes and hyphens belong to their word, as in `man's` and `T-Shirt`, and
-    inner points and commas to their number; so does a hyphen before a blank, as in
-    `two- and`.
+    Marks and joiners belong to the letter or symbol before them (Unicode's category M and
+    its grapheme clusters): a word of Hindi, a letter with a combining accent and a family
+    of emoji stay whole. Inner apostrophes and hyphens belong to their word, as in `man's`
+    and `T-Shirt`, and inner points and commas to their number; so does a hyphen before a
+    blank, as in `two- and`.
     """
     return _WORD.findall(text)
 
@@ -47,8 +54,8 @@ def split_words(text: str) -> list[str]:
 def join_words(words: Iterable[str]) -> str:
     """Words as ordinary text: no blank before `.,!?;:` nor after an opening bracket.
 
-    A straight quotation mark opens and closes in turn; so does `“`, which ends a quotation
-    that `„` has started.
+    A straight quotation mark opens and closes in turn; so do `“`, which ends a quotation
+    that `„` has started, and `«` and `»`, which languages use either way round.
     """
     parts, is_quoted, is_joined = [], False, True
     for word in words:

@@ -149,10 +149,27 @@ def write_translated(
         },
         curves["exact_match_by_length"].steps,
         encoding.unit,
-        int(experiment.dataset.splits["train"].lengths.max()) - 1,
+        longest_target(
+            experiment.dataset.splits["train"].lengths,
+            experiment.config.train.sequence_length,
+            experiment.config.data.too_long,
+        ),
         folder / "lengths.png",
     )
     return scored
+
+
+def longest_target(lengths: np.ndarray, most: int, too_long: str) -> int:
+    """The number of units of the longest target that training reads, without its end.
+
+    Args:
+        lengths: Number of steps of each target of the training split, its end included.
+        most: `train.sequence_length`.
+        too_long: `data.too_long`, "drop" or "cut".
+    """
+    if too_long == "cut":
+        return min(int(lengths.max()) - 1, most)
+    return int(lengths[lengths <= most].max()) - 1
 
 
 def raw_pairs(experiment: Experiment, split: str) -> list[Pair]:

@@ -49,14 +49,15 @@ def noisy_inputs(
     from the data's unigram. Over devices it comes from the device's own rows.
 
     Args:
-        inputs: Values `[T, B, ...]`; integers are tokens, or frames of several.
+        inputs: Values `[T, B, ...]`; numbers get noise; integers and bools
+            are tokens, or frames of several, and are replaced.
         keys: Typed keys of the rows, `[B]`.
         options: How much noise there is.
         mask: One where a step counts, `[T, B]`; all by default.
     """
     keys = jax.vmap(lambda key: jax.random.fold_in(key, RowStream.INPUT_NOISE))(keys)
     num_steps, num_rows = inputs.shape[:2]
-    if not jnp.issubdtype(inputs.dtype, jnp.integer):
+    if jnp.issubdtype(inputs.dtype, jnp.inexact):
         noise = jax.vmap(
             lambda key: jax.random.normal(key, inputs[:, 0].shape, inputs.dtype),
             out_axes=1,

@@ -84,7 +84,8 @@ def _distances(x: Array, y: Array) -> Array:
     products = jnp.einsum("tih,tjh->tij", x, y, precision=lax.Precision.HIGHEST)
     squared = squares - 2 * products
     # Equal points, as those of the first step, have no gradient; rounding is no distance.
-    is_apart = squared > 1e-6 * (1e-6 + squares)
+    # NaN is apart: it must not become 0.
+    is_apart = ~(squared <= 1e-6 * (1e-6 + squares))
     return jnp.where(is_apart, jnp.sqrt(jnp.where(is_apart, squared, 1.0)), 0.0)
 
 
