@@ -11,12 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from configs import default
+from pf_jax.analysis.request import Sampling
 from pf_jax.data import encoding_from_json, encoding_to_json, load_dataset
 from pf_jax.data.conditioned import encode_splits
 from pf_jax.data.conditions import Pair
 from pf_jax.data.parallel_texts import parallel_texts
 from pf_jax.data.translation import Translation
 from pf_jax.data.units import UNITS, join_words, split_words
+from pf_jax.experiment.evaluation import evaluate
 from pf_jax.experiment.loop import train_and_evaluate
 from pf_jax.experiment.run_log import read_metrics
 
@@ -308,6 +310,8 @@ def test_a_run_on_parallel_texts_says_what_it_leaves_out(tmp_path, capsys):
         (data / f"{split}.tsv").write_text("\n".join(lines) + "\n\n")
     with (data / "train.tsv").open("a") as file:
         file.write(f"{'ja ' * 9}\tja\nja\t{'ja ' * 9}\n")
+    with (data / "test.tsv").open("a") as file:
+        file.write(f"{'du ' * 9}\tdu\n")
     config = default.get_config()
     small = {
         "data.name": "parallel",
@@ -338,6 +342,10 @@ def test_a_run_on_parallel_texts_says_what_it_leaves_out(tmp_path, capsys):
     # Five symbols and the end, of which the model knows next to nothing.
     assert 1 < valid["perplexity"] < 9
     assert 0 <= valid["discriminator_accuracy"] <= 1
+    evaluate(tmp_path / "run", Sampling(num_samples=2, sample_length=6), split="test")
+    printed = capsys.readouterr().out
+    assert "test: 1 sources have more tokens than data.source_length=6" in printed
+    assert "train: " not in printed
 
 
 def test_multi30k_has_its_published_sizes():

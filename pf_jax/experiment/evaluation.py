@@ -123,6 +123,9 @@ def _evaluate(
     """Measures and writes what `evaluate` promises, with everything checked."""
     experiment = run.experiment
     encoding, length = experiment.encoding, experiment.config.train.sequence_length
+    for note in experiment.dataset.notes:
+        if note.startswith(f"{split}: "):
+            print(note)
     metrics = _metrics(run, split)
     gap = _hidden_gap(run, split)
     metrics |= _gap_summary(gap, length)
