@@ -11,6 +11,7 @@ plain `lax.scan` here, which is also the fast path's test.
 """
 
 import functools
+import math
 from typing import Any
 
 import jax
@@ -381,14 +382,23 @@ def _check_carry(carry: tuple[Carry, ...], num_layers: int, num_rows: int) -> No
 _FAST_SETTINGS = {"dtype": None, "recompute": False, "unroll": 0}
 
 
+def _is_floating(dtype: Any) -> bool:
+    try:
+        return jnp.issubdtype(jnp.dtype(dtype), jnp.floating)
+    except TypeError:
+        return False
+
+
 def _check_generator(generator: Generator) -> None:
     """Raises a ValueError where a setting is not legal or would have no effect."""
-    try:
-        jnp.dtype(generator.dtype or "float32")
-    except TypeError as error:
+    if generator.dtype is not None and not _is_floating(generator.dtype):
         raise ValueError(
-            f"dtype={generator.dtype!r}: must be a type of numbers, such as 'bfloat16'"
-        ) from error
+            f"dtype={generator.dtype!r}: must be a type of real numbers, such as 'bfloat16'"
+        )
+    if not 0 < generator.feedback_temperature < math.inf:
+        raise ValueError(
+            f"feedback_temperature={generator.feedback_temperature}: must be above 0"
+        )
     if generator.feedback not in FEEDBACKS:
         raise ValueError(
             f"feedback={generator.feedback!r}: must be one of {', '.join(FEEDBACKS)}"

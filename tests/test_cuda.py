@@ -508,6 +508,17 @@ def test_find_library_error_for_what_is_no_library(monkeypatch, tmp_path):
     nvrtc.find_library.cache_clear()
 
 
+def test_find_library_in_a_folder_of_any_name(monkeypatch, tmp_path):
+    (tmp_path / "cuda[13]" / "lib64").mkdir(parents=True)
+    (tmp_path / "cuda[13]" / "lib64" / "libnvrtc.so.13").write_text("no library")
+    monkeypatch.setenv("CUDA_HOME", str(tmp_path / "cuda[13]"))
+    monkeypatch.setattr(nvrtc.importlib.util, "find_spec", lambda name: None)
+    nvrtc.find_library.cache_clear()
+    with pytest.raises(nvrtc.UnavailableError, match="cannot be loaded"):
+        nvrtc.find_library()
+    nvrtc.find_library.cache_clear()
+
+
 def test_compile_ptx_error_without_nvrtc(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(nvrtc, "_folders", lambda: [])

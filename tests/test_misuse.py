@@ -84,6 +84,51 @@ EMISSIONS = {
 }
 
 
+def test_updates_of_parameters_in_half_precision_keep_their_types():
+    def in_half(x):
+        return x.astype(jnp.bfloat16) if x.dtype == jnp.float32 else x
+
+    state = jax.tree.map(in_half, make_state(optimizer=optax.adam(1e-3)))
+    updates = jax.jit(
+        lambda state: jax.lax.fori_loop(
+            0, 2, lambda _, state: pf_jax.joint_step(state, BATCH, KEY)[0], state
+        )
+    )
+    after = updates(state)
+    chex.assert_trees_all_equal_shapes_and_dtypes(after, state)
+    bias = after.generator.params.layers[0].candidate_bias
+    assert np.any(bias != state.generator.params.layers[0].candidate_bias)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_a_discriminator_in_half_precision_takes_a_mask(dtype):
+    params = pf_jax.init_discriminator(KEY, num_features=4, hidden_size=3, mlp_size=5)
+    features = jax.random.normal(KEY, (T, B, 4))
+    mask = jnp.asarray(MASK)
+
+    def logits(params, features):
+        return pf_jax.discriminator_logits(params, pf_jax.Behavior(features, mask))
+
+    half = jax.tree.map(lambda x: x.astype(dtype), params)
+    found, expected = logits(half, features.astype(dtype)), logits(params, features)
+    # Rounding to 8 or 11 bits, of which several are lost on the way.
+    assert_close(to_numpy(found), to_numpy(expected), rtol=0, atol=0.05)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_a_source_encoder_in_half_precision_takes_a_mask(dtype):
+    generator = pf_jax.Generator(encoder=pf_jax.source_encoder)
+    params = make_params(condition_size=4, encoder_size=3, generator=generator)
+    source = pf_jax.Source(jnp.zeros((T, B), jnp.int32), jnp.asarray(MASK))
+    half = jax.tree.map(lambda x: x.astype(dtype), params)
+    found, expected = (
+        pf_jax.encode_condition(weights, source, generator=generator).summary
+        for weights in (half, params)
+    )
+    assert found.dtype == dtype
+    assert_close(to_numpy(found), to_numpy(expected), rtol=0, atol=0.05)
+
+
 @pytest.mark.parametrize("feedback", ["sample", "reparameterized"])
 @pytest.mark.parametrize("name", EMISSIONS)
 def test_a_first_input_of_integers_leaves_samples_as_they_are(name, feedback):

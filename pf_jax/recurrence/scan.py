@@ -161,8 +161,10 @@ def _projections(options: _Options, layer: Layer, held: Array | None) -> Array:
         return projections
     size = layer.carry.shape[-1]
     is_update = jnp.arange(projections.shape[-1]) // size % 3 == 1
-    update = jnp.where(is_update, 1e9, 0.0).astype(projections.dtype)
-    return projections + held[..., None] * update
+    # In float16 1e9 would be infinite, and infinity times 0 is NaN.
+    most = min(1e9, float(jnp.finfo(projections.dtype).max))
+    update = jnp.where(is_update, most, 0.0).astype(projections.dtype)
+    return projections + held[..., None].astype(projections.dtype) * update
 
 
 def _output(trace: Trace) -> LayerOutput:
@@ -232,6 +234,8 @@ def _layer_gradients(
     run = choose("backward", loop, carry=layer.carry)
     deltas = run(layer.weights, layer.carry, trace, d_hidden, d_preactivation, d_last)
     d_weights = weight_gradients(loop, layer.carry, trace, deltas)
+    # Of 16 bits, sums are in float32.
+    d_weights = jax.tree.map(lambda d, x: d.astype(x.dtype), d_weights, layer.weights)
     if layer.input is None:
         d_x = deltas.projections.astype(layer.x.dtype)
         return Layer(None, d_weights, d_x, deltas.carry)

@@ -80,14 +80,16 @@ def cache_folder() -> pathlib.Path:
 
 
 def _folders() -> list[str]:
-    """Folders that may hold NVRTC: those of NVIDIA's wheels, then the toolkit's."""
+    """Patterns of NVRTC's folders: those of NVIDIA's wheels, then the toolkit's."""
     spec = importlib.util.find_spec("nvidia")
     wheels = list(spec.submodule_search_locations or ()) if spec else []
     found = [
-        f"{wheel}/{name}/lib" for wheel in wheels for name in ("cu1*", "cuda_nvrtc")
+        f"{glob.escape(wheel)}/{name}/lib"
+        for wheel in wheels
+        for name in ("cu1*", "cuda_nvrtc")
     ]
     toolkits = [os.environ.get("CUDA_HOME", ""), "/usr/local/cuda"]
-    return found + [f"{toolkit}/lib*" for toolkit in toolkits if toolkit]
+    return found + [f"{glob.escape(toolkit)}/lib*" for toolkit in toolkits if toolkit]
 
 
 @functools.cache
@@ -107,9 +109,8 @@ def _load_library() -> ctypes.CDLL:
     for folder in _folders():
         for path in sorted(glob.glob(f"{folder}/libnvrtc.so.1[23]"), reverse=True):
             # NVRTC would search the system's folders alone for this one.
-            for builtins in glob.glob(
-                f"{os.path.dirname(path)}/libnvrtc-builtins.so.*"
-            ):
+            beside = glob.escape(os.path.dirname(path))
+            for builtins in glob.glob(f"{beside}/libnvrtc-builtins.so.*"):
                 ctypes.CDLL(builtins, mode=ctypes.RTLD_GLOBAL)
             return ctypes.CDLL(path)
     name = ctypes.util.find_library("nvrtc")
