@@ -397,7 +397,8 @@ def _check_generator(generator: Generator) -> None:
         )
     if not 0 < generator.feedback_temperature < math.inf:
         raise ValueError(
-            f"feedback_temperature={generator.feedback_temperature}: must be above 0"
+            f"feedback_temperature={generator.feedback_temperature}: must be a finite "
+            "number above 0"
         )
     if generator.feedback not in FEEDBACKS:
         raise ValueError(

@@ -148,6 +148,7 @@ def test_parallel_texts_errors_for_what_cannot_be_read(tmp_path):
         ("»Ja«, sagt er", ["»", "Ja", "«", ",", "sagt", "er"]),
         ("il dit «oui» ici", ["il", "dit", "«", "oui", "»", "ici"]),
         ("हिन्दी में।", ["हिन्दी", "में", "।"]),
+        ("می\u200cخواهم؟", ["می\u200cخواهم", "؟"]),
         ("u\u0308ber مُحَمَّد", ["u\u0308ber", "مُحَمَّد"]),
         (
             "می\u200cخواهم 👨\u200d👩\u200d👧 🇩🇪",

@@ -234,7 +234,7 @@ def _layer_gradients(
     run = choose("backward", loop, carry=layer.carry)
     deltas = run(layer.weights, layer.carry, trace, d_hidden, d_preactivation, d_last)
     d_weights = weight_gradients(loop, layer.carry, trace, deltas)
-    # Of 16 bits, sums are in float32.
+    # Sums over numbers of 16 bits are float32; a gradient has its parameter's type.
     d_weights = jax.tree.map(lambda d, x: d.astype(x.dtype), d_weights, layer.weights)
     if layer.input is None:
         d_x = deltas.projections.astype(layer.x.dtype)
