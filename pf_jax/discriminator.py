@@ -126,7 +126,7 @@ def _step_logits(
         params.input,
         params.recurrent,
         behavior.features,
-        _no_carry(params, behavior.features.shape[1]),
+        _no_carry(params, behavior.features),
     )
     held = None
     if behavior.mask is not None:
@@ -136,10 +136,11 @@ def _step_logits(
     return steps[..., 0]
 
 
-def _no_carry(params: DiscriminatorParams, num_rows: int) -> Array:
+def _no_carry(params: DiscriminatorParams, features: Array) -> Array:
     """First carries of zeros, `[2, N, D]`."""
     bias = params.recurrent.bias
-    return jnp.zeros((len(bias), num_rows, bias.shape[-1]), bias.dtype)
+    dtype = jnp.promote_types(bias.dtype, features.dtype)
+    return jnp.zeros((len(bias), features.shape[1], bias.shape[-1]), dtype)
 
 
 recurrent = Discriminator(init_discriminator, discriminator_logits)
@@ -164,7 +165,7 @@ def check_discriminator(
         num_steps: Number of steps of the behavior; set it where the kind requires one.
 
     Raises:
-        ValueError: If a row's logit depends on another row.
+        ValueError: If a row's logit depends on another row, or is NaN.
     """
     key = jax.random.key(0)
     params = discriminator.init(key, num_features=num_features, **sizes._asdict())
@@ -178,7 +179,8 @@ def check_discriminator(
     before = logits(features)
     for row in range(features.shape[1]):
         after = logits(features.at[:, row].add(3.0))
-        moved = jnp.abs(after - before) > 1e-5 * (1 + jnp.abs(before))
+        # NaN counts as moved: it is near to nothing.
+        moved = ~(jnp.abs(after - before) <= 1e-5 * (1 + jnp.abs(before)))
         if bool(jnp.any(moved.at[row].set(False))):
             raise ValueError(
                 "the discriminator's rows depend on one another: a change of one "

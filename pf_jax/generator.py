@@ -78,7 +78,9 @@ class Generator(NamedTuple):
     @property
     def sampling(self) -> "Generator":
         """The same generator with samples as feedback, as evaluations need it."""
-        return self._replace(feedback="sample")
+        return self._replace(
+            feedback="sample", feedback_temperature=1.0, feedback_steps=0
+        )
 
 
 class GeneratorParams(NamedTuple):

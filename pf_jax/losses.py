@@ -59,6 +59,9 @@ def discriminator_loss_gradient(teacher_forced: Array, free_running: Array) -> A
     free-running ones. Its magnitude is at least 1e-19 in float32, the square root of the
     smallest normal number: with less, for logits beyond about 80, the adversarial
     gradient, `adversarial_ratio` times what follows from it, would underflow.
+
+    Raises:
+        ValueError: If the logits are in float16, whose range is too small for that.
     """
     chex.assert_rank([teacher_forced, free_running], 1)
     # -sigmoid(-s) is sigmoid(s) - 1 without its cancellation.
@@ -72,6 +75,11 @@ def discriminator_loss_gradient(teacher_forced: Array, free_running: Array) -> A
 
 def _least(logits: Array) -> float:
     """The smallest magnitude of `discriminator_loss_gradient`."""
+    if logits.dtype == jnp.float16:
+        raise ValueError(
+            "the logits are in float16, whose range is too small for the joint update: "
+            "use separate_step, or a discriminator in bfloat16 or float32"
+        )
     return float(jnp.finfo(logits.dtype).tiny) ** 0.5
 
 
@@ -88,6 +96,9 @@ def adversarial_ratio(
 
     Returns:
         Ratios `[B + K]`, teacher-forced rows first; theirs are zero without the C_t term.
+
+    Raises:
+        ValueError: If the logits are in float16.
     """
     chex.assert_rank([teacher_forced, free_running], 1)
 

@@ -100,7 +100,8 @@ def make_updates(
         Function `(state, data, rows, count, key) -> (state, metrics)`. Its `rows` are
         arrays `[K, local devices, b, ...]`, those of this process as `shard_rows` returns
         them; its metrics have leaves `[K]`, one entry an update and zeros after `count`.
-        Update number `state.step` takes its randomness from `fold_in(key, state.step)`.
+        Update number `state.step` takes its randomness from `fold_in(key, state.step)`. It
+        raises a ValueError if `count` is negative or above `K`.
     """
 
     @functools.cache
@@ -111,6 +112,7 @@ def make_updates(
     def run(
         state: TrainState, data: Any, rows: Any, count: int, key: Array
     ) -> tuple[TrainState, Metrics]:
+        _check_count(count, rows)
         update = mapped(jax.random.key_impl(key))
         return update(state, data, rows, np.int32(count), jax.random.key_data(key))
 
@@ -163,12 +165,23 @@ def make_stacked_updates(
         count: int,
         keys: Sequence[Array],
     ) -> list[tuple[TrainState, Metrics]]:
+        _check_count(count, rows[0])
         stacked = jax.tree.map(lambda *x: np.stack(x), *rows)
         key_data = np.stack([jax.random.key_data(key) for key in keys])
         update = mapped(jax.random.key_impl(keys[0]))
         return update(list(states), data, stacked, np.int32(count), key_data)
 
     return run
+
+
+def _check_count(count: int, rows: Any) -> None:
+    """Raises a ValueError where the plan `rows` has fewer updates than `count`."""
+    num_updates = len(jax.tree.leaves(rows)[0])
+    if not 0 <= count <= num_updates:
+        raise ValueError(
+            f"count={count}: must be at least 0 and at most the plan's {num_updates} "
+            "updates"
+        )
 
 
 def _over_devices(
@@ -234,6 +247,12 @@ def _own_rows(carry: Any) -> Any:
     """This device's rows of a carry of all rows; None stays None."""
 
     def take(x: Array) -> Array:
+        if x.shape[0] % lax.axis_size(AXIS):
+            raise ValueError(
+                f"the state has a carry of {x.shape[0]} rows: must be a multiple of the "
+                f"{lax.axis_size(AXIS)} devices: give create_train_state as many as an "
+                "update has"
+            )
         num_rows = x.shape[0] // lax.axis_size(AXIS)
         first = lax.axis_index(AXIS) * num_rows
         return lax.dynamic_slice_in_dim(x, first, num_rows)

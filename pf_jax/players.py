@@ -152,7 +152,8 @@ def update_player(
         The new player, and the gradient's norm before clipping with, where there is
         clipping, whether it was clipped.
     """
-    norm = optax.tree.norm(gradient)
+    # In float32 at least: squares of 16 bits overflow.
+    norm = optax.tree.norm(jax.tree.map(_wide, gradient))
     metrics = {f"{name}_gradient_norm": average(norm)}
     if max_gradient_norm:
         metrics[_CLIPPED[name]] = average(norm > max_gradient_norm)
@@ -165,6 +166,10 @@ def update_player(
 def _clipped(gradient: Params, norm: Array, bound: float) -> Params:
     """As `optax.clip_by_global_norm`: unchanged to the bit below the bound."""
     return jax.tree.map(
-        lambda x: jnp.where(norm < bound, x, (x / norm.astype(x.dtype)) * bound),
+        lambda x: jnp.where(norm < bound, x, (_wide(x) / norm * bound).astype(x.dtype)),
         gradient,
     )
+
+
+def _wide(x: Array) -> Array:
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))

@@ -38,7 +38,9 @@ class Batch(NamedTuple):
         targets: Values `y[t]`, `[T, B, ...]`.
         mask: One where a step counts and zero where it is padding, `[T, B]` float32; None
             where all steps count. Padding may hold anything, such as -1 or NaN: steps of
-            the objectives read values outside the vocabulary there as zeros.
+            the objectives read values outside the vocabulary there as zeros. Each row has
+            a step that counts: one without has a logit of 0, which the accuracy gate
+            counts as wrong in both modes.
         condition: What both modes of a row share: class labels `[B]` int32, or a `Source`;
             None where the generator has no encoder.
     """

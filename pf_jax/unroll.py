@@ -364,7 +364,14 @@ def _check_values(name: str, values: Array) -> tuple[int, int]:
     return values.shape[0], values.shape[1]
 
 
-def _check_carry(carry: tuple[Carry, ...], num_layers: int, num_rows: int) -> None:
+def _check_carry(
+    params: GeneratorParams,
+    carry: tuple[Carry, ...],
+    num_rows: int,
+    generator: Generator,
+) -> None:
+    """Raises a ValueError where a carry does not match the values or the weights."""
+    num_layers = len(params.layers)
     if not isinstance(carry, tuple) or len(carry) != num_layers:
         what = f"{len(carry)}" if isinstance(carry, tuple) else type(carry).__name__
         raise ValueError(
@@ -377,9 +384,32 @@ def _check_carry(carry: tuple[Carry, ...], num_layers: int, num_rows: int) -> No
                 f"{num_rows} rows: values must be time-major, [T, B, ...]: a batch-major "
                 "array needs jnp.swapaxes(x, 0, 1)"
             )
+    expected = jax.eval_shape(
+        lambda: initial_carry(params, num_rows, generator=generator)
+    )
+    if jax.tree.structure(carry) != jax.tree.structure(expected):
+        raise ValueError(
+            f"the carry is {jax.tree.structure(carry)}: must be like that of "
+            f"initial_carry, {jax.tree.structure(expected)}"
+        )
+    for leaf, like in zip(
+        jax.tree.leaves(carry), jax.tree.leaves(expected), strict=True
+    ):
+        if leaf.shape != like.shape:
+            raise ValueError(
+                f"the carry has a leaf of shape {list(leaf.shape)}: the weights need "
+                f"{list(like.shape)}"
+            )
+        wide = jnp.promote_types(leaf.dtype, like.dtype)
+        if leaf.dtype != wide:
+            raise ValueError(
+                f"the carry has a leaf of type {leaf.dtype}, and the weights are of "
+                f"{like.dtype}: convert it, carry.astype({str(wide)!r})"
+            )
 
 
 _FAST_SETTINGS = {"dtype": None, "recompute": False, "unroll": 0}
+_RELAXED_SETTINGS = {"feedback_temperature": 1.0, "feedback_steps": 0}
 
 
 def _is_floating(dtype: Any) -> bool:
@@ -410,13 +440,20 @@ def _check_generator(generator: Generator) -> None:
         )
     if not 0 <= generator.dropout < 1:
         raise ValueError(f"dropout={generator.dropout}: must be at least 0 and below 1")
-    if generator.cell.rollout is not None and generator.feedback == "sample":
-        return
-    for name, default in _FAST_SETTINGS.items():
+    if generator.feedback == "sample":
+        why = "feedback=sample carries no gradients through what is fed back"
+        _check_defaults(generator, _RELAXED_SETTINGS, why)
+    if generator.cell.rollout is None:
+        _check_defaults(generator, _FAST_SETTINGS, "this cell has no fast path")
+    elif generator.feedback != "sample":
+        why = f"feedback={generator.feedback} takes the plain loop"
+        _check_defaults(generator, _FAST_SETTINGS, why)
+
+
+def _check_defaults(generator: Generator, defaults: dict[str, Any], why: str) -> None:
+    """Raises a ValueError where a setting that has no effect is not at its default."""
+    for name, default in defaults.items():
         if getattr(generator, name) != default:
-            why = "this cell has no fast path"
-            if generator.cell.rollout is not None:
-                why = f"feedback={generator.feedback} takes the plain loop"
             raise ValueError(
                 f"{name}={getattr(generator, name)!r} has no effect: {why}: leave it at "
                 f"{default!r}"
@@ -436,6 +473,10 @@ def _unroll(
 ) -> Unroll:
     """The one rollout behind all modes; constants are those of all rows."""
     _check_generator(generator)
+    if jnp.ndim(temperature):
+        raise ValueError(
+            f"temperature has the shape {list(jnp.shape(temperature))}: must be one number"
+        )
     if (generator.encoder is None) != (constants.context is None):
         raise ValueError(
             "the generator has an encoder: give the unroll context=encode_condition(...)"
@@ -455,7 +496,7 @@ def _unroll(
         )
     else:
         first = carry
-    _check_carry(first, len(params.layers), num_rows)
+    _check_carry(params, first, num_rows, generator)
     reading = _as_wide_as_samples(params, reading, noise, temperature, generator)
     params, first, reading, noise, constants = vary_alike(
         params, first, reading, noise, constants

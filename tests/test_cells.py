@@ -209,6 +209,18 @@ def test_gru_params_from_torch_follow_its_equations(carry_and_input, suffix, fie
         assert_close(new[row], hidden)
 
 
+def test_gru_params_from_torch_without_biases_are_those_with_zeros():
+    state = torch_state()
+    weights = {name: x for name, x in state.items() if name.startswith("weight")}
+    zeros = {name: 0 * x for name, x in state.items() if name.startswith("bias")}
+    assert_close(
+        to_numpy(gru_params_from_torch(weights)),
+        to_numpy(gru_params_from_torch(weights | zeros)),
+        rtol=0,
+        atol=0,
+    )
+
+
 def test_gru_params_from_torch_are_copies():
     state = torch_state()
     params = gru_params_from_torch(state)

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -59,6 +61,16 @@ def test_losses_equal_reference():
         reference.teacher_forced_loss(teacher_forced),
     )
     assert_close(actual, expected)
+
+
+def test_discriminator_loss_gradient_refuses_float16():
+    logits = TEACHER_FORCED.astype(jnp.float16)
+    for gradient in (
+        losses.discriminator_loss_gradient,
+        functools.partial(losses.adversarial_ratio, teacher_forced_term=True),
+    ):
+        with pytest.raises(ValueError, match="float16, whose range is too small"):
+            gradient(logits, logits)
 
 
 def test_discriminator_loss_gradient_equals_grad():

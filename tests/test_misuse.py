@@ -15,7 +15,7 @@ from pf_jax.behavior import behavior_size
 from pf_jax.gaussians import gaussian_mixture
 from pf_jax.mixture import mixture_density
 from pf_jax.objectives.professor_forcing import adversarial_weight
-from pf_jax.parallel import make_update, replicate
+from pf_jax.parallel import make_update, make_updates, replicate, shard_rows
 
 KEY = jax.random.key(0)
 V, B, T = 7, 4, 5
@@ -266,6 +266,73 @@ def test_a_discriminator_may_be_written_as_the_documents_have_it():
     pf_jax.check_discriminator(pf_jax.Discriminator(init, logits), OneSize(1))
 
 
+def test_check_discriminator_refuses_logits_that_are_nan():
+    def init(key, *, num_features, hidden_size):
+        return jnp.zeros(num_features)
+
+    def logits(params, behavior, *, loop, constant_rows):
+        total = jnp.sum(behavior.features)
+        return total * jnp.full(behavior.features.shape[1], jnp.nan)
+
+    with pytest.raises(ValueError, match="rows depend on one another"):
+        pf_jax.check_discriminator(pf_jax.Discriminator(init, logits), OneSize(1))
+
+
+def with_types(state, generator, discriminator):
+    def convert(player, dtype):
+        return jax.tree.map(
+            lambda x: x.astype(dtype) if x.dtype == jnp.float32 else x, player
+        )
+
+    return state.replace(
+        generator=convert(state.generator, generator),
+        discriminator=convert(state.discriminator, discriminator),
+    )
+
+
+@pytest.mark.parametrize(
+    "generator, discriminator, dtype",
+    [
+        ("bfloat16", "float32", None),
+        ("float32", "bfloat16", "bfloat16"),
+        pytest.param("float32", "bfloat16", None, marks=slow),
+        pytest.param("bfloat16", "float32", "bfloat16", marks=slow),
+    ],
+)
+def test_players_may_have_parameters_of_different_types(
+    generator, discriminator, dtype
+):
+    state = make_state(generator=pf_jax.Generator(dtype=dtype))
+    state = with_types(state, generator, discriminator)
+    joint, separate = (
+        jax.jit(step)(state, BATCH, KEY)[0]
+        for step in (pf_jax.joint_step, pf_jax.separate_step)
+    )
+    chex.assert_trees_all_equal_dtypes(joint, state)
+    chex.assert_trees_all_equal_dtypes(separate, state)
+    # Sums in bfloat16, in another order.
+    few = 8 * float(jnp.finfo(jnp.bfloat16).eps)
+    for found, expected in (
+        (joint.generator.params, separate.generator.params),
+        (joint.discriminator.params, separate.discriminator.params),
+    ):
+        assert_close(to_numpy(found), to_numpy(expected), rtol=few, atol=few / 8)
+
+
+def test_updates_of_a_carry_that_cannot_be_spread_are_refused():
+    state = pf_jax.create_train_state(
+        KEY,
+        generator=pf_jax.GeneratorSizes(V, 8, 4),
+        discriminator=SIZES,
+        settings=pf_jax.Settings(),
+        num_carried_rows=jax.device_count() + 3,
+    )
+    update = make_update(pf_jax.joint_step, lambda data, rows: BATCH)
+    rows = np.zeros((1, jax.device_count()), np.int32)
+    with pytest.raises(ValueError, match="a carry of 11 rows: must be a multiple of"):
+        update(replicate(state), TOKENS, rows, KEY)
+
+
 def test_updates_take_keys_of_another_kind():
     def update():
         step = make_update(pf_jax.joint_step, lambda data, rows: BATCH)
@@ -277,11 +344,31 @@ def test_updates_take_keys_of_another_kind():
     assert_same_bits(update().generator.params, update().generator.params)
 
 
+@pytest.mark.parametrize("count", [-1, 2])
+def test_updates_beyond_their_plan_are_refused(count):
+    update = make_updates(pf_jax.joint_step, lambda data, rows: BATCH)
+    rows = shard_rows(np.zeros((1, jax.device_count()), np.int32))
+    with pytest.raises(ValueError, match=f"count={count}: .* at most the plan's 1 up"):
+        update(replicate(make_state()), TOKENS, rows, count, KEY)
+
+
 ONE = jnp.zeros((B, 8))
 LABELED = pf_jax.Generator(encoder=pf_jax.label_encoder)
 WRONG = [
     (lambda p: pf_jax.unroll_teacher_forced(p, TOKENS, (ONE, ONE)), "the carry is 2"),
     (lambda p: pf_jax.unroll_teacher_forced(p, TOKENS, ()), "the carry is 0"),
+    (
+        lambda p: pf_jax.unroll_teacher_forced(p, TOKENS, (ONE[:, :5],)),
+        r"a leaf of shape \[4, 5\]: the weights need \[4, 8\]",
+    ),
+    (
+        lambda p: pf_jax.unroll_teacher_forced(p, TOKENS, (ONE.astype("bfloat16"),)),
+        r"type bfloat16, and the weights are of float32: .* carry.astype\('float32'\)",
+    ),
+    (
+        lambda p: pf_jax.unroll_teacher_forced(p, TOKENS, ((ONE, ONE),)),
+        "the carry is PyTreeDef.*: must be like that of initial_carry, PyTreeDef",
+    ),
     (
         lambda p: pf_jax.unroll_free_running(p, KEY, TOKENS[0], ONE, num_steps=2),
         "must be a tuple with that of each of 1 layers",
@@ -295,6 +382,26 @@ WRONG = [
             p, jax.random.split(KEY, 3), TOKENS[0], num_steps=2
         ),
         r"there are keys \[3\] for 4 rows: give one key, or one for each row",
+    ),
+    (
+        lambda p: pf_jax.unroll_free_running(
+            p, KEY, TOKENS[0], num_steps=2, temperature=jnp.ones(B)
+        ),
+        r"temperature has the shape \[4\]: must be one number",
+    ),
+    (
+        lambda p: pf_jax.unroll_free_running(
+            *(p, KEY, TOKENS[0]),
+            num_steps=2,
+            generator=pf_jax.Generator(feedback_steps=4),
+        ),
+        "feedback_steps=4 has no effect: feedback=sample carries no gradients",
+    ),
+    (
+        lambda p: pf_jax.unroll_teacher_forced(
+            p, TOKENS, generator=pf_jax.Generator(feedback_temperature=0.5)
+        ),
+        "feedback_temperature=0.5 has no effect: .* leave it at 1.0",
     ),
     (
         lambda p: pf_jax.unroll_windows(p, KEY, TOKENS, num_windows=0),

@@ -121,6 +121,18 @@ def test_update_player_clips_as_optax_does_and_counts_it():
     assert_close((player.params, player.optimizer_state), (params, state[1]))
 
 
+def test_update_player_clips_gradients_whose_squares_overflow_their_type():
+    params = {"a": jnp.zeros(4, jnp.float16)}
+    gradient = {"a": jnp.full(4, 200.0, jnp.float16)}
+    sgd = optax.sgd(1.0)
+    player, metrics = update_player(
+        "generator", create_player(params, sgd), gradient, sgd, 1.0
+    )
+    assert_close(metrics["generator_gradient_norm"].total, 400.0)
+    assert_close(player.params["a"], np.full(4, -0.5, np.float16))
+    assert player.params["a"].dtype == jnp.float16
+
+
 def test_update_player_without_a_bound_counts_no_clipping():
     player = create_player(PARAMS, optax.sgd(1.0))
     new, metrics = update_player(

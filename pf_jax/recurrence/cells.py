@@ -239,18 +239,23 @@ def gru_params_from_torch(
 
     Args:
         state_dict: `torch.nn.GRU(...).state_dict()`, on the CPU; any mapping of its names
-            to arrays. A `torch.nn.GRUCell`'s names, without a layer, are read too.
+            to arrays. A `torch.nn.GRUCell`'s names, without a layer, are read too. Biases
+            that are not there, with `bias=False`, are zeros.
         layer: Number of the layer, from 0.
         is_reverse: Whether the weights are those of the backward direction.
     """
     suffix = f"_l{layer}{'_reverse' if is_reverse else ''}"
     if "weight_ih" in state_dict:
         suffix = ""
-    names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
     # Newer arrays, since torch frees or overwrites its own.
-    kernel, recurrent, bias, recurrent_bias = (
-        jnp.array(state_dict[name + suffix]) for name in names
+    kernel, recurrent = (
+        jnp.array(state_dict[name + suffix]) for name in ("weight_ih", "weight_hh")
     )
     size = recurrent.shape[1]
+    zeros = jnp.zeros(3 * size, recurrent.dtype)
+    bias, recurrent_bias = (
+        jnp.array(state_dict.get(name + suffix, zeros))
+        for name in ("bias_ih", "bias_hh")
+    )
     joined = bias.at[: 2 * size].add(recurrent_bias[: 2 * size])
     return GRUParams(kernel.T, joined, recurrent.T, recurrent_bias[2 * size :])

@@ -244,7 +244,7 @@ def _layer_gradients(
         d_bias=deltas.input_bias,
         constant_rows=options.constant_rows,
     )
-    return Layer(d_input, d_weights, d_x, deltas.carry)
+    return Layer(d_input, d_weights, d_x.astype(layer.x.dtype), deltas.carry)
 
 
 def _as_array(cotangent: Array | SymbolicZero, like: Array) -> Array:
