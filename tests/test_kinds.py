@@ -1,12 +1,14 @@
 """What the measures of each kind count, by hand."""
 
 import math
+import types
 
 import numpy as np
 import pytest
 from scipy import signal
 
 from pf_jax.analysis.measures import music, pens, pictures, sounds, texts
+from pf_jax.analysis.measures.compared import Compared
 from pf_jax.data import Vocabulary, join_sequences
 from pf_jax.data.pixels import Pixels
 from pf_jax.data.strokes import Strokes
@@ -56,6 +58,24 @@ def test_repetition_is_the_mean_over_texts():
     rows = tokens_of("abab", "abcd", "a")
     assert texts.repetition(rows, 2) == pytest.approx((1 / 3 + 0) / 2)
     assert math.isnan(texts.repetition(rows, 5))
+
+
+def test_words_at_the_ends_of_training_sequences_are_known():
+    train = join_sequences(tokens_of("ab cd", "a b"), 0)
+    # The first and the last word of a text may be cut.
+    compared = Compared(tokens_of("b cd b"), tokens_of("b a b"), tokens_of("ab cd"))
+    subject = types.SimpleNamespace(train=train)
+    found = texts._known_words(LETTERS, subject, compared)
+    assert (found.value, found.reference) == (1.0, 1.0)
+
+
+def test_curve_of_ngrams_ends_with_the_held_out_texts():
+    random = np.random.default_rng(0)
+    samples, held_out, train = (
+        [random.integers(0, 3, length) for _ in range(9)] for length in (20, 20, 100)
+    )
+    found = texts._ngram_curve(Compared(samples, held_out, train), 2, "letters")
+    assert found.steps[-1] == 20 and np.isfinite(found.values).all()
 
 
 def test_known_share_leaves_out_words_that_may_be_cut():

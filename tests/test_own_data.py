@@ -18,6 +18,7 @@ from configs import default
 from pf_jax import data
 from pf_jax.analysis.request import Sampling
 from pf_jax.data import own_code
+from pf_jax.data.encoded import check_dataset
 from pf_jax.experiment import evaluate, load_run, sample, train_and_evaluate
 from pf_jax.experiment.build import make_model, own_data
 from pf_jax.experiment.trained_start import Source, experiment_of
@@ -363,6 +364,91 @@ def test_train_error_for_a_data_set_that_no_model_can_learn(tmp_path, dataset, c
     )
     assert message.startswith("dataset: ") and cause in message
     assert not (tmp_path / "run").exists()
+
+
+@dataclasses.dataclass(frozen=True)
+class Conditional(data.Vocabulary):
+    """Letters, each sequence with a class or a source."""
+
+    reads: str = "label"
+
+    @property
+    def condition(self):
+        return data.Condition(self.reads, 3)
+
+    def to_json(self):
+        return {**super().to_json(), "reads": self.reads}
+
+    @classmethod
+    def from_json(cls, values):
+        return cls(tuple(values["symbols"]), reads=values["reads"])
+
+
+LABELS = np.array([0, 2, 1])
+SOURCES = data.Sources(np.array([[1, 2], [1, 0], [2, 2]]), np.array([2, 1, 2]))
+
+
+def conditional(conditions, kind="label"):
+    encoding = Conditional(LETTERS.symbols, reads=kind)
+    right = LABELS if kind == "label" else SOURCES
+    parts = data.join_sequences([np.array([0, 1])] * 3, encoding.first_input)
+    splits = dict.fromkeys(RAW, parts._replace(conditions=right))
+    splits["test"] = parts._replace(conditions=conditions)
+    return data.Dataset(splits, encoding)
+
+
+@pytest.mark.parametrize(("right", "kind"), [(LABELS, "label"), (SOURCES, "sequence")])
+def test_check_dataset_takes_conditions_that_the_encoding_knows(right, kind):
+    check_dataset(conditional(right, kind), "dataset")
+
+
+@pytest.mark.parametrize(
+    ("conditions", "kind", "cause"),
+    [
+        (None, "label", "has no conditions, and the encoding has one"),
+        (
+            LABELS[:2],
+            "label",
+            "of the shape [2]: must be [S], one for each of its 3 seq",
+        ),
+        (LABELS - 1, "label", "conditions from -1 to 1: must be integers from 0 to 2"),
+        (LABELS + 1, "label", "conditions from 1 to 3: must be integers from 0 to 2"),
+        (LABELS / 2, "label", "conditions float64: must be integers from 0 to 2"),
+        (SOURCES, "label", "its conditions must be labels [S], as the encoding's"),
+        (LABELS, "sequence", "its conditions must be Sources, as the encoding's"),
+        (
+            SOURCES._replace(lengths=np.array([2, 1, 3])),
+            "sequence",
+            "has sources whose lengths are not all from 1 to 2",
+        ),
+        (
+            SOURCES._replace(lengths=np.array([2, 1])),
+            "sequence",
+            "has sources whose lengths are not all from 1 to 2",
+        ),
+    ],
+)
+def test_check_dataset_error_for_wrong_conditions(conditions, kind, cause):
+    dataset = conditional(conditions, kind)
+    message = error_of(check_dataset, dataset, "dataset")
+    assert message.startswith("dataset: split test") and cause in message
+
+
+def test_check_dataset_error_for_conditions_that_the_encoding_has_not():
+    parts = dataset_of().splits["test"]
+    labels = np.zeros(len(parts.lengths), int)
+    dataset = dataset_of(test=parts._replace(conditions=labels))
+    message = error_of(check_dataset, dataset, "dataset")
+    assert "split test has conditions, and the encoding has none" in message
+
+
+@pytest.mark.parametrize("offsets", [[0, 9], [1, 6], [0, 4, 2, 6]])
+def test_check_dataset_error_for_offsets_of_other_values(offsets):
+    wrong = data.Sequences(np.zeros(6, np.int32), np.array(offsets))
+    message = error_of(check_dataset, dataset_of(test=wrong), "dataset")
+    assert (
+        f"offsets from {offsets[0]} to {offsets[-1]}: must rise from 0 to 6" in message
+    )
 
 
 def test_make_dataset_error_for_a_split_without_sequences():

@@ -258,6 +258,11 @@ def test_translation_comes_back_from_json(units):
     assert (encoding.unit, encoding.measure.name) == names[units]
 
 
+def test_from_pairs_knows_every_byte_however_rare_it_is():
+    encoding = Translation.from_pairs([Pair("ab", "c")], "bytes", min_count=50)
+    assert len(encoding.source_symbols) == len(encoding.target_symbols) == 256
+
+
 def test_from_pairs_knows_what_is_frequent_on_its_side():
     pairs = [Pair("a a b", "b c"), Pair("b", "b")]
     encoding = Translation.from_pairs(pairs, "words", min_count=2)

@@ -159,6 +159,11 @@ def test_scheduled_sampling_goes_by_the_number_of_the_update():
         (ScheduledSampling("linear", 1.0, 0.0), {0: 1.0, 10**6: 1.0}),
         (ScheduledSampling("exponential", decay=0.5), {0: 1.0, 1: 0.5, 3: 0.125}),
         (ScheduledSampling("exponential", decay=0.0), {0: 1.0, 1: 0.0, 5: 0.0}),
+        # Its distance from 1 is a 60th of float32's spacing there.
+        (
+            ScheduledSampling("exponential", decay=1 - 1e-9),
+            {10**6: 0.9990005, 10**9: 0.3678794},
+        ),
         (ScheduledSampling("exponential", decay=1.0), {0: 1.0, 10**6: 1.0}),
         (
             ScheduledSampling("inverse_sigmoid", speed=10.0),

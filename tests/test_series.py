@@ -230,6 +230,7 @@ def test_series_error_for_a_number_that_is_not_finite(tmp_path, wrong):
         ("a,b\n1,2\n3\n", "line 3 has 1 cells: must have 2"),
         ("a,b\n1,2\n3,\n", "line 3, column b: is ''"),
         ("a,b\n1,2\nx,4\n", "line 3, column a: is 'x'"),
+        ("a,b\n1,2\n1_5,4\n", "line 3, column a: is '1_5'"),
         (",2\n3,4\n", "line 1, column 0: is ''"),
         ("\n\n", "has no columns"),
         ("", "empty"),
@@ -239,6 +240,17 @@ def test_series_error_for_a_wrong_csv(tmp_path, content, cause):
     (tmp_path / "a.csv").write_text(content)
     message = error_of(series, str(tmp_path / "a.csv"), ())
     assert str(tmp_path / "a.csv") in message and cause in message
+
+
+def test_series_error_for_a_name_of_two_columns(tmp_path):
+    (tmp_path / "a.csv").write_text("a,b,a\n1,2,3\n")
+    message = error_of(series, str(tmp_path / "a.csv"), ("b", "a"))
+    assert message == (
+        f"data.columns=b,a: {tmp_path / 'a.csv'} has several columns a: give their "
+        "numbers, from 0"
+    )
+    numbered = series(str(tmp_path / "a.csv"), (0, 2))["train"]
+    assert numbered.names == ("a", "a")
 
 
 @pytest.mark.parametrize("name", ["a.npy", "a.npz"])

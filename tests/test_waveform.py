@@ -193,6 +193,13 @@ def test_read_wav_scales_every_width_by_full_scale(tmp_path: pathlib.Path, sampl
     np.testing.assert_array_equal(signal, [-1, -0.5, 0, 0.5])
 
 
+def test_read_wav_error_for_amplitudes_beyond_float32(tmp_path: pathlib.Path):
+    # A warning, which the cast alone would give, is an error in tests.
+    _write(tmp_path / "a.wav", np.array([0, 1e300], np.float64))
+    message = error_of(wav.read_wav, tmp_path / "a.wav", RATE)
+    assert str(tmp_path / "a.wav") in message
+
+
 def test_read_wav_of_24_bits(tmp_path: pathlib.Path):
     path = tmp_path / "a.wav"
     with wave.open(str(path), "wb") as file:

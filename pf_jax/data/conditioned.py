@@ -86,9 +86,9 @@ def _labels(pairs: Sequence[Pair], condition: Condition, split: str) -> np.ndarr
     wrong = labels[(labels < 0) | (labels >= condition.size)]
     if len(wrong):
         raise UserError(
-            f"data.labels=True: the {split} split has {len(wrong):,} labels such as "
-            f"{wrong[0]}: must be from 0 to {condition.size - 1}, as those of the training "
-            "split: correct the file, or set data.labels=False"
+            f"the {split} split has {len(wrong):,} labels such as {wrong[0]}: must be from "
+            f"0 to {condition.size - 1}, the classes that the encoding knows: correct the "
+            "data, or leave the labels out (data.labels=False)"
         )
     return labels.astype(np.int32)
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pf_jax.data.conditioned import encode_splits
+from pf_jax.data.conditions import Condition, Sources
 from pf_jax.data.encoding import Encoding
 from pf_jax.data.own_code import OwnCodeError, call_own
 from pf_jax.data.saved_encoding import encoding_from_json, encoding_to_json
@@ -114,8 +115,14 @@ def _check_split(sequences: Any, encoding: Encoding, where: str) -> None:
         )
     if not sequences.num_steps:
         raise UserError(f"{where} is empty: give more data")
-    check_offsets(sequences.offsets, where)
+    offsets = np.asarray(sequences.offsets)
+    check_offsets(offsets, where)
     values, first = np.asarray(sequences.values), encoding.first_input
+    if offsets[0] or offsets[-1] != len(values) or np.any(np.diff(offsets) < 1):
+        raise UserError(
+            f"{where} has offsets from {offsets[0]} to {offsets[-1]}: must rise from 0 to "
+            f"{len(values)}, the number of its values, first inputs included"
+        )
     if values.shape[1:] != first.shape or values.dtype.kind != first.dtype.kind:
         raise UserError(
             f"{where} has values of the shape {list(values.shape[1:])} and the type "
@@ -133,6 +140,57 @@ def _check_split(sequences: Any, encoding: Encoding, where: str) -> None:
             raise UserError(
                 f"{where} has values from {low} to {high}: must be from 0 to {size - 1}, "
                 "as the encoding's output says"
+            )
+    _check_conditions(
+        sequences.conditions, encoding.condition, len(sequences.lengths), where
+    )
+
+
+def _check_conditions(
+    conditions: Any, condition: Condition | None, num_sequences: int, where: str
+) -> None:
+    """Checks that each sequence of a split has a condition that the encoding knows."""
+    if condition is None or conditions is None:
+        if condition is not conditions:
+            raise UserError(
+                f"{where} has no conditions, and the encoding has one: give "
+                "Sequences.conditions"
+                if conditions is None
+                else f"{where} has conditions, and the encoding has none: give "
+                "Encoding.condition"
+            )
+        return
+    is_sources = isinstance(conditions, Sources)
+    if is_sources != (condition.kind == "sequence"):
+        expected = "labels [S]" if is_sources else "Sources"
+        raise UserError(
+            f"{where}: its conditions must be {expected}, as the encoding's condition, a "
+            f"{condition.kind}, says"
+        )
+    values = np.asarray(conditions.values if is_sources else conditions)
+    if values.ndim != 1 + is_sources or len(values) != num_sequences:
+        shape = "[S, N]" if is_sources else "[S]"
+        raise UserError(
+            f"{where} has conditions of the shape {list(values.shape)}: must be {shape}, "
+            f"one for each of its {num_sequences} sequences"
+        )
+    is_whole = values.dtype.kind in "iu"
+    if not is_whole or values.min() < 0 or values.max() >= condition.size:
+        found = f"from {values.min()} to {values.max()}" if is_whole else values.dtype
+        raise UserError(
+            f"{where} has conditions {found}: must be integers from 0 to "
+            f"{condition.size - 1}, as the encoding's condition says"
+        )
+    if is_sources:
+        lengths = np.asarray(conditions.lengths)
+        if (
+            lengths.shape != (num_sequences,)
+            or lengths.min() < 1
+            or lengths.max() > values.shape[1]
+        ):
+            raise UserError(
+                f"{where} has sources whose lengths are not all from 1 to "
+                f"{values.shape[1]}, one for each sequence: correct them"
             )
 
 

@@ -291,6 +291,8 @@ def _rows(
 
 
 def _number(cell: str) -> float | None:
+    if "_" in cell:  # Python's own notation: a file that has it means something else.
+        return None
     try:
         return float(cell)
     except ValueError:
@@ -308,6 +310,11 @@ def _choose(where: str, names: Sequence[str], columns: Sequence[Column]) -> list
     """The numbers of the chosen columns."""
     chosen = []
     for column in columns:
+        if list(names).count(str(column)) > 1:
+            raise UserError(
+                f"data.columns={','.join(map(str, columns))}: {where} has several columns "
+                f"{column}: give their numbers, from 0"
+            )
         if str(column) in names:
             chosen.append(list(names).index(str(column)))
         elif isinstance(column, int) and 0 <= column < len(names):

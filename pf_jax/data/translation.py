@@ -69,7 +69,7 @@ class Translation(Encoding):
                 symbol for text in texts for symbol in _split(text, unit, lowercase)
             )
             known = {symbol for symbol, count in counts.items() if count >= min_count}
-            if not known:
+            if not known and not unit.alphabet:
                 raise UserError(
                     f"data.min_count={min_count}: no symbol of the training split's {side} "
                     f"is seen so often, the most frequent one {max(counts.values())} "

@@ -170,7 +170,9 @@ def _read_samples(file: pathlib.Path) -> tuple[int, np.ndarray]:
 def _amplitudes(samples: np.ndarray) -> np.ndarray:
     """Stored samples as float32, with full scale at 1."""
     if samples.dtype.kind == "f":
-        return samples.astype(np.float32)
+        # What is too large becomes infinite, and is refused as such.
+        with np.errstate(over="ignore"):
+            return samples.astype(np.float32)
     full_scale = np.float32(2.0 ** (8 * samples.dtype.itemsize - 1))
     # Only 8-bit samples are stored as unsigned numbers.
     silence = full_scale if samples.dtype.kind == "u" else np.float32(0)

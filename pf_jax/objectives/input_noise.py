@@ -1,8 +1,8 @@
 """Teacher forcing over noisy inputs: is professor forcing more than a regularizer?
 
-Tokens and frames of piano rolls are replaced by others with the frequencies of the data
-(Xie et al. 2017, unigram noise), numbers get Gaussian noise, as emulators of dynamics are
-trained. The first input stays, and so do the targets.
+Tokens and frames of piano rolls are replaced by others of the batch's inputs (Xie et al.
+2017, unigram noise; first inputs are among them), numbers get Gaussian noise, as emulators
+of dynamics are trained. The first input stays, and so do the targets.
 """
 
 from typing import Any, NamedTuple
@@ -45,8 +45,9 @@ def noisy_inputs(
 ) -> Array:
     """The inputs with noise, all but those of the first step.
 
-    A token's replacement is the token of a random step of the batch that counts: a draw
-    from the data's unigram. Over devices it comes from the device's own rows.
+    A token's replacement is the input of a random step of the batch that counts: a draw
+    from the unigram of what the batch reads, first inputs included. Over devices it comes
+    from the device's own rows.
 
     Args:
         inputs: Values `[T, B, ...]`; numbers get noise; integers and bools

@@ -5,6 +5,7 @@ otherwise what the model sampled a step before. The targets stay the data. Sampl
 constants, so the gradient is that of teacher forcing over the inputs that were read.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -53,11 +54,18 @@ class ScheduledSampling(NamedTuple):
     speed: float = 1000.0
 
 
+def _power(base: float, exponent: Array) -> Array:
+    """`base ** exponent`; a base near 1 would lose its distance from it in float32."""
+    if base <= 0:
+        return jnp.where(exponent == 0, 1.0, 0.0)
+    return jnp.exp(exponent * math.log(base))
+
+
 SCHEDULES = {
     "linear": lambda options, i: jnp.maximum(
         options.floor, options.start - options.slope * i
     ),
-    "exponential": lambda options, i: jnp.power(options.decay, i),
+    "exponential": lambda options, i: _power(options.decay, i),
     "inverse_sigmoid": lambda options, i: (
         options.speed / (options.speed + jnp.exp(i / options.speed))
     ),

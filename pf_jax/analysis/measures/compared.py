@@ -181,6 +181,12 @@ def _finite_or_none(value: float) -> float | None:
     return value if np.isfinite(value) else None
 
 
+def reach(data: SequenceSet) -> int:
+    """The last position of `MIN_REACHING` sequences, or of all where there are fewer."""
+    lengths = sorted(map(len, data), reverse=True)
+    return lengths[min(MIN_REACHING, len(lengths)) - 1]
+
+
 def curve(
     label: str,
     of: Callable[[SequenceSet], float],
@@ -200,8 +206,7 @@ def curve(
         The curve; its steps are the last positions of the blocks. It ends where fewer than
         `MIN_REACHING` real sequences go on, or fewer than all where there are fewer.
     """
-    lengths = sorted(map(len, data), reverse=True)
-    length = lengths[min(MIN_REACHING, len(lengths)) - 1]
+    length = reach(data)
     edges = np.linspace(0, length, min(NUM_BLOCKS, length) + 1).astype(int)
 
     def values(sequences: SequenceSet) -> np.ndarray:

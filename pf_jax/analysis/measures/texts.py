@@ -1,5 +1,6 @@
 """Measures of texts, of characters or of words: n-grams, repetition, known words."""
 
+import itertools
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ from pf_jax.analysis.measures.compared import (
     compared_sets,
     curve,
     distance,
+    reach,
     statistic,
 )
 from pf_jax.analysis.measures.distances import jensen_shannon
@@ -20,7 +22,6 @@ from pf_jax.analysis.measures.measurement import (
     Measurement,
     Subject,
 )
-from pf_jax.data import training_values
 from pf_jax.data.encoding import TextEncoding
 from pf_jax.data.words import Words
 
@@ -168,7 +169,12 @@ def known_share(texts: Sequence[str], known: set[str]) -> float:
 def _known_words(
     encoding: TextEncoding, subject: Subject, compared: Compared
 ) -> Measurement:
-    known = set(encoding.decode(training_values(subject.train)).split())
+    train = subject.train
+    known = {
+        word
+        for start, end in itertools.pairwise(train.offsets)
+        for word in encoding.decode(train.values[start + 1 : end]).split()
+    }
     return statistic(
         "words that the training text has, share",
         lambda texts: known_share([encoding.decode(text) for text in texts], known),
@@ -187,6 +193,10 @@ def _ngram_curve(compared: Compared, n: int, unit: str) -> Curve:
         numbers[start : start + count] for start in (0, count, 2 * count)
     )
     num_types = 1 + max((int(part.max()) for part in numbers if len(part)), default=0)
+
+    # The curve ends with the held-out sequences, as those of other measures.
+    length = reach(held_out)
+    train = [part[:length] for part in train]
 
     def histogram(parts: SequenceSet) -> np.ndarray:
         return np.bincount(np.concatenate(parts), minlength=num_types)
