@@ -1,6 +1,7 @@
 import base64
 import collections
 import dataclasses
+import datetime
 import io
 import json
 import re
@@ -426,6 +427,42 @@ def test_files_count_in_the_order_of_their_downloads(tmp_path):
     (tmp_path / "x.json").write_text(json.dumps(download_of(key, first) | {"time": 3}))
     message = error_of(read_judgements, key, tmp_path, files)
     assert "x.json: not a file that the page downloaded" in message
+
+
+def test_a_stored_answer_counts_over_an_earlier_download(tmp_path):
+    key, _ = write_rating(tmp_path)
+    first = simulated(key, "ann", np.random.default_rng(0), for_a=5.0)
+    later = [x._replace(choice=5 - x.choice) for x in first]
+    times = [
+        datetime.datetime(2025, 11, 27, hour, tzinfo=datetime.UTC) for hour in (8, 10)
+    ]
+    lines = "".join(
+        to_line(key, x, time)
+        for judgements, time in zip((first, later), times, strict=True)
+        for x in judgements
+    )
+    (tmp_path / "judgements.jsonl").write_text(lines)
+    download = download_of(key, first) | {"time": "2025-11-27T09:00:00.000Z"}
+    (tmp_path / "x.json").write_text(json.dumps(download))
+    files = [str(tmp_path / "x.json")]
+    assert read_judgements(key, tmp_path, files) == [*first, *first, *later]
+
+
+def test_a_share_of_answers_that_is_exactly_the_rule_s_is_kept():
+    # 0.28 * 25 is a little more than 7.
+    rule = dataclasses.replace(RULE, min_answered=0.28)
+    key, _ = make_key(num_pairs=25, rule=rule)
+    answers, catches = (
+        [
+            x
+            for x in simulated(key, "ann", np.random.default_rng(0))
+            if key.kind_by_item[x.item] == kind
+        ]
+        for kind in ("first", "catch")
+    )
+    assert not scores_of(key, [*answers[:7], *catches]).dropped
+    dropped = scores_of(key, [*answers[:6], *catches]).dropped
+    assert dropped["ann"].startswith("answered 6 of 25 pairs")
 
 
 def test_showings_of_a_rater_are_computed_once(tmp_path, monkeypatch):

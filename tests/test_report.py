@@ -221,6 +221,10 @@ def test_report_takes_a_study_by_its_own_names(tmp_path):
     assert "adversarial raises D by 0.5 (95 % interval 0.5 to 0.5, 2 seeds" in text
     assert "at equal seconds (against plain for long, 100 s against 50.5 s)." in text
     assert "python study.py --seeds 2 python report.py" in text
+    without = study | {"runs": {k: v for k, v in study["runs"].items() if k[0] == "p"}}
+    (tmp_path / "study.json").write_text(json.dumps(without))
+    # A longer baseline is nothing to compare where what it was made for is gone.
+    assert list(select([str(tmp_path)]).groups) == ["plain"]
     study["runs"]["plain"]["1"]["workdir"] = "gone"
     (tmp_path / "study.json").write_text(json.dumps(study))
     with pytest.raises(UserError, match="gone: no run here"):
@@ -400,6 +404,43 @@ def test_report_refuses_runs_that_cannot_be_compared(tmp_path):
     )
     (tmp_path / "study.json").write_text("{}")
     assert "is a whole study" in error_of(tmp_path, [first, tmp_path])
+
+
+def with_evaluation(run, **fields):
+    path = run / "evaluation" / "metrics.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
+    return run
+
+
+def test_report_refuses_runs_that_were_judged_or_decoded_otherwise(tmp_path):
+    runs = [write_run(tmp_path / str(seed), seed=seed) for seed in range(3)]
+    with_evaluation(runs[0], judge={"workdir": "a", "step": 5, "digest": "1"})
+    page_of(tmp_path, map(str, runs))  # The others have no judge.
+    with_evaluation(runs[2], judge={"workdir": "b", "step": 5, "digest": "2"})
+    assert error_of(tmp_path, runs) == (
+        f"{runs[2]}: was judged by another model than {runs[0]}: run python evaluate.py "
+        f"--workdir {runs[2]} with the same --judge first"
+    )
+    sampling = {"beam": 1, "length_normalization": 0.0, "num_samples": 3}
+    for run in runs:
+        with_evaluation(run, judge=None, sampling=sampling)
+    with_evaluation(runs[1], sampling=sampling | {"num_samples": 9})
+    page_of(tmp_path, map(str, runs))
+    with_evaluation(runs[1], sampling=sampling | {"beam": 5})
+    assert "was decoded otherwise than" in error_of(tmp_path, runs)
+
+
+def test_report_tells_runs_that_went_on_after_their_evaluation(tmp_path, capsys):
+    runs = []
+    for objective, step in (("teacher_forcing", 100), ("professor_forcing", 500)):
+        run = write_run(tmp_path / objective, objective=objective)
+        runs.append(str(with_evaluation(run, trained_step=step)))
+    text = text_of(page_of(tmp_path, runs))
+    assert "at equal updates" not in text and "after 500 updates against 100." in text
+    assert capsys.readouterr().err == (
+        f"warning: {runs[0]}: was evaluated after 100 updates, and 500 are done now: run "
+        f"python evaluate.py --workdir {runs[0]} again\n"
+    )
 
 
 def test_report_refuses_unknown_names(tmp_path):

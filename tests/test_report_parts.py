@@ -5,6 +5,7 @@ import tomllib
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 from scipy.io import wavfile
 from study_runs import curve, write_run, write_states
@@ -15,7 +16,7 @@ from pf_jax.errors import UserError
 from pf_jax.study import curves, figures, samples, wording
 from pf_jax.study.comparisons import contest_of, default_baseline, tables_of
 from pf_jax.study.embedding import Embedding, embed_states
-from pf_jax.study.results import read_result
+from pf_jax.study.results import compare_groups, numbers_of, read_result, score
 from pf_jax.study.series import Series, logged, mean_of, thinned
 from pf_jax.study.statistics import Comparison, compare
 
@@ -156,6 +157,55 @@ def test_contest_is_one_family_of_p_values(tmp_path):
     assert at_seconds.adjusted_p_value == 1.0
 
 
+def test_measures_near_real_data_need_real_data_to_be_compared(tmp_path):
+    groups = {
+        variant: [
+            read_result(
+                write_run(
+                    tmp_path / variant / str(seed),
+                    seed=seed,
+                    measures={
+                        "w": measured(
+                            value + seed / 8,
+                            label="W",
+                            better="reference",
+                            reference=reference if seed else None,
+                        )
+                    },
+                )
+            )
+            for seed in range(3)
+        ]
+        for variant, value, reference in (("a", 0.5, 0.5), ("b", 0.0, 0.5))
+    }
+    comparison = compare_groups(groups, "a")["b"]["w"]
+    # Seeds 1 and 2: |0.125 - 0.5| - |0.625 - 0.5|, |0.25 - 0.5| - |0.75 - 0.5|.
+    assert comparison.differences == (0.25, 0.0)
+    assert np.isnan(score(numbers_of(groups["a"][0])["w"]))
+
+
+def test_numbers_of_other_lengths_are_not_compared(tmp_path):
+    groups = {
+        variant: [
+            read_result(
+                write_run(
+                    tmp_path / variant / str(seed),
+                    seed=seed,
+                    measures={
+                        "e": measured(1.0, label=f"E over {length}", reference=0.5)
+                    },
+                )
+            )
+            for seed in range(2)
+        ]
+        for variant, length in (("a", 200), ("b", 400))
+    }
+    assert "e" not in compare_groups(groups, "a")["b"]
+    table = tables_of(groups)["e"]
+    assert (table.label, table.reference) == ("E over 200 or E over 400", None)
+    assert list(table.rows) == ["a", "b"]
+
+
 def test_tables_leave_out_what_is_not_measurable(tmp_path):
     groups = write_groups(
         tmp_path,
@@ -289,6 +339,18 @@ def test_curves_have_labels_and_a_training_length_by_position_alone(tmp_path):
     assert position not in temperature and "temperature, $\\frac$" in temperature
     dashed = [x.count("stroke-dasharray") for x in (old, temperature, judge)]
     assert dashed == [1, 0, 1]
+
+
+def test_seeds_of_one_validation_are_dots():
+    axes = Figure().subplots()
+    one = [Series(np.array([5.0 + n]), np.array([1.0])) for n in range(2)]
+    figures._plot_seeds(axes, one, figures.Look("red", "-"))
+    # Their seconds differ, so that there is no mean.
+    assert [(len(x.get_xdata()), x.get_marker()) for x in axes.lines] == [
+        (1, "o"),
+        (1, "o"),
+        (0, ""),
+    ]
 
 
 def test_dots_are_in_proportion():

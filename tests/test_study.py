@@ -66,7 +66,9 @@ def test_make_variants_names_alike_fields_in_full():
         (TWO, ["a: train.num_steps"], ["NAME: FIELD=VALUE"]),
         (TWO, ["a: seed=3"], ["--seeds=NUMBER"]),
         (TWO, ["a: dropout=1", "a: dropout=2"], ["two variants are called a"]),
-        (["objective=a,a"], [], ["two variants are called a"]),
+        (["objective=a,a"], [], ["--vary=objective=a,a: a value is given twice"]),
+        (["dropout=1,2", "dropout=3,4"], [], ["--vary: dropout is given twice"]),
+        (TWO, ["a: dropout=1 dropout=2"], ["--variant=a:", "a field is given twice"]),
     ],
 )
 def test_make_variants_refuses(vary, named, words):
@@ -123,6 +125,17 @@ def a_record(folder, seeds=2, seconds=(1.0, 3.3)):
             entry = {"workdir": "w", "step": 10, "seconds": 10 * cost}
             record.add_run(variant.name, seed, entry)
     return record
+
+
+def test_open_record_refuses_a_variant_called_as_a_longer_baseline(tmp_path):
+    record = a_record(tmp_path)
+    config, fields = default.get_config(), {"train.num_steps": "20"}
+    record.add_equal_seconds(Variant("longer", fields), ["professor_forcing"])
+    variants = make_variants(TWO, ["longer: train.learning_rate=0.1"])
+    message = error_of(open_record, tmp_path, config, variants, SETTINGS)
+    assert message == (
+        "--variant: longer is this study's longer run of its baseline: rename the variant"
+    )
 
 
 def test_record_is_read_back_and_keeps_its_order(tmp_path):

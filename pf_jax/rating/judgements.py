@@ -1,5 +1,6 @@
 """Judgements: one rater's answer to one item, checked against the key."""
 
+import datetime
 import json
 import pathlib
 import re
@@ -76,9 +77,22 @@ def checked_judgement(key: Key, fields: Any) -> Judgement:
     return Judgement(rater, item, shown.left, shown.right, choice)
 
 
-def to_line(key: Key, judgement: Judgement) -> str:
-    """A line of `judgements.jsonl`."""
-    return json.dumps({"page": key.page, **judgement._asdict()}) + "\n"
+def to_line(
+    key: Key, judgement: Judgement, time: datetime.datetime | None = None
+) -> str:
+    """A line of `judgements.jsonl`.
+
+    Args:
+        key: The key of the rating.
+        judgement: The judgement.
+        time: When it was stored, in UTC; written as the page writes that of a download.
+            None for a line without it, as the page posts it.
+    """
+    fields = {"page": key.page, **judgement._asdict()}
+    if time is not None:
+        shown = time.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        fields["time"] = shown
+    return json.dumps(fields) + "\n"
 
 
 def read_judgements(
@@ -86,8 +100,10 @@ def read_judgements(
 ) -> list[Judgement]:
     """The judgements in a folder's `judgements.jsonl` and in downloaded files, in order.
 
-    Files come in the order in which they were downloaded: of one rater's two, a browser
-    names the later one `judgements-x (1).json`, which is sorted before `judgements-x.json`.
+    The order is that of time: when a line was stored, or a file was downloaded. Those of
+    older versions, which had no time, come first, lines before files. File names would not
+    do: of one rater's two, a browser names the later one `judgements-x (1).json`, which is
+    sorted before `judgements-x.json`.
 
     Prints a warning for each line of `judgements.jsonl` that is damaged, and leaves it out.
 
@@ -100,26 +116,29 @@ def read_judgements(
         UserError: If a file cannot be read or is not of this page, or there is no
             judgement at all.
     """
-    judgements = list(_read_lines(key, folder / JUDGEMENTS_FILE))
-    downloads = [_read_download(key, pathlib.Path(file)) for file in files]
-    for _, entries in sorted(downloads, key=lambda download: download[0]):
-        judgements += entries
-    if not judgements:
+    timed = list(_read_lines(key, folder / JUDGEMENTS_FILE))
+    for file in files:
+        time, entries = _read_download(key, pathlib.Path(file))
+        timed += [(time, entry) for entry in entries]
+    if not timed:
         raise UserError(
             f"{folder}: no judgements yet: run {program('rate')} serve --dir={folder} and "
             "rate, or name the files that the page downloaded"
         )
-    return judgements
+    return [judgement for _, judgement in sorted(timed, key=lambda entry: entry[0])]
 
 
-def _read_lines(key: Key, path: pathlib.Path) -> Iterator[Judgement]:
+def _read_lines(key: Key, path: pathlib.Path) -> Iterator[tuple[str, Judgement]]:
+    """The time and the judgement of each line; lines of older versions had no time."""
     if not path.exists():
         return
     num_wrong = 0
     for number, line in enumerate(_content(path).splitlines(), start=1):
         try:
-            yield checked_judgement(key, json.loads(line))
-        except (UserError, ValueError, RecursionError) as error:
+            fields = json.loads(line)
+            time = fields.pop("time", "") if isinstance(fields, dict) else ""
+            yield _checked_time(time), checked_judgement(key, fields)
+        except (UserError, TypeError, ValueError, RecursionError) as error:
             num_wrong += 1
             if num_wrong <= MAX_WARNINGS:
                 warn(f"{path}: line {number} is left out: {error}")
@@ -134,9 +153,7 @@ def _read_download(key: Key, path: pathlib.Path) -> tuple[str, list[Judgement]]:
         content = json.loads(text)
         entries = content["judgements"]
         common = {"page": content["page"], "rater": content["rater"]}
-        time = content.get("time", "")
-        if not isinstance(time, str):
-            raise TypeError("time")
+        time = _checked_time(content.get("time", ""))
         return time, [checked_judgement(key, {**common, **entry}) for entry in entries]
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
@@ -145,6 +162,12 @@ def _read_download(key: Key, path: pathlib.Path) -> tuple[str, list[Judgement]]:
             f"{path}: not a file that the page downloaded ({type(error).__name__}): name "
             "such files"
         ) from error
+
+
+def _checked_time(time: Any) -> str:
+    if not isinstance(time, str):
+        raise TypeError("time")
+    return time
 
 
 def _content(path: pathlib.Path) -> str:

@@ -134,7 +134,8 @@ def _reason(key: Key, answers: Mapping[str, Judgement]) -> str | None:
         return "not one of the key's raters"
     for kind, of in (("first", "runs"), ("catch", "catch")):
         number, count = len(_of_kind(key, answers, kind)), key.num_by_kind[of]
-        if number < rule.min_answered * count:
+        # Not times the count: 0.28 * 25 is a little more than 7.
+        if count and number / count < rule.min_answered:
             name = "pairs" if kind == "first" else "catch pairs"
             return (
                 f"answered {number} of {count} {name}, less than a share of "
@@ -142,7 +143,7 @@ def _reason(key: Key, answers: Mapping[str, Judgement]) -> str | None:
             )
     catches = _of_kind(key, answers, "catch").values()
     failed = sum(_level(key, judgement) > 2 for judgement in catches)
-    if failed > rule.max_failed_catches * len(catches):
+    if catches and failed / len(catches) > rule.max_failed_catches:
         return (
             f"preferred noise in {failed} of {len(catches)} catch pairs, more than a "
             f"share of {rule.max_failed_catches:g}"

@@ -1,5 +1,6 @@
 """A server for raters at this machine: the page, and a place for their judgements."""
 
+import datetime
 import http.server
 import json
 import pathlib
@@ -76,7 +77,8 @@ class RatingServer(http.server.ThreadingHTTPServer):
             fields = json.loads(content)
         except (ValueError, RecursionError) as error:
             raise UserError("the body is not JSON") from error
-        line = to_line(self.key, checked_judgement(self.key, fields))
+        judgement = checked_judgement(self.key, fields)
+        line = to_line(self.key, judgement, datetime.datetime.now(datetime.UTC))
         with self._lock:
             append_whole(self.path, line)
             flush_file(self.path)

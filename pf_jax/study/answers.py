@@ -68,25 +68,31 @@ def _at_updates(
 ) -> dict[str, str]:
     if comparison is None:
         text = (
-            f"cannot be compared with {contest.baseline}: no seed has a value of both."
+            f"cannot be compared with {contest.baseline}: no seed has a value of both "
+            "that was measured alike."
         )
         return _answer("unclear", variant, text)
     verdict = wording.answer(comparison, table.label, table.better)
     runs, base = groups[variant], groups[contest.baseline]
     budgets = {run.config["train.num_steps"] for run in (*runs, *base)}
     # Patience may have ended some of them before.
-    if len(budgets) == 1 and budgets == {run.step for run in (*runs, *base)}:
+    if len(budgets) == 1 and budgets == {run.evaluated_step for run in (*runs, *base)}:
         when = f"at equal updates ({budgets.pop():,})"
     else:
         counts = [
-            f"{np.mean([run.step for run in group]):,.0f}" for group in (runs, base)
+            f"{np.mean([run.evaluated_step for run in group]):,.0f}"
+            for group in (runs, base)
         ]
         when = f"after {counts[0]} updates against {counts[1]}"
     times = _mean_seconds(runs), _mean_seconds(base)
     cost = ""
     if times[0] and times[1]:
         ratio = times[0] / times[1]
-        factor = f"{ratio:.2g} times" if abs(ratio - 1) > SAME_TIME else "about"
+        factor = (
+            f"{wording.number(ratio, 2)} times"
+            if abs(ratio - 1) > SAME_TIME
+            else "about"
+        )
         cost = (
             f" Its training took {factor} as long "
             f"({wording.number(times[0], 3)} s against {wording.number(times[1], 3)} s)."

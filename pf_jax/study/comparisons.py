@@ -31,10 +31,12 @@ class MeasureTable(NamedTuple):
 
     Attributes:
         name: Short name of the measure.
-        label: The measure in words with its unit.
+        label: The measure in words with its unit; those of runs that were measured
+            differently, such as over other lengths, are joined by "or".
         better: Direction of improvement, one of `measurement.DIRECTIONS`.
         rows: Values by variant, of the variants that have any.
-        reference: Value of real data, the mean over all runs; None where there is none.
+        reference: Value of real data, the mean over all runs; None where there is none, or
+            where runs were measured differently.
     """
 
     name: str
@@ -75,13 +77,14 @@ def tables_of(groups: Groups) -> dict[str, MeasureTable]:
             for variant, seeds in numbers.items()
         }
         references = [e.reference for e in entries if e.reference is not None]
-        first = entries[0]
+        labels = dict.fromkeys(entry.label for entry in entries)
+        has_reference = bool(references) and len(labels) == 1
         tables[name] = MeasureTable(
             name,
-            first.label,
-            first.better,
+            " or ".join(labels),
+            entries[0].better,
             {variant: row for variant, row in rows.items() if np.isfinite(row.mean)},
-            float(np.mean(references)) if references else None,
+            float(np.mean(references)) if has_reference else None,
         )
     return tables
 

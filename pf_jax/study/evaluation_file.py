@@ -75,7 +75,11 @@ def _is_evaluation(content: Any, measure: str) -> bool:
         and _is_gap(content.get("hidden_gap") or {})
         and _are(_is_measurement, content.get("measures") or {})
         and _are(_is_curve, content.get("curves") or {})
-        and isinstance(content.get("environment") or {}, dict)
+        and all(
+            isinstance(content.get(name) or {}, dict)
+            for name in ("environment", "judge", "sampling")
+        )
+        and type(content.get("trained_step", 0)) is int
     )
 
 

@@ -237,11 +237,17 @@ def draw_dots(
 
 def _plot_seeds(axes: Axes, seeds: Sequence[Series], look: Look) -> None:
     for seed in seeds if len(seeds) > 1 else ():
-        axes.plot(*thinned(seed, 150), color=look.color, lw=0.7, alpha=0.4)
+        points = thinned(seed, 150)
+        axes.plot(
+            *points, color=look.color, lw=0.7, alpha=0.4, marker=_marker(points), ms=4
+        )
     mean = thinned(mean_of(seeds))
-    # A line through one point is not visible.
-    marker = "o" if len(mean.x) == 1 else ""
-    axes.plot(*mean, color=look.color, ls=look.dash, lw=2.2, marker=marker)
+    axes.plot(*mean, color=look.color, ls=look.dash, lw=2.2, marker=_marker(mean))
+
+
+def _marker(series: Series) -> str:
+    """A dot for one point: a line through it is not visible."""
+    return "o" if len(series.x) == 1 else ""
 
 
 def _plot_strip(axes: Axes, row: int, series: Series, color: str) -> None:

@@ -82,13 +82,20 @@ def make_variants(vary: Sequence[str], named: Sequence[str]) -> list[Variant]:
             or there are fewer than two variants.
     """
     choices = [_choices(argument) for argument in vary]
+    varied = [field for field, _ in choices]
+    for field in varied:
+        if varied.count(field) > 1:
+            raise UserError(
+                f"--vary: {field} is given twice: give all its values at once, "
+                f"--vary={field}=VALUE,VALUE"
+            )
     count = math.prod(len(values) for _, values in choices)
     if count > MOST_VARIANTS:
         raise UserError(
             f"--vary: {count:,} combinations: must be at most {MOST_VARIANTS}: vary fewer "
             "fields, or name variants with --variant"
         )
-    shown = _short_names([field for field, _ in choices])
+    shown = _short_names(varied)
     variants = []
     for values in itertools.product(*(values for _, values in choices)):
         if not values:
@@ -154,6 +161,8 @@ def _choices(argument: str) -> tuple[str, list[str]]:
     chosen = [value.strip() for value in values.split(",")]
     if "" in chosen:
         raise UserError(f"--vary={argument}: must be FIELD=VALUE,VALUE")
+    if len(set(chosen)) < len(chosen):
+        raise UserError(f"--vary={argument}: a value is given twice: give it once")
     return field, chosen
 
 
@@ -167,6 +176,8 @@ def _named(argument: str) -> Variant:
             f"--variant={argument}: must be NAME: FIELD=VALUE FIELD=VALUE, with letters, "
             "digits and _.,=+- in the name"
         )
+    if len(fields) < len(pairs):
+        raise UserError(f"--variant={argument}: a field is given twice: give it once")
     for field in fields:
         _check_varies(field, argument)
     return Variant(name, fields)

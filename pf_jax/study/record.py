@@ -111,6 +111,11 @@ def open_record(
         saved["config"] = complete_fields(saved["config"])
         _check_same(folder, saved, values)
         longer = set(saved["equal_seconds"].values())
+        for name in longer & set(values["variants"]):
+            raise UserError(
+                f"--variant: {name} is this study's longer run of its baseline: rename the "
+                "variant"
+            )
         kept = {k: v for k, v in saved["variants"].items() if k in longer}
         saved["variants"] = values["variants"] | kept
         saved["runs"] = _present_runs(folder, saved["runs"])

@@ -12,7 +12,7 @@ import jinja2
 import numpy as np
 from markupsafe import Markup
 
-from pf_jax.errors import UserError
+from pf_jax.errors import UserError, warn
 from pf_jax.experiment.environment import versions
 from pf_jax.files import FULL_DISK, write_whole
 from pf_jax.study import figures, wording
@@ -69,9 +69,9 @@ def write_report(
         failures: Messages of runs that failed and are in no group.
 
     Raises:
-        UserError: If runs are of different data, have not been evaluated or on different
-            splits, a name is unknown, or the file cannot be written; nothing is written
-            then.
+        UserError: If runs are of different data, have not been evaluated, or on different
+            splits, by different judges or decoders, a name is unknown, or the file cannot
+            be written; nothing is written then.
     """
     check_out(out)
     equal_seconds = equal_seconds or {}
@@ -81,6 +81,8 @@ def write_report(
     for result in results:
         _check_evaluated(result)
     _check_same_split(results)
+    _check_same_conditions(results)
+    _warn_of_later_updates(results)
     for variant, long in equal_seconds.items():
         check_known("equal_seconds", variant, groups)
         check_known("equal_seconds", long, groups)
@@ -170,6 +172,47 @@ def _check_same_split(results: Sequence[Result]) -> None:
             raise UserError(
                 f"{result.workdir}: was last evaluated on {split}, and {first.workdir} on "
                 f"{expected}: run {evaluate_command(result.workdir, expected)} first"
+            )
+
+
+def _check_same_conditions(results: Sequence[Result]) -> None:
+    """Raises a UserError where evaluations differ in their judge or their decoder."""
+    conditions = (
+        ("judged by another model", "--judge", _judge),
+        ("decoded otherwise", "--beam and --length_normalization", _decoder),
+    )
+    for differs, flags, condition_of in conditions:
+        known = [(r, condition_of(r.evaluation or {})) for r in results]
+        known = [(result, condition) for result, condition in known if condition]
+        for result, condition in known[1:]:
+            if condition != known[0][1]:
+                raise UserError(
+                    f"{result.workdir}: was {differs} than {known[0][0].workdir}: run "
+                    f"{evaluate_command(result.workdir, result.split)} with the same "
+                    f"{flags} first"
+                )
+
+
+def _judge(evaluation: Mapping[str, Any]) -> Any:
+    """What tells the judge from others; None without one, or in older versions."""
+    return (evaluation.get("judge") or {}).get("digest")
+
+
+def _decoder(evaluation: Mapping[str, Any]) -> Any:
+    """Settings that the numbers of translations depend on; None for other data."""
+    sampling = evaluation.get("sampling") or {}
+    settings = [sampling.get(name) for name in ("beam", "length_normalization")]
+    return None if settings == [None, None] else settings
+
+
+def _warn_of_later_updates(results: Sequence[Result]) -> None:
+    """Prints a warning for each run that went on after its evaluation."""
+    for result in results:
+        if result.step > result.evaluated_step:
+            warn(
+                f"{result.workdir}: was evaluated after {result.evaluated_step:,} updates, "
+                f"and {result.step:,} are done now: run "
+                f"{evaluate_command(result.workdir, result.split)} again"
             )
 
 

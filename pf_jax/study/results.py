@@ -70,6 +70,11 @@ class Result(NamedTuple):
         """Number of updates."""
         return int(self.lines[-1]["step"]) if self.lines else 0
 
+    @property
+    def evaluated_step(self) -> int:
+        """Number of updates that were done when the run was evaluated."""
+        return (self.evaluation or {}).get("trained_step", self.step)
+
 
 def read_result(workdir: pathlib.Path, split: str | None = None) -> Result:
     """Reads a run's workdir.
@@ -200,10 +205,15 @@ def _number(value: float | None) -> float:
 
 
 def score(measurement: Measurement) -> float:
-    """The number that is compared: the distance from real data where that is better."""
-    if measurement.better == "reference" and measurement.reference is not None:
-        return abs(measurement.value - measurement.reference)
-    return measurement.value
+    """The number that is compared: the distance from real data where that is better.
+
+    NaN where that distance is not known, so that the seed is left out.
+    """
+    if measurement.better != "reference":
+        return measurement.value
+    if measurement.reference is None:
+        return float("nan")
+    return abs(measurement.value - measurement.reference)
 
 
 def compare_groups(
@@ -216,34 +226,37 @@ def compare_groups(
         baseline: Name of the variant that the others are compared with.
 
     Returns:
-        The comparison of each measure by variant and measure, of the seeds that both have;
-        p-values are not adjusted.
+        The comparison of each measure by variant and measure, of the seeds that both have
+        under the same label: another one is of other lengths or counts. The p-values are
+        not adjusted.
     """
-    first = _scores(groups[baseline])
+    first = _measured(groups[baseline])
     table: dict[str, dict[str, Comparison]] = {}
     for variant, results in groups.items():
         if variant == baseline:
             continue
-        scores = _scores(results)
-        for measure in dict.fromkeys(name for _, name in scores):
+        measured = _measured(results)
+        for measure in dict.fromkeys(name for _, name in measured):
             seeds = sorted(
                 seed
-                for seed, name in scores
-                if name == measure and (seed, measure) in first
+                for seed, name in measured
+                if name == measure
+                and (seed, name) in first
+                and measured[seed, name].label == first[seed, name].label
             )
             comparison = compare(
-                [scores[seed, measure] for seed in seeds],
-                [first[seed, measure] for seed in seeds],
+                [score(measured[seed, measure]) for seed in seeds],
+                [score(first[seed, measure]) for seed in seeds],
             )
             if comparison is not None:
                 table.setdefault(variant, {})[measure] = comparison
     return table
 
 
-def _scores(results: Sequence[Result]) -> dict[tuple[int, str], float]:
-    """The compared numbers of some runs by seed and measure."""
+def _measured(results: Sequence[Result]) -> dict[tuple[int, str], Measurement]:
+    """The numbers of some runs by seed and measure."""
     return {
-        (result.seed, name): score(measurement)
+        (result.seed, name): measurement
         for result in results
         for name, measurement in numbers_of(result).items()
     }

@@ -94,8 +94,9 @@ def answer(comparison: Comparison, label: str, better: str) -> Verdict:
         better: Direction of improvement, one of `measurement.DIRECTIONS`.
 
     Returns:
-        The words; "few" with fewer than `MIN_SEEDS` seeds, and "unclear" where one of the
-        two tests, which are not corrected for other measures, shows nothing.
+        The words; "unclear" where the interval has zero in it, else "few" with fewer than
+        `MIN_SEEDS` seeds, else "unclear" where the sign-flip test shows nothing. Neither
+        test is corrected for other measures.
     """
     count, interval = len(comparison.differences), comparison.interval
     mean = comparison.mean
