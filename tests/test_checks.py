@@ -79,6 +79,10 @@ def _config(**overrides):
             "train.learning_rate=0.0: must be a finite number above 0",
         ),
         (
+            {"scheduled_sampling__speed": float("nan")},
+            "scheduled_sampling.speed=nan: must be a number",
+        ),
+        (
             {"train__learning_rate": float("nan")},
             "train.learning_rate=nan: must be a finite number above 0",
         ),

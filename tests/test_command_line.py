@@ -326,6 +326,21 @@ def test_train_refuses_bad_settings_and_writes_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("arguments", [["--workdir="], ["--workdir=x", "--init_from="]])
+def test_train_refuses_an_empty_path_and_writes_nothing(tmp_path, arguments):
+    result = subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert (result.returncode, result.stdout) == (2, "")
+    flag = arguments[-1].removesuffix("=")
+    message = f"error: {flag}: is empty: give a path, or leave the flag out\n"
+    assert result.stderr == message
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_help_lists_flags_and_fields(capsys):
     with pytest.raises(SystemExit) as exit_:
         _parsed("--help", "--config.train.num_steps=7")

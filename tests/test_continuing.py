@@ -26,6 +26,7 @@ from pf_jax.experiment.config_history import (
     HISTORY,
     Change,
     keep_history,
+    keep_source,
     kept_source,
     read_history,
 )
@@ -144,8 +145,7 @@ def test_finished_run_says_how_to_go_on_and_changes_nothing(
         "give --config.train.num_steps=12 to go on\n"
     )
     assert message in capsys.readouterr().out
-    after = contents(workdir)
-    assert {path: after[path] for path in before} == before
+    assert contents(workdir) == before
     assert not (workdir / HISTORY).exists()
 
 
@@ -426,6 +426,12 @@ def test_new_run_starts_from_a_trained_model_and_again_before_its_first_checkpoi
     assert source in capsys.readouterr().out
     assert_same_bits(again.generator, base[0].generator)
     assert read_history(workdir) == history
+    keep_source(workdir, tmp_path / "gone", 6)
+    message = error_of(train_and_evaluate, config, workdir)
+    assert message.startswith(f"--init_from: {tmp_path / 'gone'}: no such folder")
+    assert message.endswith(
+        f"; {workdir} was started with it before: use another --workdir to start without"
+    )
 
 
 @pytest.mark.usefixtures("untrained")

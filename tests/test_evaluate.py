@@ -241,9 +241,12 @@ def test_load_run_takes_the_checkpoint_asked_for(trained, monkeypatch):
 
 def test_evaluate_without_a_discriminator_leaves_its_figures_out(workdir):
     edit_config(workdir, objective="teacher_forcing")
+    (workdir / "evaluation" / "test").mkdir(parents=True)
+    (workdir / "evaluation" / "test" / "gate.png").touch()  # Of an earlier evaluation.
     metrics = evaluation.evaluate(workdir, FEW, split="test")
     assert not any("discriminator" in name for name in metrics)
     assert (metrics["split"], metrics["num_unknown"]) == ("test", 0)
+    assert metrics["trained_step"] == 4
     files = {file.name for file in (workdir / "evaluation" / "test").iterdir()}
     assert files == {"metrics.json", "samples.txt", "states.npz"} | PICTURES - {
         "gate.png"

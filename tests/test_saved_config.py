@@ -118,3 +118,9 @@ def test_check_same_model_error_for_another_cell():
         "run: holds a checkpoint of another model (generator.cell is 'gru' there, "
         "'lstm' here): use another --workdir, or --config.generator.cell=gru"
     )
+
+
+def test_check_same_model_error_names_a_tuple_as_it_is_typed():
+    config = config_with(behavior__fields=("hidden",))
+    message = error_of(check_same_model, default.get_config(), config, WORKDIR)
+    assert message.endswith(" or --config.behavior.fields=preactivation,outputs")

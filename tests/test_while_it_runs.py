@@ -16,6 +16,7 @@ import pytest
 from errors import error_of
 from tensorboardX.proto import event_pb2
 from test_present import ENCODINGS
+from test_whole_runs import contents
 from trees import assert_same_bits
 from whole_runs import small_config, steps_in, timeless, write_text
 
@@ -109,6 +110,21 @@ def test_run_without_better_validations_ends_early(train, tmp_path):
     assert int(state.step) == 8 and steps_in(tmp_path / "run") == {4, 6, 8}
 
 
+def test_run_that_patience_ended_is_left_as_it_is(train, tmp_path):
+    state, _ = train("run")
+    before = contents(tmp_path / "run")
+    again, told = train("run", seed=9, train__learning_rate=0.5)
+    assert told[1] == (
+        f"{tmp_path / 'run'}: nothing left to do: 8 updates are done, and the last 2 "
+        "validations were no better: give --config.train.patience=0 to go on"
+    )
+    assert len(told) == 3 and told[2].startswith("best step 4 ")
+    assert contents(tmp_path / "run") == before
+    assert_same_bits(again.generator, state.generator)
+    longer, _ = train("run", train__patience=0)
+    assert int(longer.step) == 12
+
+
 @pytest.mark.slow
 def test_patience_goes_on_when_a_run_is_resumed(train, tmp_path):
     whole, _ = train("whole")
@@ -120,7 +136,7 @@ def test_patience_goes_on_when_a_run_is_resumed(train, tmp_path):
     assert lines[-1] == timeless(tmp_path / "whole")[-1] and lines[-1]["step"] == 8
 
     again, told = train("cut")
-    assert int(again.step) == 8 and told[-2].startswith("step 8: ended early")
+    assert int(again.step) == 8 and "nothing left to do: 8 updates" in told[-2]
     assert timeless(tmp_path / "cut") == lines
     longer, told = train("cut", train__patience=3)
     assert int(longer.step) == 12 and told[-1].startswith("best step 10 ")

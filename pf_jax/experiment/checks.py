@@ -1,5 +1,6 @@
 """The rules of a config, checked before anything is built or written."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ from pf_jax.rules import (
     Rule,
     Rules,
     check_rules,
+    flat,
     nearest_name,
     number,
     one_of,
@@ -285,6 +287,10 @@ def check_config(config: config_dict.ConfigDict) -> None:
     """
     check_rules(config, _RULES)
     check_objective(config)
+    for field, value in flat(config.to_dict()).items():
+        # Not equal to itself, so that every later command would find it changed.
+        if isinstance(value, float) and math.isnan(value):
+            raise UserError(f"{field}={value}: must be a number")
     for field in fields_not_read(config):
         nearest = nearest_name(field, _known_fields(config))
         hint = f": did you mean {nearest}?" if nearest else ""

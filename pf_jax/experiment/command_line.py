@@ -105,6 +105,7 @@ def run(
     argv = list(sys.argv if argv is None else argv)
     try:
         rest = _parse(argv, default_config, own_config)
+        _check_paths()
         if arguments is None:
             _check_no_arguments(rest)
             main()
@@ -117,6 +118,17 @@ def run(
             raise
         print(f"error: {message}", file=sys.stderr)
         sys.exit(USER_ERROR_STATUS)
+
+
+_PATHS = ("workdir", "out", "dir", "init_from", "judge", "data_path", "tfds_manual_dir")
+"""Flags that name a file or a folder, in any of the programs."""
+
+
+def _check_paths() -> None:
+    """Raises a UserError where a path is empty, such as a shell's unset variable."""
+    for name in _PATHS:
+        if name in flags.FLAGS and flags.FLAGS[name].value == "":
+            raise UserError(f"--{name}: is empty: give a path, or leave the flag out")
 
 
 def config_name() -> str:

@@ -53,6 +53,7 @@ class Course:
         )
         self.profile = Profile(train.profile, workdir / "profile")
         self._is_due = progress.is_due
+        self._was_finished = start.is_finished
         self._totals = Totals(progress.sums)
         self._patience = Patience(train.patience, progress.best_nll, progress.num_stale)
         self._milestones = Milestones(
@@ -110,8 +111,9 @@ class Course:
         self._milestones.stop(self.state, self.step, self._totals)
 
     def tell_end(self) -> None:
-        """Prints a line where the run ends before its last step."""
-        if self.step < self.experiment.config.train.num_steps:
+        """Prints a line where the run has ended before its last step."""
+        num_steps = self.experiment.config.train.num_steps
+        if self.step < num_steps and not self._was_finished:
             patience = self._patience
             tell(
                 f"step {self.step}: ended early: no better validation among the last "

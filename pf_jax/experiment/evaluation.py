@@ -29,6 +29,7 @@ from pf_jax.experiment.lock import FolderLock
 from pf_jax.experiment.measuring import (
     Measures,
     check_measures,
+    describe_judge,
     gap_curve,
     load_judge,
     measure,
@@ -129,6 +130,10 @@ def _evaluate(
     metrics = _metrics(run, split)
     gap = _hidden_gap(run, split)
     metrics |= _gap_summary(gap, length)
+    if run.lines:
+        metrics["trained_step"] = int(run.lines[-1]["step"])
+    if judge is not None:
+        metrics["judge"] = describe_judge(measures, judge)
     measured = measure(run, split, measures, judge) | gap_curve(gap)
     if isinstance(encoding, Translation):
         scored = write_translated(
@@ -236,15 +241,15 @@ def _plot(run: Run, gap: HiddenGap | None, folder: pathlib.Path) -> None:
         folder / "learning_curves.png",
     )
     has_gate = any("generator_gate_open" in line for line in run.lines)
+    picture = folder / "gate.png"
+    # Where there is none, there is none of an earlier evaluation either.
+    picture.unlink(missing_ok=True)
     if has_discriminator(config) and has_gate:
-        plots.plot_gate(run.lines, run.state.settings.gate, folder / "gate.png")
+        plots.plot_gate(run.lines, run.state.settings.gate, picture)
+    picture = folder / "hidden_gap.png"
+    picture.unlink(missing_ok=True)
     if gap is not None:
-        plots.plot_gap(
-            gap.gap,
-            gap.floor,
-            config.train.sequence_length,
-            folder / "hidden_gap.png",
-        )
+        plots.plot_gap(gap.gap, gap.floor, config.train.sequence_length, picture)
 
 
 def _plot_judge(measured: Measured, training_length: int, path: pathlib.Path) -> None:

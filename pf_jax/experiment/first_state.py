@@ -21,6 +21,7 @@ from pf_jax.experiment.checkpoint import Checkpoints
 from pf_jax.experiment.checks import check_new_profile, has_discriminator
 from pf_jax.experiment.digests import Digests
 from pf_jax.experiment.memory import check_memory
+from pf_jax.experiment.patience import Patience
 from pf_jax.experiment.progress import Progress
 from pf_jax.experiment.restoring import restore_whole
 from pf_jax.experiment.saved_config import (
@@ -62,7 +63,14 @@ class Start(NamedTuple):
     def is_finished(self) -> bool:
         """Whether nothing is left to do."""
         num_steps = self.experiment.config.train.num_steps
-        return int(self.state.step) >= num_steps and not self.progress.is_due
+        is_over = int(self.state.step) >= num_steps or self.is_out_of_patience
+        return is_over and not self.progress.is_due
+
+    @property
+    def is_out_of_patience(self) -> bool:
+        """Whether as many validations as `train.patience` says did not improve."""
+        limit = self.experiment.config.train.patience
+        return Patience(limit, num_stale=self.progress.num_stale).is_over
 
 
 def new_start(
@@ -140,15 +148,27 @@ def continued_start(
     start = Start(experiment, state, progress, before=before)
     if start.is_finished:
         tell(
-            f"{workdir}: nothing left to do: {step} updates are done, and train.num_steps "
-            f"is {config.train.num_steps}: give --config.train.num_steps={2 * step} to go "
-            "on"
+            f"{workdir}: nothing left to do: {step} updates are done, {_why_over(start)}"
         )
-    else:
-        check_new_profile(config, before, step)
-        tell(f"{workdir}: continues from step {step}")
+        return start._replace(state=replicate(state))
+    check_new_profile(config, before, step)
+    tell(f"{workdir}: continues from step {step}")
     state = _with_discriminator(experiment, state)
     return start._replace(state=_with_carry(experiment, state, before))
+
+
+def _why_over(start: Start) -> str:
+    """Why a finished run is over, and what would let it go on."""
+    train, step = start.experiment.config.train, int(start.state.step)
+    if step < train.num_steps:
+        return (
+            f"and the last {start.progress.num_stale} validations were no better: give "
+            "--config.train.patience=0 to go on"
+        )
+    return (
+        f"and train.num_steps is {train.num_steps}: give "
+        f"--config.train.num_steps={2 * step} to go on"
+    )
 
 
 def _config_at(

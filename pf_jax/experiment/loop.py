@@ -88,7 +88,9 @@ def train_and_evaluate(
     config, dataset = own_data(config, dataset)
     with opened(config, workdir, init_from, dataset) as (start, checkpoints):
         try:
-            state = _train(start, workdir, checkpoints)
+            state = start.state
+            if not start.is_finished:
+                state = _train(start, workdir, checkpoints)
             tell_best(start.experiment, workdir, checkpoints)
             return state
         except Stopped as stopped:
@@ -139,9 +141,7 @@ def opened(
                 tell(f"--init_from={init_from}: not read: {workdir} holds a run by now")
         else:
             # A run that ended before its first checkpoint starts as it did.
-            source = kept_source(workdir) if init_from is None else init_from
-            source = None if source is None else pathlib.Path(source)
-            start = new_start(config, source, dataset)
+            start = _new_start(config, workdir, init_from, dataset)
             _enter(workdir, lock, checkpoints)
             if checkpoints.steps():
                 raise UserError(
@@ -152,6 +152,26 @@ def opened(
             make_folder(checkpoints.directory, "give another --workdir")
             _write_files(start, workdir)
         yield start, checkpoints
+
+
+def _new_start(
+    config: config_dict.ConfigDict,
+    workdir: pathlib.Path,
+    init_from: str | os.PathLike[str] | None,
+    dataset: Dataset | None,
+) -> Start:
+    """What a run without checkpoints starts from: as it did, if it was started before."""
+    kept = kept_source(workdir) if init_from is None else None
+    source = kept if init_from is None else pathlib.Path(init_from)
+    try:
+        return new_start(config, source, dataset)
+    except UserError as error:
+        if kept is None or not str(error).startswith("--init_from"):
+            raise
+        raise UserError(
+            f"{error}; {workdir} was started with it before: use another --workdir to "
+            "start without"
+        ) from error
 
 
 def tell_stop(stopped: Stopped, checkpoints: Checkpoints) -> None:

@@ -5,6 +5,7 @@ import math
 import pathlib
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from pf_jax.analysis.gap import HiddenGap
@@ -22,6 +23,7 @@ from pf_jax.analysis.states import mode_states
 from pf_jax.data import Encoding
 from pf_jax.data.translation import Translation
 from pf_jax.errors import UserError, warn
+from pf_jax.experiment.digests import array_digests, json_digest
 from pf_jax.experiment.runs import Run, load_model
 from pf_jax.experiment.streams import Stream
 from pf_jax.files import write_whole
@@ -121,6 +123,22 @@ def load_judge(
             "seed and better a larger model"
         )
     return judge.state
+
+
+def describe_judge(measures: Measures, judge: TrainState) -> dict[str, Any]:
+    """What tells one judge from another, as a JSON value.
+
+    Args:
+        measures: What is measured.
+        judge: Training state of `load_judge`.
+    """
+    leaves = jax.tree.leaves(judge.generator.params)
+    digests = array_digests({str(index): leaf for index, leaf in enumerate(leaves)})
+    return {
+        "workdir": str(measures.judge),
+        "step": int(judge.step),
+        "digest": json_digest(digests),
+    }
 
 
 def measure(

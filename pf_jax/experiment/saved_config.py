@@ -13,7 +13,7 @@ from pf_jax.experiment.checks import PLAYER_FIELDS, fields_not_read
 from pf_jax.files import write_whole
 from pf_jax.reading import read_file
 from pf_jax.recurrence import kernel_choice
-from pf_jax.rules import flat
+from pf_jax.rules import as_typed, flat
 
 MODEL_SECTIONS = ("generator", "behavior", "discriminator", "data", "dtype")
 """Sections that settle a model's shapes and its encoding."""
@@ -187,5 +187,6 @@ def check_same_model(
                 raise UserError(
                     f"{workdir}: holds a checkpoint of another model "
                     f"({field} is {old.get(field)!r} there, {new.get(field)!r} here): "
-                    f"use another --workdir, or --config.{field}={old.get(field)}"
+                    f"use another --workdir, or "
+                    f"--config.{field}={as_typed(old.get(field))}"
                 )

@@ -279,7 +279,10 @@ def warn_of_log(workdir: pathlib.Path, digests: Digests | None) -> None:
         digests: Digests of the checkpoint; None where it has none.
     """
     path = workdir / "metrics.jsonl"
-    if digests is None or digests.log is None or not path.exists():
+    if digests is None or digests.log is None:
+        return
+    if not path.exists():
+        warn(f"{path}: missing, though the last checkpoint was saved with one")
         return
     _, damaged = read_valid_lines(path)
     # Lines that are left out have a warning already.
