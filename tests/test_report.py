@@ -430,6 +430,17 @@ def test_report_refuses_runs_that_were_judged_or_decoded_otherwise(tmp_path):
     assert "was decoded otherwise than" in error_of(tmp_path, runs)
 
 
+def test_report_warns_of_windows_of_several_lengths(tmp_path, capsys):
+    runs = []
+    for length in (8, 16):
+        run = tmp_path / str(length)
+        runs.append(str(write_run(run, fields={"train.sequence_length": length})))
+    page_of(tmp_path, runs)
+    assert capsys.readouterr().err.startswith(
+        "warning: train.sequence_length is 8 or 16: measures over windows of that length"
+    )
+
+
 def test_report_tells_runs_that_went_on_after_their_evaluation(tmp_path, capsys):
     runs = []
     for objective, step in (("teacher_forcing", 100), ("professor_forcing", 500)):

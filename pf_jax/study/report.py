@@ -83,6 +83,7 @@ def write_report(
     _check_same_split(results)
     _check_same_conditions(results)
     _warn_of_later_updates(results)
+    _warn_of_lengths(results)
     for variant, long in equal_seconds.items():
         check_known("equal_seconds", variant, groups)
         check_known("equal_seconds", long, groups)
@@ -214,6 +215,16 @@ def _warn_of_later_updates(results: Sequence[Result]) -> None:
                 f"and {result.step:,} are done now: run "
                 f"{evaluate_command(result.workdir, result.split)} again"
             )
+
+
+def _warn_of_lengths(results: Sequence[Result]) -> None:
+    """Prints a warning where what is measured over windows is of several lengths."""
+    lengths = sorted({result.config["train.sequence_length"] for result in results})
+    if len(lengths) > 1:
+        warn(
+            f"train.sequence_length is {' or '.join(map(str, lengths))}: measures over "
+            "windows of that length, such as the repetition of texts, do not compare"
+        )
 
 
 def check_known(flag: str, name: str, known: Mapping[str, Any]) -> None:
