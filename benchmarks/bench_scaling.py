@@ -7,8 +7,8 @@
 
 `devices` spreads the same batch over more simulated CPU devices, and `dispatch` runs more
 updates in one call; both use `pf_jax.make_update`, and each of their points has a process
-of its own. Times are seconds of one update. Memory is XLA's own count for the compiled
-update: its arguments, and its temporary arrays.
+of its own, on the CPU whatever the others run on. Times are seconds of one update. Memory
+is XLA's own count for the compiled update: its arguments, and its temporary arrays.
 
 `--plan` times nothing: it says what share of an update 8, 64 and 1,024 accelerators would
 wait for one another (`scaling_plan.py` has the assumptions).
@@ -52,15 +52,18 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--doublings", type=timing.positive, default=3)
     parser.add_argument("--repeats", type=timing.positive, default=5)
     parser.add_argument("--json", type=timing.writable)
-    parser.add_argument("--plot", type=timing.writable)
+    parser.add_argument("--plot", type=timing.plottable)
     parser.add_argument("--plan", action="store_true", help="scaling on paper")
     parser.add_argument("--worker", type=timing.positive, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
-    if arguments.plan and arguments.plot:
-        parser.error("--plot: --plan has no plot: use --json")
+    if arguments.plan:
+        _check_plan(parser, arguments)
+        return arguments
     known = (*SHAPES, *RUNS)
     arguments.sweeps = timing.names_of(parser, "--sweeps", arguments.sweeps, known)
     arguments.shape = Shape(*(getattr(arguments, name) for name in Shape._fields))
+    if not arguments.sweeps and not arguments.worker:
+        parser.error(f"--sweeps: is empty: give some of {','.join(known)}")
     largest = 2**arguments.doublings
     if "devices" in arguments.sweeps and arguments.batch % largest:
         parser.error(
@@ -68,6 +71,13 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
             "the largest number of devices"
         )
     return arguments
+
+
+def _check_plan(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> None:
+    """Ends the program where a flag is given that a plan does not read."""
+    for name, value in vars(arguments).items():
+        if name not in ("plan", "json") and value != parser.get_default(name):
+            parser.error(f"--{name}: has no effect with --plan: leave it out")
 
 
 def update_turn(shape: Shape) -> tuple[Turn, dict[str, int]]:
@@ -138,7 +148,7 @@ def sweep_runs(name: str, arguments: argparse.Namespace) -> list[dict[str, Any]]
         workers[str(size)] = Worker(
             "benchmarks.bench_scaling",
             [*arguments.shape.flags(), f"--worker={updates}", "--sweeps="],
-            XLA_FLAGS=f"--xla_force_host_platform_device_count={devices}",
+            XLA_FLAGS=_with_devices(devices),
         )
     try:
         turns = {size: worker.turn("update") for size, worker in workers.items()}
@@ -146,7 +156,16 @@ def sweep_runs(name: str, arguments: argparse.Namespace) -> list[dict[str, Any]]
     finally:
         for worker in workers.values():
             worker.close()
-    return [_point(size, measured.seconds[str(size)]) for size in sizes]
+    return [
+        _point(size, measured.seconds[str(size)]) | {"device": "cpu"} for size in sizes
+    ]
+
+
+def _with_devices(count: int) -> str:
+    """The XLA flags that are set, with a number of simulated CPU devices."""
+    flag = "--xla_force_host_platform_device_count="
+    flags = re.sub(rf"{flag}\S*", "", os.environ.get("XLA_FLAGS", ""))
+    return f"{flags} {flag}{count}".strip()
 
 
 def _point(size: int, seconds: list[float]) -> dict[str, Any]:
@@ -202,9 +221,7 @@ def plan(path: pathlib.Path | None) -> None:
     """Prints and writes scaling on paper, by updates compiled for simulated devices."""
     # Read when jax starts; a real device is neither needed nor taken.
     os.environ["JAX_PLATFORMS"] = "cpu"
-    flag = "--xla_force_host_platform_device_count="
-    flags = re.sub(rf"{flag}\S*", "", os.environ.get("XLA_FLAGS", ""))
-    os.environ["XLA_FLAGS"] = f"{flags} {flag}{PLANNED_DEVICES}"
+    os.environ["XLA_FLAGS"] = _with_devices(PLANNED_DEVICES)
     from benchmarks import scaling_plan
 
     scaling_plan.run(path)

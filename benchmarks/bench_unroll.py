@@ -56,7 +56,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--only", default="", help="forms whose name contains this")
     parser.add_argument("--repeats", type=timing.positive, default=7)
     parser.add_argument("--json", type=timing.writable)
-    parser.add_argument("--plot", type=timing.writable)
+    parser.add_argument("--plot", type=timing.plottable)
     parser.add_argument("--torch-worker", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     arguments.peers = timing.names_of(parser, "--peers", arguments.peers, PEERS)
@@ -174,7 +174,7 @@ def torch_turns(shape: Shape) -> dict[str, Turn]:
 
     from benchmarks.peers import torch_peer
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch_peer.find_device()
     model = torch_peer.LanguageModel(train_state(shape).generator.params).to(device)
 
     def backward(data: torch.Tensor) -> None:

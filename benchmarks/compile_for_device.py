@@ -30,6 +30,7 @@ from benchmarks.forms import Shape
 from pf_jax.recurrence import KERNELS
 from pf_jax.recurrence.cuda.call import TARGET
 
+_GPU_KERNELS = ("cuda", "cuda_l2", "triton")
 _MEMORY = ("argument", "output", "alias", "temp")
 
 
@@ -57,7 +58,7 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--json", type=timing.writable, help="file for the numbers")
     parser.add_argument("--hlo", type=timing.writable, help="file for the program")
     parser.add_argument(
-        "--kernels", type=pathlib.Path, help="folder for PTX and machine code"
+        "--kernels", type=timing.writable_folder, help="folder for PTX and machine code"
     )
     arguments = parser.parse_args(argv)
     arguments.shape = Shape(*(getattr(arguments, name) for name in Shape._fields))
@@ -67,6 +68,14 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         arguments.cuda = assembled.find_cuda() if on_gpu else None
     except UnavailableError as error:
         parser.error(f"--device={arguments.device}: {error}")
+    if arguments.kernels and not on_gpu:
+        parser.error(f"--kernels: {arguments.device} has no PTX: leave it out")
+    kinds = ("auto", "none", *(_GPU_KERNELS if on_gpu else ("tpu",)))
+    if arguments.generator_kernels not in kinds:
+        parser.error(
+            f"--generator_kernels={arguments.generator_kernels}: {arguments.device} has "
+            f"none: give one of {', '.join(kinds)}"
+        )
     devices = len(arguments.target.devices)
     if arguments.models > 1 and devices > 1:
         parser.error(f"--models={arguments.models}: several models are for one device")
@@ -163,6 +172,7 @@ def report_all(
         "num_devices": len(arguments.target.devices),
         "form": arguments.form,
         "precision": arguments.precision,
+        "generator_kernels": arguments.generator_kernels,
         "shape": arguments.shape._asdict(),
         "models": arguments.models,
         **report_program(compiled),

@@ -224,7 +224,7 @@ def torch_turns(shape: Shape, state: Any = None) -> dict[str, Turn]:
 
     if state is None:
         state = train_state(shape)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch_peer.find_device()
     players = (
         torch_peer.Generator(state.generator.params).to(device),
         torch_peer.Discriminator(state.discriminator.params).to(device),

@@ -224,7 +224,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--smoke", action="store_true", help="tiny, for any device")
     parser.add_argument(
-        "--out", type=pathlib.Path, default=timing.ROOT / "benchmarks" / "results"
+        "--out",
+        type=timing.writable_folder,
+        default=timing.ROOT / "benchmarks" / "results",
     )
     parser.add_argument("--budget", type=timing.positive, default=540, help="seconds")
     parser.add_argument("--child", choices=CHILDREN, help=argparse.SUPPRESS)

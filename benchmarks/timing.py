@@ -6,12 +6,12 @@ alike; the first call of each form, which compiles, is reported apart.
 """
 
 import argparse
-import collections
 import importlib.util
 import json
 import os
 import pathlib
 import platform
+import random
 import statistics
 import subprocess
 import sys
@@ -63,17 +63,15 @@ def interleave(turns: Mapping[str, Turn], repeats: int) -> Measurement:
 def rounds(turns: Mapping[str, Turn], repeats: int) -> dict[str, list[float]]:
     """Seconds of `repeats` turns of each compiled form, after one turn each to warm up.
 
-    Each round starts with another form, so that no form always follows the same one, whose
-    threads and freed memory would affect it.
+    Each round has an order of its own, the same in every run, so that no form always
+    follows the same one, whose threads and freed memory would affect it.
     """
     for turn in turns.values():
         turn(1)
     seconds: dict[str, list[float]] = {name: [] for name in turns}
-    order = collections.deque(turns)
     for number in range(2, 2 + repeats):
-        for name in order:
+        for name in random.Random(number).sample(list(turns), len(turns)):
             seconds[name].append(turns[name](number))
-        order.rotate(-1)
     return seconds
 
 
@@ -105,7 +103,11 @@ def copy_turn(floats: int) -> Turn:
 
 
 def serve(turns: Mapping[str, Turn]) -> None:
-    """Reads lines `NUMBER NAME` from standard input; prints each turn's seconds."""
+    """Reads lines `NUMBER NAME` from standard input; prints each turn's seconds.
+
+    Before the first one it prints an empty line: all that is imported is ready then.
+    """
+    print(flush=True)
     for line in sys.stdin:
         number, name = line.rstrip("\n").split(" ", 1)
         print(turns[name](int(number)), flush=True)
@@ -116,6 +118,7 @@ class Worker:
 
     def __init__(self, module: str, argv: list[str], **environment: str):
         """Starts `python -m module *argv`, with these environment variables added."""
+        self._is_ready = False
         self.process = subprocess.Popen(
             [sys.executable, "-m", module, *argv],
             cwd=ROOT,
@@ -127,7 +130,14 @@ class Worker:
         )
 
     def turn(self, name: str) -> Turn:
-        """A turn that the process runs."""
+        """A turn that the process runs, once the process has started.
+
+        Its start would slow what other forms compile meanwhile.
+        """
+        if not self._is_ready:
+            assert self.process.stdout
+            self.process.stdout.readline()
+            self._is_ready = True
 
         def run(number: int) -> float:
             assert self.process.stdin and self.process.stdout
@@ -232,11 +242,31 @@ def writable(text: str) -> pathlib.Path:
     folder = path.absolute().parent
     while not folder.exists():
         folder = folder.parent
-    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+    # A device or a pipe would be replaced by a file.
+    is_other = path.exists() and not path.is_file()
+    if is_other or not folder.is_dir() or not os.access(folder, os.W_OK):
         raise argparse.ArgumentTypeError(
             f"{text}: cannot be written: give another path"
         )
     return path
+
+
+def writable_folder(text: str) -> pathlib.Path:
+    """An argument that is a folder to write in, checked before anything is measured."""
+    writable(f"{text}/file")
+    return pathlib.Path(text)
+
+
+def plottable(text: str) -> pathlib.Path:
+    """An argument that is a picture to write, checked before anything is measured."""
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    kinds = FigureCanvasBase.get_supported_filetypes()
+    if pathlib.Path(text).suffix.removeprefix(".") not in kinds:
+        raise argparse.ArgumentTypeError(
+            f"{text}: must end in one of .{', .'.join(sorted(kinds))}"
+        )
+    return writable(text)
 
 
 def positive(text: str) -> int:

@@ -165,7 +165,7 @@ def check_discriminator(
         num_steps: Number of steps of the behavior; set it where the kind requires one.
 
     Raises:
-        ValueError: If a row's logit depends on another row, or is NaN.
+        ValueError: If a row's logit depends on another row, or is not finite.
     """
     key = jax.random.key(0)
     params = discriminator.init(key, num_features=num_features, **sizes._asdict())
@@ -179,8 +179,12 @@ def check_discriminator(
     before = logits(features)
     for row in range(features.shape[1]):
         after = logits(features.at[:, row].add(3.0))
-        # NaN counts as moved: it is near to nothing.
-        moved = ~(jnp.abs(after - before) <= 1e-5 * (1 + jnp.abs(before)))
+        if not bool(jnp.isfinite(before).all() & jnp.isfinite(after).all()):
+            raise ValueError(
+                "a logit is NaN or infinite for features from a normal distribution: "
+                "clip the logits, or mend the discriminator"
+            )
+        moved = jnp.abs(after - before) > 1e-5 * (1 + jnp.abs(before))
         if bool(jnp.any(moved.at[row].set(False))):
             raise ValueError(
                 "the discriminator's rows depend on one another: a change of one "

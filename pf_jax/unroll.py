@@ -400,12 +400,19 @@ def _check_carry(
                 f"the carry has a leaf of shape {list(leaf.shape)}: the weights need "
                 f"{list(like.shape)}"
             )
-        wide = jnp.promote_types(leaf.dtype, like.dtype)
-        if leaf.dtype != wide:
+        if not _holds(leaf.dtype, like.dtype):
             raise ValueError(
                 f"the carry has a leaf of type {leaf.dtype}, and the weights are of "
-                f"{like.dtype}: convert it, carry.astype({str(wide)!r})"
+                f"{like.dtype}: convert that leaf"
             )
+
+
+def _holds(dtype: Any, other: Any) -> bool:
+    """Whether numbers of another type are exact in this one."""
+    try:
+        return dtype == other or jnp.promote_types(dtype, other) == dtype
+    except TypeError:  # One is a key's, which an own cell's carry may have.
+        return False
 
 
 _FAST_SETTINGS = {"dtype": None, "recompute": False, "unroll": 0}

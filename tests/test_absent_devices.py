@@ -37,3 +37,32 @@ def test_compile_for_device_refuses_what_it_cannot_compile_for(
         compile_for_device.parse_arguments([f"--device={device}"])
     assert stopped.value.code == 2
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("platform", "flags", "message"),
+    [
+        (
+            "cuda",
+            ["--generator_kernels=tpu"],
+            "give one of auto, none, cuda, cuda_l2, tri",
+        ),
+        (
+            "tpu",
+            ["--generator_kernels=cuda"],
+            "d has none: give one of auto, none, tpu",
+        ),
+        ("tpu", ["--kernels=k"], "--kernels: d has no PTX: leave it out"),
+        ("cuda", ["--kernels=/dev/null/k"], "cannot be written: give another path"),
+    ],
+)
+def test_compile_for_device_refuses_flags_of_other_devices(
+    platform, flags, message, monkeypatch, capsys
+):
+    target = absent_devices.Target("any", platform, (object(),))
+    monkeypatch.setattr(compile_for_device, "find_target", lambda name: target)
+    monkeypatch.setattr(compile_for_device.assembled, "find_cuda", lambda: None)
+    with pytest.raises(SystemExit) as stopped:
+        compile_for_device.parse_arguments(["--device=d", *flags])
+    assert stopped.value.code == 2
+    assert message in capsys.readouterr().err

@@ -1,5 +1,7 @@
 """The benchmarks run on small shapes and write what they promise."""
 
+import argparse
+import itertools
 import json
 import math
 import os
@@ -108,7 +110,11 @@ def test_bench_scaling_spreads_a_batch_over_simulated_devices(tmp_path):
     ("module", "flags", "message"),
     [
         (bench_update, ["--json=/dev/null/a.json"], "cannot be written: give another"),
-        (bench_unroll, ["--plot=/"], "cannot be written: give another path"),
+        (bench_update, ["--json=/dev/null"], "cannot be written: give another"),
+        (bench_unroll, ["--plot=/"], "/: must end in one of ."),
+        (bench_unroll, ["--plot=x.xyz"], "x.xyz: must end in one of ."),
+        (bench_scaling, ["--sweeps="], "--sweeps: is empty: give some of steps,"),
+        (bench_scaling, ["--plan", "--hidden=4096"], "--hidden: has no effect with"),
         (bench_update, ["--steps=0"], "must be a whole number, at least 1"),
         (bench_update, ["--peers=plain,jaxx"], "--peers=jaxx: unknown; choose from"),
         (bench_unroll, ["--repeats=x"], "must be a whole number, at least 1"),
@@ -161,11 +167,40 @@ def test_interleave_gives_each_form_its_turn_on_the_same_inputs():
         return turn
 
     measured = timing.interleave({"a": turn_of("a"), "b": turn_of("b")}, repeats=2)
-    order = zip("abababba", (0, 0, 1, 1, 2, 2, 3, 3), strict=True)
-    assert calls == list(order)
+    assert [number for _, number in calls] == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert [{*calls[i : i + 2]} for i in range(0, 8, 2)] == [
+        {("a", number), ("b", number)} for number in range(4)
+    ]
     assert measured.first == {"a": 1.0, "b": 1.0}
     assert measured.seconds["a"] == [3.0, 4.0]
     assert measured.medians()["b"] == 3.5
+
+
+def test_rounds_let_no_form_always_follow_the_same_one():
+    calls = []
+
+    def turn_of(name):
+        return lambda number: calls.append(name) or 1.0
+
+    names = "abcdefgh"
+    timing.rounds({name: turn_of(name) for name in names}, repeats=5)
+    measured = calls[len(names) :]
+    before = {name: set() for name in names}
+    for previous, name in itertools.pairwise(measured):
+        before[name].add(previous)
+    assert min(map(len, before.values())) >= 3
+    first = [measured[i] for i in range(0, len(measured), len(names))]
+    assert len(set(first)) >= 3
+
+
+def test_writable_refuses_what_is_no_file(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path, tmp_path / "pipe", tmp_path / "pipe" / "a.json"):
+        with pytest.raises(argparse.ArgumentTypeError, match="cannot be written"):
+            timing.writable(str(path))
+    (tmp_path / "a.json").touch()
+    for name in ("a.json", "b/c.json"):
+        assert timing.writable(str(tmp_path / name)) == tmp_path / name
 
 
 def test_write_json_replaces_a_file_whole(tmp_path):

@@ -149,6 +149,18 @@ def test_finished_run_says_how_to_go_on_and_changes_nothing(
     assert not (workdir / HISTORY).exists()
 
 
+def test_finished_run_loses_lines_of_updates_that_it_does_not_have(
+    text, workdir, capsys
+):
+    path = workdir / "metrics.jsonl"
+    before = path.read_text()
+    # As of a run that was killed later, and goes on to this step alone.
+    path.write_text(before + '{"step": 9, "split": "train", "nll": 1.0}\n')
+    train_and_evaluate(small_config(text, **DONE), workdir)
+    assert "nothing left to do: 6 updates" in capsys.readouterr().out
+    assert path.read_text() == before
+
+
 def test_keep_history_drops_what_was_lost(tmp_path):
     change = Change("train.batch_size", 8, 16)
     keep_history(tmp_path, 4, [change], {"train.batch_size": 8})

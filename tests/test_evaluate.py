@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from trees import random_like
 
 from configs import default
 from pf_jax.analysis.measures.measurement import Curve, Measured, Measurement
@@ -21,7 +22,7 @@ from pf_jax.errors import UserError
 from pf_jax.experiment import evaluation, measuring
 from pf_jax.experiment.checkpoint import Checkpoints
 from pf_jax.experiment.loop import train_and_evaluate
-from pf_jax.experiment.measuring import Measures
+from pf_jax.experiment.measuring import Measures, describe_judge
 from pf_jax.experiment.restoring import RemovedError, Restored
 from pf_jax.experiment.run_log import read_metrics
 from pf_jax.experiment.runs import load_model, load_run
@@ -196,6 +197,16 @@ def test_evaluate_with_a_judge_and_warns_that_it_is_the_run_itself(workdir, caps
     assert output.err.startswith("warning: --judge: the run judges itself")
     names = ["judge_within", "excess_error", "continuation", "forward_cross_entropy"]
     assert set(names) <= set(metrics["measures"])
+    judge = load_run(workdir).state
+    assert metrics["trained_step"] == 4
+    assert metrics["judge"] == {
+        "workdir": str(workdir),
+        "step": int(judge.step),
+        "digest": describe_judge(Measures(), judge)["digest"],
+    }
+    other = judge.generator.replace(params=random_like(judge.generator.params))
+    described = describe_judge(Measures(), judge.replace(generator=other))
+    assert described["digest"] != metrics["judge"]["digest"]
     # Its own distribution is the judge's.
     assert metrics["measures"]["excess_error"]["value"] == 0
     assert metrics["curves"]["forward_cross_entropy"]["steps"][0] == 0.7

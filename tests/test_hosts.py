@@ -237,6 +237,18 @@ def test_coordinator_that_cannot_be_reached_is_an_error():
     joining._check_reachable(Address(f"localhost:{free_port()}", 2, 0), 0.1)
 
 
+def test_coordinator_is_found_on_a_host_without_ipv6(monkeypatch):
+    new = socket.socket
+
+    def only_ipv4(family=socket.AF_INET, *arguments, **keywords):
+        if family == socket.AF_INET6:
+            raise OSError(97, "Address family not supported by protocol")
+        return new(family, *arguments, **keywords)
+
+    monkeypatch.setattr(socket, "socket", only_ipv4)
+    joining._check_own_port(("127.0.0.1", free_port()), "--coordinator")
+
+
 def test_train_py_error_for_flags_of_hosts_is_one_line(launcher, tmp_path):
     arguments = (f"--workdir={tmp_path / 'run'}", "--distributed", "--num_processes=2")
     (ended,) = ends([launcher.start(*arguments)])

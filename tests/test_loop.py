@@ -323,6 +323,31 @@ def test_signal_while_the_last_checkpoint_is_written_lets_it_be_written(
     assert 12 in _checkpoint_steps(tmp_path / "run")
 
 
+def test_requests_are_collected_until_the_last_checkpoint_of_a_stop_is_whole(
+    config_with, tmp_path, monkeypatch
+):
+    before, handlers = signal.getsignal(signal.SIGTERM), []
+    advance, flush = RunLog.advance, Checkpoints._flush
+
+    def advance_and_ask_to_stop(self, step):
+        advance(self, step)
+        if step == 2 and not handlers:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    def flush_and_note(self):
+        # A second request here, as a study's process gets it, would be the end.
+        handlers.append(signal.getsignal(signal.SIGTERM))
+        flush(self)
+
+    monkeypatch.setattr(RunLog, "advance", advance_and_ask_to_stop)
+    monkeypatch.setattr(Checkpoints, "_flush", flush_and_note)
+    with pytest.raises(SystemExit):
+        train_and_evaluate(config_with(), tmp_path / "run")
+    assert handlers and before not in handlers
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert _checkpoint_steps(tmp_path / "run") == {2}
+
+
 def test_checkpoint_that_a_killed_run_was_replacing_is_put_back(
     base, config_with, tmp_path, capsys
 ):

@@ -274,8 +274,36 @@ def test_check_discriminator_refuses_logits_that_are_nan():
         total = jnp.sum(behavior.features)
         return total * jnp.full(behavior.features.shape[1], jnp.nan)
 
-    with pytest.raises(ValueError, match="rows depend on one another"):
+    with pytest.raises(ValueError, match="a logit is NaN or infinite"):
         pf_jax.check_discriminator(pf_jax.Discriminator(init, logits), OneSize(1))
+
+
+def test_an_own_cell_may_have_keys_in_its_carry():
+    def initial_carry(params, batch_size):
+        keys = jax.random.split(KEY, batch_size)
+        return pf_jax.gru.initial_carry(params, batch_size), keys
+
+    def step(params, carry, x):
+        hidden, keys = carry
+        keys = jax.vmap(lambda key: jax.random.split(key, 1)[0])(keys)
+        after, output = pf_jax.gru.step(params, hidden, x)
+        is_kept = jax.vmap(lambda key: jax.random.bernoulli(key, 0.5))(keys)[:, None]
+        after = jnp.where(is_kept, hidden, after)
+        return (after, keys), output._replace(hidden=after)
+
+    cell = pf_jax.Cell(pf_jax.gru.init, initial_carry, step)
+    generator = pf_jax.Generator(cell=cell)
+    params = make_params(generator=generator)
+    whole = pf_jax.unroll_teacher_forced(params, TOKENS, generator=generator)
+    first, last = (
+        pf_jax.unroll_teacher_forced(params, tokens, carry, generator=generator)
+        for tokens, carry in ((TOKENS[:2], None), (TOKENS[2:], whole.carry))
+    )
+    assert first.hidden[0].shape == (2, B, 8)
+    assert last.carry[0][1].dtype == KEY.dtype
+    wrong = ((whole.carry[0][0], jnp.zeros(B, jnp.uint32)),)
+    with pytest.raises(ValueError, match="of type uint32, and the weights are of key"):
+        pf_jax.unroll_teacher_forced(params, TOKENS, wrong, generator=generator)
 
 
 def with_types(state, generator, discriminator):
@@ -363,7 +391,7 @@ WRONG = [
     ),
     (
         lambda p: pf_jax.unroll_teacher_forced(p, TOKENS, (ONE.astype("bfloat16"),)),
-        r"type bfloat16, and the weights are of float32: .* carry.astype\('float32'\)",
+        "leaf of type bfloat16, and the weights are of float32: convert that leaf",
     ),
     (
         lambda p: pf_jax.unroll_teacher_forced(p, TOKENS, ((ONE, ONE),)),

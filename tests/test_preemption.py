@@ -28,7 +28,7 @@ from trees import assert_same_bits
 from configs import default
 from pf_jax.data import Measure
 from pf_jax.errors import UserError
-from pf_jax.experiment import checkpoint
+from pf_jax.experiment import checkpoint, signals
 from pf_jax.experiment import pace as pace_module
 from pf_jax.experiment.checkpoint import Checkpoints
 from pf_jax.experiment.digests import Digests, LogDigest, json_digest
@@ -222,6 +222,24 @@ def test_program_under_nohup_ignores_that_the_terminal_closes():
         timeout=60,
     )
     assert result.stdout == "SIG_IGN\n"
+
+
+def test_an_answer_to_a_request_starts_no_device():
+    code = """
+import os, signal, time
+from jax._src import xla_bridge
+from pf_jax.experiment import signals
+signals.ANSWER_SECONDS = 0.05
+with signals.stop_requests() as requests:
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(0.5)
+print(requests, xla_bridge.backends_are_initialized())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.stderr == ""
+    assert done.stdout == f"{signals.WAITING}\n[{int(signal.SIGTERM)}] False\n"
 
 
 def test_stop_requests_collects_the_first_and_hands_on_the_second():

@@ -425,6 +425,7 @@ def test_report_refuses_runs_that_were_judged_or_decoded_otherwise(tmp_path):
     for run in runs:
         with_evaluation(run, judge=None, sampling=sampling)
     with_evaluation(runs[1], sampling=sampling | {"num_samples": 9})
+    with_evaluation(runs[2], sampling=sampling | {"length_normalization": 0.6})
     page_of(tmp_path, map(str, runs))
     with_evaluation(runs[1], sampling=sampling | {"beam": 5})
     assert "was decoded otherwise than" in error_of(tmp_path, runs)

@@ -8,7 +8,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 from scipy.io import wavfile
-from study_runs import curve, write_run, write_states
+from study_runs import curve, write_run, write_sound, write_states
 from study_runs import number as measured
 
 from pf_jax.analysis.measures.measurement import Curve
@@ -250,6 +250,17 @@ def test_damaged_samples_leave_a_note(tmp_path):
     (run / "evaluation" / "samples.txt").unlink()
     (run / "evaluation" / "samples.png").write_bytes(b"nothing")
     assert "cannot be read" in samples.read_sample(run / "evaluation").note
+
+
+@pytest.mark.parametrize("size", [6, 22, 40, 3000])
+def test_sounds_that_end_too_early_leave_a_note(tmp_path, size):
+    run = write_run(tmp_path / "run")
+    write_sound(run, np.random.default_rng(0), 1.0)
+    (run / "evaluation" / "samples.txt").unlink(missing_ok=True)
+    path = run / "evaluation" / "sample_1.wav"
+    path.write_bytes(path.read_bytes()[:size])
+    sample = samples.read_sample(run / "evaluation")
+    assert sample.sound is None and "cannot be read" in sample.note
 
 
 def test_pictures_are_shrunk_until_they_fit():

@@ -202,6 +202,14 @@ def test_a_failing_part_leaves_the_others_theirs(tmp_path, monkeypatch):
     assert [row[-1] for row in rows] == ["error: it broke", ""]
 
 
+def test_run_accelerator_refuses_a_folder_it_cannot_write_in(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    with pytest.raises(SystemExit) as stopped:
+        run_accelerator.main([f"--out={tmp_path / 'file'}"])
+    assert stopped.value.code == 2
+    assert "cannot be written: give another path" in capsys.readouterr().err
+
+
 def new_run(tmp_path, flags):
     arguments = run_accelerator.parse_arguments([*flags, f"--out={tmp_path}"])
     run = run_accelerator.Run(arguments, tmp_path)

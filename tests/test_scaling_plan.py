@@ -250,7 +250,7 @@ def test_bench_scaling_refuses_a_plot_of_a_plan(capsys):
     with pytest.raises(SystemExit) as stopped:
         bench_scaling.main(["--plan", "--plot=plan.png"])
     assert stopped.value.code == 2
-    assert "--plot: --plan has no plot: use --json" in capsys.readouterr().err
+    assert "--plot: has no effect with --plan: leave it out" in capsys.readouterr().err
 
 
 def test_the_readme_has_the_plan_as_printed():

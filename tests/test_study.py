@@ -127,6 +127,16 @@ def a_record(folder, seeds=2, seconds=(1.0, 3.3)):
     return record
 
 
+@pytest.mark.parametrize(("sizes", "is_told"), [((2, 2), False), ((2, 1), True)])
+def test_groups_of_other_sizes_are_told(tmp_path, capsys, sizes, is_told):
+    record = a_record(tmp_path)
+    for size in sizes:
+        record.add_run("input_noise", size, {"workdir": "w", "group": size})
+    conduct._warn_of_groups(record, [[None] * 2])
+    expected = f"warning: {tmp_path}: has runs that were trained 1 and 2 at a time: "
+    assert capsys.readouterr().err.startswith(expected) == is_told
+
+
 def test_open_record_refuses_a_variant_called_as_a_longer_baseline(tmp_path):
     record = a_record(tmp_path)
     config, fields = default.get_config(), {"train.num_steps": "20"}

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import pytest
 from errors import error_of
+from test_whole_runs import contents
 from whole_runs import (
     copy_of,
     small_config,
@@ -21,12 +22,14 @@ from whole_runs import (
 
 from pf_jax.errors import UserError
 from pf_jax.experiment import milestones, run_log
+from pf_jax.experiment.checkpoint import Checkpoints
 from pf_jax.experiment.feed import StackedFeed
 from pf_jax.experiment.loop import train_and_evaluate
 from pf_jax.experiment.patience import Patience
 from pf_jax.experiment.run_log import RunLog, read_metrics
 from pf_jax.experiment.runs import load_run
 from pf_jax.experiment.together import DoNotFitError, train_together
+from pf_jax.files import WriteError
 
 pytestmark = pytest.mark.usefixtures("compiled_programs_are_kept")
 
@@ -168,8 +171,89 @@ def test_a_run_that_lags_behind_catches_up(text, whole, tmp_path, capsys):
     for found, other in zip(logs_of(tmp_path), expected, strict=True):
         # The run that caught up did so alone, which rounds otherwise.
         assert_close_logs(found, other)
+    before = [contents(workdir) for workdir in workdirs_of(tmp_path)]
     assert train(text, tmp_path, **fields) == [None] * 3
     assert capsys.readouterr().out.count("nothing left to do") == 3
+    assert [contents(workdir) for workdir in workdirs_of(tmp_path)] == before
+
+
+@pytest.mark.slow
+def test_a_run_is_not_charged_the_updates_of_one_that_it_waited_for(
+    text, whole, tmp_path, monkeypatch
+):
+    workdirs = workdirs_of(tmp_path)[:2]
+    for workdir in workdirs:
+        copy_of(whole / workdir.name, tmp_path).rename(workdir)
+    shutil.rmtree(workdirs[0] / "checkpoints" / "12")
+    report, run, passed = milestones.Milestones.report, StackedFeed.run, [0.0]
+
+    def report_or_fail(self, step, totals):
+        if self._experiment.config.seed == 0:
+            raise UserError("no longer finite")
+        report(self, step, totals)
+
+    def run_slowly(self, function, feeds, states, first, num_updates):
+        passed[0] += 1000 * (first < 12)  # More than the rest takes anywhere.
+        return run(self, function, feeds, states, first, num_updates)
+
+    clock = types.SimpleNamespace(perf_counter=lambda: time.perf_counter() + passed[0])
+    monkeypatch.setattr(milestones.Milestones, "report", report_or_fail)
+    monkeypatch.setattr(StackedFeed, "run", run_slowly)
+    monkeypatch.setattr(run_log, "time", clock)
+    configs = configs_of(text, train__num_steps=16)[:2]
+    errors = train_together(configs, workdirs)
+    assert str(errors[0]) == "no longer finite" and errors[1] is None
+    last = read_metrics(workdirs[1])[-1]
+    assert passed[0] >= 1000 and last["step"] == 16 and last["seconds"] < 500
+
+
+@pytest.mark.slow
+def test_a_checkpoint_that_cannot_be_written_at_a_stop_is_told(
+    text, tmp_path, monkeypatch, capsys
+):
+    advance, wait, ask_to_stop = RunLog.advance, Checkpoints.wait, asking_once()
+
+    def advance_and_ask_to_stop(self, step):
+        advance(self, step)
+        if step == 2:
+            ask_to_stop()
+
+    def wait_or_fail(self):
+        if "seed_1" in str(self.directory) and self._saving is not None:
+            self._saving = None
+            raise WriteError("no space left")
+        wait(self)
+
+    monkeypatch.setattr(RunLog, "advance", advance_and_ask_to_stop)
+    monkeypatch.setattr(Checkpoints, "wait", wait_or_fail)
+    with pytest.raises(SystemExit) as stop:
+        train(text, tmp_path)
+    assert stop.value.code == 130
+    output = capsys.readouterr()
+    assert output.out.count("stopped at step 2") == 2
+    assert "error: no space left\n" in output.err
+
+
+def test_the_first_runs_copy_of_the_data_is_that_of_all():
+    class Run:
+        key = jax.random.key(0)
+
+        def __init__(self, *data):
+            self._data = list(data)
+
+        @property
+        def data(self):
+            return self._data.pop()
+
+        def rows(self, first, num_updates):
+            return first
+
+        def updates_by(self, make, function):
+            return lambda states, data, rows, num_updates, keys: data
+
+    feed = StackedFeed()
+    assert feed.run(None, [Run("a"), Run()], [0, 0], 0, 1) == "a"
+    assert feed.run(None, [Run()], [0], 1, 1) == "a"
 
 
 def train_at_once(text, folder, **fields):

@@ -13,6 +13,14 @@ from pf_jax.discriminator import DiscriminatorParams
 from pf_jax.generator import GeneratorParams
 
 
+def find_device() -> str:
+    """The device that PyTorch computes on: a GPU, in TF32 as JAX does, or the CPU."""
+    if not torch.cuda.is_available():
+        return "cpu"
+    torch.set_float32_matmul_precision("high")
+    return "cuda"
+
+
 class Generator(nn.Module):
     """An embedding, one GRU and a readout."""
 

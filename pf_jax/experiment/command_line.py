@@ -246,6 +246,8 @@ def _check_no_arguments(rest: Sequence[str]) -> None:
 def _check_arguments(rest: Sequence[str], name: str) -> None:
     if not rest:
         raise UserError(f"no {name} given: name at least one; --help shows how")
+    if "" in rest:
+        raise UserError(f"an argument is empty: give a {name}, or leave it out")
 
 
 def _define_config(

@@ -48,7 +48,7 @@ class Course:
                 progress.seconds,
                 progress.is_due,
             )
-            if is_primary()
+            if is_primary() and not start.is_finished
             else NoLog()
         )
         self.profile = Profile(train.profile, workdir / "profile")

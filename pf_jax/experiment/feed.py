@@ -141,6 +141,7 @@ class StackedFeed:
     def __init__(self):
         self._updates: dict[Step, StackedUpdates] = {}
         self._compiled: set[tuple[Step, int]] = set()
+        self._data: Any = None
 
     def compiles(self, function: Step, number: int) -> bool:
         """Whether `run` of this number of runs has to compile first."""
@@ -174,9 +175,9 @@ class StackedFeed:
         if self.compiles(function, len(feeds)):
             self._compiled.add((function, len(feeds)))
             waiting = told_if_long(f"compiling the updates of {len(feeds)} runs")
+        if self._data is None:  # One copy, whichever runs go on.
+            self._data = feeds[0].data
         rows = [feed.rows(first, num_updates) for feed in feeds]
         keys = [feed.key for feed in feeds]
         with waiting:
-            return self._updates[function](
-                states, feeds[0].data, rows, num_updates, keys
-            )
+            return self._updates[function](states, self._data, rows, num_updates, keys)

@@ -10,7 +10,12 @@ from ml_collections import config_dict
 
 from pf_jax.data import Dataset, check_fields_read
 from pf_jax.errors import warn
-from pf_jax.experiment.agreement import check_same_input, check_same_step, tell
+from pf_jax.experiment.agreement import (
+    check_same_input,
+    check_same_step,
+    is_primary,
+    tell,
+)
 from pf_jax.experiment.build import (
     Experiment,
     create_state,
@@ -24,6 +29,7 @@ from pf_jax.experiment.memory import check_memory
 from pf_jax.experiment.patience import Patience
 from pf_jax.experiment.progress import Progress
 from pf_jax.experiment.restoring import restore_whole
+from pf_jax.experiment.run_log import drop_lines
 from pf_jax.experiment.saved_config import (
     PLACES,
     check_same_model,
@@ -150,6 +156,8 @@ def continued_start(
         tell(
             f"{workdir}: nothing left to do: {step} updates are done, {_why_over(start)}"
         )
+        if is_primary():
+            drop_lines(workdir / "metrics.jsonl", step, is_due=False)
         return start._replace(state=replicate(state))
     check_new_profile(config, before, step)
     tell(f"{workdir}: continues from step {step}")

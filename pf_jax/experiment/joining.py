@@ -145,11 +145,10 @@ def _check_reachable(address: Address, seconds: float) -> None:
 
 def _check_own_port(place: tuple[str, int], flag: str) -> None:
     """Checks that process 0 runs where the others look for it."""
-    with contextlib.closing(socket.socket(socket.AF_INET6)) as listening:
-        listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    with contextlib.closing(_unbound_socket()) as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            listening.bind(("::", place[1]))
+            listening.bind(("", place[1]))
             listening.listen()
         except OSError as error:
             raise UserError(
@@ -162,6 +161,16 @@ def _check_own_port(place: tuple[str, int], flag: str) -> None:
                 f"{flag}: process 0 cannot be reached there ({error}): name the host that "
                 "process 0 runs on"
             ) from error
+
+
+def _unbound_socket() -> socket.socket:
+    """A socket of both versions of IP; of the fourth alone on a host without the sixth."""
+    try:
+        unbound = socket.socket(socket.AF_INET6)
+    except OSError:
+        return socket.socket(socket.AF_INET)
+    unbound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    return unbound
 
 
 @contextlib.contextmanager

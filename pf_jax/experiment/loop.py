@@ -228,7 +228,11 @@ def _train(start: Start, workdir: pathlib.Path, checkpoints: Checkpoints) -> Tra
     """Runs the updates from the state's step to the last."""
     course, feed = Course(start, workdir, checkpoints), Feed(start.experiment)
     pace = Pace(start.experiment.config.train.updates_per_dispatch)
-    with contextlib.closing(course), contextlib.ExitStack() as stack:
+    with (
+        contextlib.closing(course),
+        contextlib.ExitStack() as stack,
+        _saved_whole(checkpoints),
+    ):
         requests = requests_so_far()
 
         def is_stopping() -> bool:
@@ -256,7 +260,16 @@ def _train(start: Start, workdir: pathlib.Path, checkpoints: Checkpoints) -> Tra
             if course.step == last:
                 pace.finish()
                 course.reach(is_stopping)
-        # Before requests end the process again.
-        checkpoints.wait()
     course.tell_end()
     return course.state
+
+
+@contextlib.contextmanager
+def _saved_whole(checkpoints: Checkpoints) -> Iterator[None]:
+    """Waits for what is being saved, before requests to stop end the process again."""
+    try:
+        yield
+    except Stopped:
+        checkpoints.wait()
+        raise
+    checkpoints.wait()

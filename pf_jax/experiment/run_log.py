@@ -53,7 +53,7 @@ class RunLog:
     ):
         self._measure = measure
         self._path = workdir / "metrics.jsonl"
-        kept = _drop_lines(self._path, first_step, is_due)
+        kept = drop_lines(self._path, first_step, is_due)
         # Lines of older runs have no seconds.
         before = float(kept[-1].get("seconds", 0.0)) if kept else 0.0
         self._total = max(seconds, before)
@@ -277,8 +277,13 @@ def _is_number(value: Any) -> bool:
     return is_float or (type(value) is int and abs(value) <= sys.float_info.max)
 
 
-def _drop_lines(path: pathlib.Path, step: int, is_due: bool) -> list[dict[str, Any]]:
+def drop_lines(path: pathlib.Path, step: int, is_due: bool) -> list[dict[str, Any]]:
     """Drops what a run writes anew that continues; see `RunLog`.
+
+    Args:
+        path: Path of `metrics.jsonl`.
+        step: Number of updates that the run has.
+        is_due: Whether the validation of this step is still to be done.
 
     Returns:
         The lines that are kept.

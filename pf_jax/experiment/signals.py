@@ -8,12 +8,14 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-from pf_jax.experiment.agreement import tell
+from jax._src import distributed
 
 NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 ANSWER_SECONDS = 1.0
 """Time after which a request that has not ended the run yet is answered by a line."""
+
+WAITING = "stopping: waiting for the update under way, or for a checkpoint"
 
 _collected: list[list[int]] = []
 """The requests of the context that collects them, if there is one."""
@@ -30,7 +32,7 @@ def stop_requests() -> Iterator[list[int]]:
     Yields:
         The numbers of the signals received, empty at first. A second signal is handled as
         before the context; where that would end the process without a word, it raises
-        `KeyboardInterrupt`.
+        `KeyboardInterrupt`. In a child process a second SIGTERM is ignored.
     """
     if _collected:
         yield _collected[0]
@@ -92,7 +94,9 @@ def _answered() -> Iterator[None]:
 def _answer(pipe: int, ended: threading.Event) -> None:
     while numbers := os.read(pipe, 64):
         if set(numbers) & set(NUMBERS) and not ended.wait(ANSWER_SECONDS):
-            tell("stopping: waiting for the update under way, or for a checkpoint")
+            # `is_primary` would start JAX's devices, of which a study's process has none.
+            if distributed.global_state.process_id == 0:
+                print(WAITING, flush=True)
             return
 
 

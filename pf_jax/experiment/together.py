@@ -2,6 +2,7 @@
 
 import contextlib
 import pathlib
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -94,10 +95,13 @@ def train_together(
             if "RESOURCE_EXHAUSTED" not in str(error):
                 raise
             raise DoNotFitError(f"{len(runs)} runs do not fit into memory") from error
+        is_stopped = any(run.stopped for run in runs)
         for run in runs:
             with output(run.workdir):
                 _end(run)
-        if any(run.stopped for run in runs):
+                if is_stopped and run.error is not None:
+                    print(f"error: {run.error}", file=sys.stderr)
+        if is_stopped:
             raise SystemExit(INTERRUPTED)
         return [run.error for run in runs]
 
@@ -147,6 +151,7 @@ def _train(runs: Sequence[_Run], output: Output) -> None:
                     what(run.course)
 
         at_each(runs, lambda course: course.begin(is_stopping))
+        before: list[_Run] = []
         while active := [run for run in runs if run.is_active]:
             if is_stopping():
                 at_each(active, lambda course: course.stop())
@@ -158,6 +163,11 @@ def _train(runs: Sequence[_Run], output: Output) -> None:
             function = courses[0].function
             compiles = feed.compiles(function, len(group))
             num_updates = min(pace.num_updates, last - first, until - first)
+            for run in group:
+                if run not in before:
+                    # The others' updates, for which it waited, are none of its own.
+                    run.course.log.restart_clock(first)
+            before = group
             found = feed.run(
                 function,
                 [run.feed for run in group],
@@ -227,9 +237,11 @@ def _ending(run: _Run) -> Iterator[None]:
 
 
 def _end(run: _Run) -> None:
-    """Prints how a run has ended."""
+    """Prints how a run has ended, but for its error."""
+    if run.error is not None:
+        return
     if run.stopped is not None:
         tell_stop(run.stopped, run.checkpoints)
-    elif run.error is None:
+    else:
         run.course.tell_end()
         tell_best(run.course.experiment, run.workdir, run.checkpoints)

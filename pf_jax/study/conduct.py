@@ -149,10 +149,11 @@ def _run_all(record: Record, tasks: Sequence[Task], study: Study) -> None:
         total=len(tasks), initial=len(tasks) - len(waiting), unit="run", disable=None
     )
     groups = _groups(waiting, together=study.together)
+    _warn_of_groups(record, groups)
     for group, outcomes in run_side_by_side(train_and_measure, groups, study.jobs):
         is_first = not any(record.values["runs"].values())
         for task, outcome in zip(group, outcomes, strict=True):
-            _note(record, task, outcome)
+            _note(record, task, outcome, len(group))
             bar.update()
         if is_first:
             _check_primary(record, study)
@@ -187,8 +188,27 @@ def _groups(tasks: Sequence[Task], *, together: bool) -> list[list[Task]]:
     ]
 
 
-def _note(record: Record, task: Task, outcome: Outcome) -> None:
+def _warn_of_groups(record: Record, groups: Sequence[Sequence[Task]]) -> None:
+    """Prints a warning where runs train beside another number of runs than others did."""
+    runs = [run for runs in record.values["runs"].values() for run in runs.values()]
+    # Older versions did not note it.
+    sizes = {run["group"] for run in runs if "group" in run} | set(map(len, groups))
+    if len(sizes) > 1:
+        told = " and ".join(map(str, sorted(sizes)))
+        warn(
+            f"{record.folder}: has runs that were trained {told} at a time: their seconds "
+            "say nothing beside one another"
+        )
+
+
+def _note(record: Record, task: Task, outcome: Outcome, group: int) -> None:
     """Adds the end of a run to the record, and prints it.
+
+    Args:
+        record: The record.
+        task: The run.
+        outcome: How it ended.
+        group: Number of runs that were trained in one program with it.
 
     Raises:
         UserError: If the run did not even start.
@@ -209,6 +229,7 @@ def _note(record: Record, task: Task, outcome: Outcome) -> None:
             "step": result.step,
             "seconds": result.seconds,
             "jobs": task.study.jobs,
+            "group": group,
         },
     )
     measurement = next(iter(numbers_of(result).values()))

@@ -80,7 +80,12 @@ def _is_evaluation(content: Any, measure: str) -> bool:
             for name in ("environment", "judge", "sampling")
         )
         and type(content.get("trained_step", 0)) is int
+        and all(map(_is_value, _decoding(content.get("sampling") or {})))
     )
+
+
+def _decoding(sampling: dict[str, Any]) -> list[Any]:
+    return [sampling.get(name) for name in ("beam", "length_normalization")]
 
 
 def _are(is_one: Callable[[Any], bool], entries: Any) -> bool:

@@ -202,8 +202,9 @@ def _judge(evaluation: Mapping[str, Any]) -> Any:
 def _decoder(evaluation: Mapping[str, Any]) -> Any:
     """Settings that the numbers of translations depend on; None for other data."""
     sampling = evaluation.get("sampling") or {}
-    settings = [sampling.get(name) for name in ("beam", "length_normalization")]
-    return None if settings == [None, None] else settings
+    beam = sampling.get("beam")
+    # The most likely symbol at each step knows no length.
+    return beam and (beam, beam > 1 and sampling.get("length_normalization"))
 
 
 def _warn_of_later_updates(results: Sequence[Result]) -> None:

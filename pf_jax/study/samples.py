@@ -4,6 +4,8 @@ import base64
 import io
 import pathlib
 import re
+import struct
+import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -65,7 +67,7 @@ def read_sample(folder: pathlib.Path) -> Sample:
     """
     try:
         return _read(folder)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, wavfile.WavFileWarning, struct.error) as error:
         return Sample(note=f"The samples cannot be read: {error}")
 
 
@@ -126,7 +128,10 @@ def shrunk_picture(content: bytes) -> tuple[bytes, str]:
 
 def playable_sound(content: bytes) -> tuple[bytes, str]:
     """A wav file of bounded size that browsers play, and what was left out of the sound."""
-    rate, signal = wavfile.read(io.BytesIO(content))
+    with warnings.catch_warnings():
+        # A sound that ends too early is one.
+        warnings.simplefilter("error", wavfile.WavFileWarning)
+        rate, signal = wavfile.read(io.BytesIO(content))
     if rate >= PLAYABLE_RATE and len(content) <= MAX_SOUND_BYTES:
         return content, ""
     seconds = len(signal) / rate
