@@ -131,7 +131,7 @@ def a_record(folder, seeds=2, seconds=(1.0, 3.3)):
 def test_groups_of_other_sizes_are_told(tmp_path, capsys, sizes, is_told):
     record = a_record(tmp_path)
     for size in sizes:
-        record.add_run("input_noise", size, {"workdir": "w", "group": size})
+        record.add_run("professor_forcing", size, {"workdir": "w", "group": size})
     conduct._warn_of_groups(record, [[None] * 2])
     expected = f"warning: {tmp_path}: has runs that were trained 1 and 2 at a time: "
     assert capsys.readouterr().err.startswith(expected) == is_told
