@@ -430,7 +430,7 @@ def test_run_study_refuses_a_measure_as_soon_as_measures_are_known(
     assert runs == {
         "teacher_forcing": {
             str(seed): {"workdir": f"teacher_forcing/seed_{seed}", "step": 500}
-            | {"seconds": 50.0 + seed, "jobs": 1}
+            | {"seconds": 50.0 + seed, "jobs": 1, "group": first}
             for seed in range(first)
         }
     }
