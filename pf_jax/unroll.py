@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.core import Tracer
 
 from pf_jax.feedback import relaxed_rollout
 from pf_jax.generator import (
@@ -432,10 +433,10 @@ def _check_generator(generator: Generator) -> None:
         raise ValueError(
             f"dtype={generator.dtype!r}: must be a type of real numbers, such as 'bfloat16'"
         )
-    if not 0 < generator.feedback_temperature < math.inf:
+    temperature = generator.feedback_temperature
+    if _is_known(temperature) and not 0 < temperature < math.inf:
         raise ValueError(
-            f"feedback_temperature={generator.feedback_temperature}: must be a finite "
-            "number above 0"
+            f"feedback_temperature={temperature}: must be a finite number above 0"
         )
     if generator.feedback not in FEEDBACKS:
         raise ValueError(
@@ -460,11 +461,16 @@ def _check_generator(generator: Generator) -> None:
 def _check_defaults(generator: Generator, defaults: dict[str, Any], why: str) -> None:
     """Raises a ValueError where a setting that has no effect is not at its default."""
     for name, default in defaults.items():
-        if getattr(generator, name) != default:
+        value = getattr(generator, name)
+        if _is_known(value) and value != default:
             raise ValueError(
-                f"{name}={getattr(generator, name)!r} has no effect: {why}: leave it at "
-                f"{default!r}"
+                f"{name}={value!r} has no effect: {why}: leave it at {default!r}"
             )
+
+
+def _is_known(value: Any) -> bool:
+    """Whether a value can be checked; under jit an annealed temperature cannot."""
+    return not isinstance(value, Tracer)
 
 
 def _unroll(

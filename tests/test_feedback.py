@@ -386,6 +386,19 @@ def test_feedback_with_another_cell():
     assert_close(actual, free_run(generator.sampling, params, first, carry))
 
 
+def test_feedback_temperature_may_be_annealed_under_jit():
+    params, inputs = params_of("soft"), values_of("soft")
+
+    def run(feedback_temperature):
+        generator = SOFT._replace(feedback_temperature=feedback_temperature)
+        return unroll_free_running(
+            params, KEY, inputs[0], num_steps=T, generator=generator
+        ).hidden
+
+    (hidden,) = jax.eval_shape(run, 0.5)
+    assert hidden.shape[:2] == (T, B)
+
+
 @EACH
 def test_feedback_drops_what_sampling_drops(kind):
     generator = generator_of(kind, dropout=0.4)
