@@ -100,8 +100,8 @@ def make_updates(
         Function `(state, data, rows, count, key) -> (state, metrics)`. Its `rows` are
         arrays `[K, local devices, b, ...]`, those of this process as `shard_rows` returns
         them; its metrics have leaves `[K]`, one entry an update and zeros after `count`.
-        Update number `state.step` takes its randomness from `fold_in(key, state.step)`. It
-        raises a ValueError if `count` is negative or above `K`.
+        Update number `state.step` takes its randomness from `fold_in(key, state.step)`. The
+        function raises a ValueError if `count` is negative or above `K`.
     """
 
     @functools.cache

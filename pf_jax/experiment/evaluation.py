@@ -241,15 +241,16 @@ def _plot(run: Run, gap: HiddenGap | None, folder: pathlib.Path) -> None:
         folder / "learning_curves.png",
     )
     has_gate = any("generator_gate_open" in line for line in run.lines)
-    picture = folder / "gate.png"
-    # Where there is none, there is none of an earlier evaluation either.
-    picture.unlink(missing_ok=True)
+    gates, gaps = folder / "gate.png", folder / "hidden_gap.png"
+    # Where there is no picture, there is none of an earlier evaluation either.
     if has_discriminator(config) and has_gate:
-        plots.plot_gate(run.lines, run.state.settings.gate, picture)
-    picture = folder / "hidden_gap.png"
-    picture.unlink(missing_ok=True)
+        plots.plot_gate(run.lines, run.state.settings.gate, gates)
+    else:
+        gates.unlink(missing_ok=True)
     if gap is not None:
-        plots.plot_gap(gap.gap, gap.floor, config.train.sequence_length, picture)
+        plots.plot_gap(gap.gap, gap.floor, config.train.sequence_length, gaps)
+    else:
+        gaps.unlink(missing_ok=True)
 
 
 def _plot_judge(measured: Measured, training_length: int, path: pathlib.Path) -> None:

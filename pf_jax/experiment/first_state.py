@@ -74,7 +74,7 @@ class Start(NamedTuple):
 
     @property
     def is_out_of_patience(self) -> bool:
-        """Whether as many validations as `train.patience` says did not improve."""
+        """Whether the last `train.patience` validations did not improve the best loss."""
         limit = self.experiment.config.train.patience
         return Patience(limit, num_stale=self.progress.num_stale).is_over
 

@@ -164,7 +164,7 @@ def _check_own_port(place: tuple[str, int], flag: str) -> None:
 
 
 def _unbound_socket() -> socket.socket:
-    """A socket of both versions of IP; of the fourth alone on a host without the sixth."""
+    """A socket for IPv6 and IPv4; for IPv4 alone on a host without IPv6."""
     try:
         unbound = socket.socket(socket.AF_INET6)
     except OSError:

@@ -140,7 +140,6 @@ def opened(
             if init_from is not None:
                 tell(f"--init_from={init_from}: not read: {workdir} holds a run by now")
         else:
-            # A run that ended before its first checkpoint starts as it did.
             start = _new_start(config, workdir, init_from, dataset)
             _enter(workdir, lock, checkpoints)
             if checkpoints.steps():
@@ -160,7 +159,10 @@ def _new_start(
     init_from: str | os.PathLike[str] | None,
     dataset: Dataset | None,
 ) -> Start:
-    """What a run without checkpoints starts from: as it did, if it was started before."""
+    """What a run without checkpoints starts from.
+
+    A run that ended before its first checkpoint starts from the same source again.
+    """
     kept = kept_source(workdir) if init_from is None else None
     source = kept if init_from is None else pathlib.Path(init_from)
     try:
